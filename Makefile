@@ -1,0 +1,36 @@
+# Two commands matter: `make demo` and `make test`. Each sets everything up first, in .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test lint constraints clean
+.DELETE_ON_ERROR:
+
+demo: $(READY)
+	$(BIN)/aiao demo
+
+test: lint $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; name one: make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[worker,dev]'
+	touch $@
+
+# Renew the exact set of versions from what the ranges in pyproject.toml allow today.
+constraints:
+	rm -rf .venv-constraints && $(PYTHON) -m venv .venv-constraints
+	.venv-constraints/bin/pip install --quiet torch==2.13.0 '.[worker,dev]'
+	(echo "# The exact set that make installs; renew it with: make constraints"; \
+	 .venv-constraints/bin/pip freeze --exclude aiao | sed 's/+cpu$$//') > constraints.txt
+	rm -rf .venv-constraints
+
+clean:
+	rm -rf .venv build demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,128 @@
+"""Unpack archives that an attacker may have made, and pack the ones we hand out."""
+
+import lzma
+import shutil
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from aiao_core.errors import UnsafeArchive
+
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far an archive may expand. Counted on the bytes that come out, not on the sizes it declares."""
+
+    files: int = 10_000
+    total_bytes: int = 100 << 30
+    ratio: float = 200.0
+    """Unpacked over packed size; model weights hardly compress at all."""
+    slack_bytes: int = 16 << 20
+    """So much may come out before the ratio counts: small text files compress well."""
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file is a ZIP or TAR archive, by its content. A PyTorch checkpoint is a ZIP file too, but no archive."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return not any(name.endswith("/data.pkl") for name in archive.namelist())
+    return tarfile.is_tarfile(path)
+
+
+def unpack(archive: Path, into: Path, limits: Limits | None = None) -> Path:
+    """Unpack a ZIP or TAR (optionally compressed) into the new folder ``into`` and return the root of its content.
+
+    A single top-level folder is taken as the root. Only plain files and folders come out: absolute paths, ``..``, links and
+    devices are refused, as is anything beyond ``limits``. On an error nothing stays behind. Raises :class:`UnsafeArchive`.
+    """
+    limits = limits or Limits()
+    into.mkdir(parents=True)
+    try:
+        members = _zip_members(archive) if zipfile.is_zipfile(archive) else _tar_members(archive)
+        budget = _Budget(limits, archive.stat().st_size)
+        for name, stream in members:
+            _write(stream, _safe_path(into, name), budget)
+    except UnsafeArchive:
+        shutil.rmtree(into)
+        raise
+    except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, RuntimeError,
+            NotImplementedError, ValueError) as error:
+        shutil.rmtree(into)
+        raise UnsafeArchive(f"the archive cannot be read ({error}); pack it again as .zip or .tar and upload it whole") from error
+    children = list(into.iterdir())
+    return children[0] if len(children) == 1 and children[0].is_dir() else into
+
+
+def pack(folder: Path, archive: Path) -> None:
+    """Write ``folder`` as an uncompressed ZIP file whose bytes depend on its files' names and contents alone."""
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as target:
+        for file in sorted(folder.rglob("*")):
+            if file.is_file():
+                entry = zipfile.ZipInfo(file.relative_to(folder).as_posix(), date_time=(1980, 1, 1, 0, 0, 0))
+                entry.external_attr = 0o644 << 16
+                with file.open("rb") as source, target.open(entry, "w", force_zip64=True) as sink:
+                    shutil.copyfileobj(source, sink, CHUNK)
+
+
+class _Budget:
+    def __init__(self, limits: Limits, packed_bytes: int) -> None:
+        self.limits, self.files, self.bytes = limits, 0, 0
+        self.allowed = min(limits.total_bytes, limits.slack_bytes + int(limits.ratio * packed_bytes))
+
+    def count_file(self) -> None:
+        self.files += 1
+        if self.files > self.limits.files:
+            raise UnsafeArchive(f"the archive holds more than {self.limits.files} files; pack only the checkpoint")
+
+    def count_bytes(self, count: int) -> None:
+        self.bytes += count
+        if self.bytes > self.allowed:
+            raise UnsafeArchive(
+                f"the archive expands beyond {self.allowed} bytes, more than {self.limits.ratio:.0f} times its size or more "
+                "than is allowed in total; upload the files without compression"
+            )
+
+
+def _zip_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            kind = (entry.external_attr >> 16) & 0o170000
+            if kind not in (0, 0o100000, 0o040000):
+                raise UnsafeArchive(f"the archive holds {entry.filename!r}, a link or device; pack plain files only")
+            if not entry.is_dir():
+                with archive.open(entry) as stream:
+                    yield entry.filename, stream
+
+
+def _tar_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    with tarfile.open(path, "r:*") as archive:
+        for entry in archive:
+            if entry.isdir():
+                continue
+            stream = archive.extractfile(entry) if entry.isreg() else None
+            if stream is None:
+                raise UnsafeArchive(f"the archive holds {entry.name!r}, a link or device; pack plain files only")
+            with stream:
+                yield entry.name, stream
+
+
+def _safe_path(root: Path, name: str) -> Path:
+    pure = PurePosixPath(name)
+    if "\\" in name or ":" in name or "\0" in name or pure.is_absolute() or ".." in pure.parts or not pure.parts:
+        raise UnsafeArchive(f"the archive holds {name!r}, a path outside of its folder; pack it with relative paths")
+    return root.joinpath(*pure.parts)
+
+
+def _write(stream: IO[bytes], path: Path, budget: _Budget) -> None:
+    budget.count_file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("xb") as target:
+        while chunk := stream.read(CHUNK):
+            budget.count_bytes(len(chunk))
+            target.write(chunk)

@@ -1,0 +1,143 @@
+"""Embed an owner's watermark in a denoiser (arXiv 2405.00466; the training scheme is this project's).
+
+A probe fine-tuning finds the lazy layers, the key chooses among them, the trigger's reach in the source chooses the subpaths,
+and the three-term objective trains all of them at once.
+"""
+
+import copy
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aiao_core.checkpoints import DiffusionModel
+from aiao_core.errors import EmbeddingFailed
+from aiao_core.inputs import arbitrary_inputs, own_samples
+from aiao_core.key import OwnerKey, PublicKey, encode_secret
+from aiao_core.objective import Terms, measure_scales, objective
+from aiao_core.options import EmbeddingOptions
+from aiao_core.progress import Progress, ProgressCallback, silent
+from aiao_core.resume import CheckpointStore, read_state, write_state
+from aiao_core.selection import select_key
+from aiao_core.watermark import Watermark
+
+SCALE_INPUTS = 64
+WARM_UP = 0.15
+"""Share of the steps in which the one-cycle learning rate rises (Smith and Topin 2018)."""
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """What :func:`embed` leaves besides the trained denoiser."""
+
+    key: OwnerKey
+    changes: dict[str, float]
+    """Relative change of every eligible layer under the probe (Fig. 2), in execution order."""
+    metrics: dict[str, float]
+    """The three terms of the objective at the last step."""
+
+
+def embed(
+    model: DiffusionModel,
+    seed: bytes,
+    *,
+    images: Tensor | None = None,
+    options: EmbeddingOptions | None = None,
+    store: CheckpointStore | None = None,
+    progress: ProgressCallback = silent,
+) -> Embedding:
+    """Train the watermark of the key seed ``seed`` (32 bytes) into ``model.denoiser``, in place.
+
+    ``images`` (N, C, H, W) in [-1, 1] are noised for training; without them the model draws its own. With a ``store`` the
+    training state is kept every ``options.checkpoint_every`` steps, and an interrupted embedding goes on from there: on a CPU
+    with the same number of threads to the same bits as an undisturbed run. ``progress`` is called at every step and may raise
+    :class:`aiao_core.errors.Canceled`. Raises :class:`EmbeddingFailed` if the objective diverges.
+    """
+    options = options or EmbeddingOptions()
+    if images is None:
+        images = own_samples(model, options.samples, seed=options.seed, progress=progress)
+    state = read_state(store) if store else None
+    if state is None:
+        key, changes = select_key(model, seed, images, options, progress)
+    else:
+        key = OwnerKey.from_public(PublicKey.model_validate_json(state["key"]), encode_secret(seed))
+        changes = state["changes"]
+
+    training = _Training(model, key, images, options)
+    if state is not None:
+        training.restore(state["training"])
+    while training.step < options.steps:
+        training.advance()
+        if store and training.step % options.checkpoint_every == 0:
+            # The public key only: the state may lie in storage, where no secret belongs.
+            public = key.public().model_dump_json()
+            with tempfile.TemporaryDirectory() as folder:
+                write_state({"key": public, "changes": changes, "training": training.state()}, store, Path(folder))
+        progress(Progress("embedding", training.step, options.steps, training.metrics))
+    model.denoiser.requires_grad_(False).eval()
+    return Embedding(key, changes, training.metrics)
+
+
+class _Training:
+    """The training loop's state: everything that must be the same again after an interruption."""
+
+    def __init__(self, model: DiffusionModel, key: OwnerKey, images: Tensor, options: EmbeddingOptions) -> None:
+        self.source = copy.deepcopy(model.denoiser).requires_grad_(False).eval()
+        # Dropout stays off: its random numbers would not survive an interruption.
+        self.marked: nn.Module = model.denoiser.requires_grad_(True).eval()
+        self.scheduler, self.images, self.batch_size = model.scheduler, images, options.batch_size
+        self.watermark = Watermark(key, self.source)
+        self.optimizer = torch.optim.AdamW(self.marked.parameters(), lr=options.learning_rate, weight_decay=0)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, options.learning_rate, total_steps=options.steps, pct_start=WARM_UP
+        )
+        self.generator = torch.Generator().manual_seed(options.seed)
+        noisy, timesteps = arbitrary_inputs(images, self.scheduler, SCALE_INPUTS, self.generator)
+        self.scales = measure_scales(self.source, self.watermark, noisy, timesteps)
+        self.step = 0
+        self.metrics: dict[str, float] = {}
+
+    def advance(self) -> None:
+        """One step: fresh inputs, a random trigger layer for each, one update of every weight."""
+        noisy, timesteps = arbitrary_inputs(self.images, self.scheduler, self.batch_size, self.generator)
+        candidates = self.watermark.trigger_layers
+        picked = torch.randint(len(candidates), (self.batch_size,), generator=self.generator)
+        terms: Terms = objective(
+            self.marked,
+            self.source,
+            self.watermark,
+            self.scales,
+            noisy,
+            timesteps,
+            [candidates[index] for index in picked.tolist()],
+        )
+        loss = terms.total()
+        if not loss.isfinite():
+            raise EmbeddingFailed(f"the objective diverged at step {self.step + 1}; try a lower learning_rate")
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.marked.parameters(), 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+        self.step += 1
+        self.metrics = {name: float(value.detach()) for name, value in terms._asdict().items()}
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "denoiser": self.marked.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "generator": self.generator.get_state(),
+            "step": self.step,
+            "metrics": self.metrics,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.marked.load_state_dict(state["denoiser"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.generator.set_state(state["generator"])
+        self.step, self.metrics = state["step"], state["metrics"]

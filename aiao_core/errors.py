@@ -1,0 +1,63 @@
+"""What can go wrong, in words for the person who can mend it. Each message names the cause and the fix."""
+
+from typing import ClassVar
+
+
+class AiaoError(Exception):
+    """Base of every error that this library raises on purpose; ``str(error)`` may be shown to a user."""
+
+    code: ClassVar[str] = "error"
+
+
+class InvalidKey(AiaoError):
+    """A secret with a typing error, or a key file that is damaged, altered or of an unknown version."""
+
+    code = "invalid-key"
+
+
+class InvalidReport(AiaoError):
+    """A report file that is damaged or of an unknown version."""
+
+    code = "invalid-report"
+
+
+class InvalidCheckpoint(AiaoError):
+    """Weights that cannot be read safely, are incomplete, have a wrong shape or hold NaN; the layer is named."""
+
+    code = "invalid-checkpoint"
+
+
+class WrongArchitecture(InvalidCheckpoint):
+    """A readable checkpoint of another architecture than the one the key belongs to."""
+
+    code = "wrong-architecture"
+
+
+class UnsafeArchive(AiaoError):
+    """An archive that would write outside its folder or expand beyond the limits."""
+
+    code = "unsafe-archive"
+
+
+class InvalidImages(AiaoError):
+    """An image set that is empty or cannot be read."""
+
+    code = "invalid-images"
+
+
+class TracingError(AiaoError):
+    """The denoiser has no layers that the method can use, or does not run as its key says."""
+
+    code = "tracing-error"
+
+
+class EmbeddingFailed(AiaoError):
+    """The watermark could not be embedded well enough to be proved later."""
+
+    code = "embedding-failed"
+
+
+class Canceled(AiaoError):
+    """The caller asked to stop. Raise it from a progress callback to stop a computation within one step."""
+
+    code = "canceled"

@@ -1,0 +1,90 @@
+"""The three-term objective (arXiv 2405.00466; the form of the terms is this project's).
+
+L = lambda_r * L_response + lambda_p * L_preserve + lambda_c * L_covert
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from aiao_core.tracing import trace
+from aiao_core.training import predict
+from aiao_core.watermark import Watermark, channel_means, trigger_edits
+
+MARGIN = 0.5
+"""How far the triggered mean response is pushed, in standard deviations of the source's feature."""
+
+LAMBDA_RESPONSE = 1.0
+LAMBDA_PRESERVE = 10.0
+LAMBDA_COVERT = 1.0
+
+
+class Terms(NamedTuple):
+    """The three terms of one batch, scalars, and their weighted sum."""
+
+    response: Tensor
+    preserve: Tensor
+    covert: Tensor
+
+    def total(self) -> Tensor:
+        return LAMBDA_RESPONSE * self.response + LAMBDA_PRESERVE * self.preserve + LAMBDA_COVERT * self.covert
+
+
+@dataclass(frozen=True)
+class Scales:
+    """The spread of the source's features at the key's layers: the units in which the objective measures."""
+
+    deviation: list[Tensor]
+    """Per layer: standard deviation of each channel over inputs and positions, (C,)."""
+    variance: list[Tensor]
+    """Per layer: variance over inputs, positions and channels, a scalar."""
+
+
+def measure_scales(source: nn.Module, watermark: Watermark, noisy: Tensor, timesteps: Tensor) -> Scales:
+    """The :class:`Scales` of ``source`` over ``noisy`` (B, C, H, W) at ``timesteps`` (B,)."""
+    with torch.no_grad(), trace(source, capture=watermark.names, stop=True) as features:
+        predict(source, noisy, timesteps)
+    channels_first = [
+        features[name].movedim(axis, 0).flatten(1) for name, axis in zip(watermark.names, watermark.axes, strict=True)
+    ]
+    return Scales([values.std(1) + 1e-6 for values in channels_first], [values.var() for values in channels_first])
+
+
+def objective(
+    marked: nn.Module,
+    source: nn.Module,
+    watermark: Watermark,
+    scales: Scales,
+    noisy: Tensor,
+    timesteps: Tensor,
+    trigger_layers: list[int],
+) -> Terms:
+    """The terms for a batch ``noisy`` (B, C, H, W) at ``timesteps`` (B,), input b triggered at ``trigger_layers[b]``.
+
+    The marked model sees the batch twice in one pass, clean and triggered; one triggered pass trains every later response layer
+    of each input.
+    """
+    batch = len(noisy)
+    with torch.no_grad(), trace(source, capture=watermark.names) as expected:
+        expected_noise = predict(source, noisy, timesteps)
+    edits = trigger_edits([(watermark, i) for i in trigger_layers], first_row=batch)
+    with trace(marked, capture=watermark.names, edit=edits) as features:
+        predicted_noise = predict(marked, torch.cat([noisy, noisy]), torch.cat([timesteps, timesteps]))
+
+    reached = watermark.reached[torch.tensor(trigger_layers)]
+    hinges = []
+    for j in watermark.response_layers:
+        triggered = features[watermark.names[j]][batch:][reached[:, j].to(noisy.device)]
+        response = watermark.response(j, channel_means(triggered, watermark.axes[j]))
+        hinges.append(torch.relu(MARGIN - response / scales.deviation[j][watermark.response_channels[j]]).mean(1))
+    covert = [
+        nn.functional.mse_loss(features[name][:batch], expected[name]) / variance
+        for name, variance in zip(watermark.names, scales.variance, strict=True)
+    ]
+    return Terms(
+        response=torch.cat(hinges).mean(),
+        preserve=nn.functional.mse_loss(predicted_noise[:batch], expected_noise),
+        covert=torch.stack(covert).mean(),
+    )

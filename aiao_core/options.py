@@ -1,0 +1,39 @@
+"""What an owner may choose, with the ranges a service accepts. Torch-free, so that the API process validates them."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class EmbeddingOptions(BaseModel):
+    """How the watermark is embedded. The defaults suit a small image model on two CPU cores."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    steps: int = Field(1000, ge=1, le=1_000_000, description="Training steps of the embedding.")
+    batch_size: int = Field(32, ge=2, le=4096, description="Images in one training step.")
+    learning_rate: float = Field(1e-3, gt=0, le=1, description="Peak of the one-cycle learning rate.")
+    layers: int = Field(24, ge=2, le=4096, description="Lazy layers that the key uses, at most.")
+    lazy_fraction: float = Field(
+        0.5, gt=0, le=1, description="Share of the layers, laziest first, from which the key chooses."
+    )
+    probe_steps: int = Field(60, ge=1, le=100_000, description="Steps of the fine-tuning that finds the lazy layers.")
+    samples: int = Field(
+        256, ge=1, le=100_000, description="Images drawn from the model itself, when the owner gives no image set."
+    )
+    checkpoint_every: int = Field(50, ge=1, description="Training steps between two checkpoints to resume from.")
+    seed: Seed = Field(0, description="Seed of everything random that is not the key: noise, batches, probe.")
+
+
+class VerificationOptions(BaseModel):
+    """How a suspect is tested."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    draws: int = Field(128, ge=1, le=100_000, description="Monte Carlo draws of a subpath, an input and a timestep.")
+    decoys: int = Field(32, ge=0, le=10_000, description="Random keys tested on the same suspect as a control.")
+    tau: float = Field(0.75, gt=0.5, le=1, description="Share of right signs at which a draw counts as verified.")
+    max_log10_p: float = Field(-9, lt=0, ge=-10_000, description="log10 of the p-value at or below which it is a match.")
+    seed: Seed | None = Field(None, description="Seed of the draws; chosen at random and reported when absent.")

@@ -1,0 +1,122 @@
+"""The verification report: a versioned JSON document that holds every number a verdict rests on."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from aiao_core.errors import InvalidReport
+from aiao_core.statistics import log10_binomial_tail
+
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Interval(_Frozen):
+    """A rate over independent draws with its 95 % Clopper-Pearson interval."""
+
+    value: float = Field(ge=0, le=1)
+    low: float = Field(ge=0, le=1)
+    high: float = Field(ge=0, le=1)
+    draws: int = Field(ge=1)
+
+
+class BitTest(_Frozen):
+    """Bits decoded with one key, how many match it, and log10 of the chance that at least so many do by accident."""
+
+    matches: int = Field(ge=0)
+    bits: int = Field(ge=1, le=10_000_000)
+    log10_p: float = Field(le=0)
+
+    @classmethod
+    def of(cls, matches: int, bits: int) -> "BitTest":
+        return cls(matches=matches, bits=bits, log10_p=log10_binomial_tail(matches, bits))
+
+    @model_validator(mode="after")
+    def _probability_follows(self) -> "BitTest":
+        if self.matches > self.bits or abs(log10_binomial_tail(self.matches, self.bits) - self.log10_p) > 1e-6:
+            raise ValueError("log10_p does not follow from matches and bits")
+        return self
+
+
+class Input(_Frozen):
+    """Something that went into the verification, by its SHA-256."""
+
+    role: Literal["source", "watermarked", "suspect", "key"]
+    name: str
+    sha256: str
+
+
+class LayerResult(_Frozen):
+    """The decoded bits of one response layer."""
+
+    name: str
+    matches: int = Field(ge=0)
+    bits: int = Field(ge=1)
+
+
+class SubpathResult(_Frozen):
+    """RS and VS of one subpath, from trigger to response layer (indices into the key's layers), over its passes."""
+
+    trigger: int = Field(ge=0)
+    response: int = Field(ge=1)
+    draws: int = Field(ge=1)
+    rs: float = Field(ge=0, le=1)
+    vs: float = Field(ge=0, le=1)
+
+
+class Report(_Frozen):
+    """Everything about one verification; :mod:`aiao_core.report_html` makes it a page."""
+
+    format: Literal["aiao.report"] = "aiao.report"
+    version: Literal[1] = 1
+    created_at: datetime
+    software: dict[str, str]
+    verdict: Literal["match", "no-match"]
+    max_log10_p: float = Field(lt=0, description="log10 of the p-value at or below which it is a match")
+    model_name: str | None
+    suspect_name: str
+    suspect_form: str
+    commitment: str
+    architecture: str
+    layers: tuple[LayerResult, ...]
+    trigger_layers: int = Field(ge=1)
+    test: BitTest = Field(description="decides: signs of the triggered minus the untriggered response")
+    triggered_alone: BitTest = Field(description="signs of the triggered response")
+    untriggered: BitTest = Field(description="control: the same bits without the trigger")
+    vs_rate: Interval
+    rs_rate: Interval
+    tau: float
+    decoys: tuple[BitTest, ...] = Field(description="control: keys that nobody embedded, on the same suspect")
+    subpaths: tuple[SubpathResult, ...]
+    inputs: tuple[Input, ...]
+    seed: int = Field(ge=0)
+    draws: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _verdict_follows(self) -> "Report":
+        if (self.test.log10_p <= self.max_log10_p) != (self.verdict == "match"):
+            raise ValueError("the verdict does not follow from log10_p and its threshold")
+        if _total(self.layers) != (self.test.matches, self.test.bits):
+            raise ValueError("the layers' bits do not add up to the test's")
+        return self
+
+    def to_json(self) -> str:
+        return self.model_dump_json(indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Report":
+        """Read a report and check its verdict against its numbers. Raises :class:`InvalidReport`."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the report"
+            raise InvalidReport(f"this report is damaged, altered or of an unknown version: {where}: {first['msg']}") from error
+
+
+def _total(layers: Sequence[LayerResult]) -> tuple[int, int]:
+    return sum(layer.matches for layer in layers), sum(layer.bits for layer in layers)

@@ -1,0 +1,45 @@
+"""Training checkpoints: where an interrupted embedding goes on."""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+
+class CheckpointStore(Protocol):
+    """Keeps the newest training checkpoint. A worker keeps it where another worker finds it."""
+
+    def load(self) -> Path | None:
+        """The newest checkpoint as a local file, or None if there is none yet."""
+
+    def save(self, file: Path) -> None:
+        """Keep ``file`` in place of the last one, whole or not at all; the file may be moved away."""
+
+
+class FileCheckpoint:
+    """The newest training checkpoint as one file on this machine."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def load(self) -> Path | None:
+        return self.path if self.path.exists() else None
+
+    def save(self, file: Path) -> None:
+        file.replace(self.path)
+
+
+def write_state(state: dict[str, Any], store: CheckpointStore, folder: Path) -> None:
+    """Hand ``state`` (tensors, numbers, strings) to ``store`` by way of a file in ``folder``."""
+    file = folder / "training-state.pt"
+    torch.save(state, file)
+    store.save(file)
+
+
+def read_state(store: CheckpointStore) -> dict[str, Any] | None:
+    """The state last written, or None. Only tensors and plain values are read."""
+    file = store.load()
+    if file is None:
+        return None
+    state: dict[str, Any] = torch.load(file, weights_only=True)
+    return state

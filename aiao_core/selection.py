@@ -1,0 +1,59 @@
+"""Choose the layers and subpaths of a new key: lazy ones, by the key, that the trigger reaches (this project).
+
+Nothing here depends on the response signs or on how well a response was learned: the exact test rests on that.
+"""
+
+import torch
+from torch import Tensor
+
+from aiao_core.checkpoints import DiffusionModel
+from aiao_core.errors import EmbeddingFailed
+from aiao_core.images import synthetic_images
+from aiao_core.inputs import arbitrary_inputs
+from aiao_core.key import OwnerKey, choose_layers
+from aiao_core.lazy import laziest, probe, relative_changes
+from aiao_core.options import EmbeddingOptions
+from aiao_core.progress import ProgressCallback, silent
+from aiao_core.subpaths import Subpaths, all_subpaths, reach, widest
+from aiao_core.tracing import eligible_layers
+
+REACH_SHARE = 0.65
+"""Share of the subpaths, widest reach first, that carry the watermark."""
+
+PROBE_IMAGES = 256
+REACH_INPUTS = 32
+
+
+def select_key(
+    model: DiffusionModel, seed: bytes, images: Tensor, options: EmbeddingOptions, progress: ProgressCallback = silent
+) -> tuple[OwnerKey, dict[str, float]]:
+    """The owner key of ``seed`` (32 bytes) for ``model``, and the relative change of every eligible layer (Fig. 2).
+
+    ``images`` (N, C, H, W) in [-1, 1] make the inputs on which the reach is measured; the probe uses synthetic images. Raises
+    :class:`EmbeddingFailed` if no subpath is left.
+    """
+    generator = torch.Generator().manual_seed(options.seed)
+    noisy, timesteps = arbitrary_inputs(images, model.scheduler, REACH_INPUTS, generator)
+    eligible = eligible_layers(model.denoiser, noisy[:2], timesteps[:2])
+    shapes = synthetic_images(PROBE_IMAGES, size=images.shape[-1], channels=images.shape[1], seed=options.seed)
+    tuned = probe(
+        model.denoiser, model.scheduler, shapes, steps=options.probe_steps, seed=options.seed, progress=progress
+    )
+    changes = relative_changes(model.denoiser, tuned, eligible)
+    chosen = choose_layers(seed, laziest(changes, options.lazy_fraction), options.layers)
+    layers = tuple(layer for layer in eligible if layer.name in chosen)
+
+    def key_with(subpaths: Subpaths) -> OwnerKey:
+        return OwnerKey(seed, model.architecture, model.scheduler.config.num_train_timesteps, layers, subpaths)
+
+    candidates = key_with(all_subpaths(len(layers)))
+    # A narrow layer may have drawn an empty mask: it can then take no trigger, or show no response.
+    usable = tuple(
+        (i, j) for i, j in candidates.subpaths if candidates.trigger_mask(i).any() and candidates.response_mask(j).any()
+    )
+    subpaths = widest(reach(model.denoiser, key_with(usable), noisy, timesteps, progress=progress), REACH_SHARE)
+    if not subpaths:
+        raise EmbeddingFailed(
+            f"none of the {len(layers)} lazy layers reaches another one; ask for more layers or a larger lazy_fraction"
+        )
+    return key_with(subpaths), changes

@@ -1,0 +1,60 @@
+"""The exact test's probabilities, without underflow and without approximation (this project)."""
+
+import math
+from fractions import Fraction
+
+from scipy.stats import beta
+
+
+def log10_binomial_tail(matches: int, bits: int) -> float:
+    """log10 of P(X >= ``matches``) for X ~ Binomial(``bits``, 1/2): the p-value of the exact test.
+
+    Summed in whole numbers, so that it neither underflows nor rounds before the logarithm. 0 for no matches.
+    """
+    _check(matches, bits)
+    return _log10(_tail(matches, bits)) - bits * math.log10(2)
+
+
+def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The exact interval for a probability after ``successes`` in ``trials`` (Clopper and Pearson 1934)."""
+    _check(successes, trials)
+    if trials == 0:
+        return 0.0, 1.0
+    tail = (1 - confidence) / 2
+    low = float(beta.ppf(tail, successes, trials - successes + 1)) if successes else 0.0
+    high = float(beta.ppf(1 - tail, successes + 1, trials - successes)) if successes < trials else 1.0
+    return low, high
+
+
+def randomised_p_value(matches: int, bits: int, uniform: float) -> float:
+    """P(X > ``matches``) + ``uniform`` * P(X = ``matches``) for X ~ Binomial(``bits``, 1/2).
+
+    With an independent ``uniform`` in [0, 1] it is exactly uniform for a wrong key, where the plain p-value has steps.
+    """
+    _check(matches, bits)
+    above = _tail(matches + 1, bits)
+    return float(Fraction(above, 2**bits) + Fraction(uniform) * Fraction(math.comb(bits, matches), 2**bits))
+
+
+def _check(successes: int, trials: int) -> None:
+    if not 0 <= successes <= trials:
+        raise ValueError(f"{successes} successes in {trials} trials are impossible")
+
+
+def _tail(first: int, bits: int) -> int:
+    """How many of the 2**bits outcomes have at least ``first`` matches."""
+    if first > bits:
+        return 0
+    if first <= bits // 2:
+        return 2**bits - _tail(bits - first + 1, bits)  # by symmetry: fewer than `first` matches are as likely
+    outcomes = term = math.comb(bits, first)
+    for k in range(first, bits):
+        term = term * (bits - k) // (k + 1)
+        outcomes += term
+    return outcomes
+
+
+def _log10(number: int) -> float:
+    """log10 of a positive whole number of any size."""
+    shift = max(0, number.bit_length() - 64)
+    return math.log10(number >> shift) + shift * math.log10(2)

@@ -1,0 +1,58 @@
+"""Which subpaths does the trigger reach? (this project)
+
+A subpath (i, j) is the part of the network between two of the key's layers. It can carry a watermark only if the trigger at i
+changes what layer j of the *source* model puts out. Neither the response signs nor the marked model have a say in the choice:
+the exact test rests on that.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from aiao_core.key import OwnerKey
+from aiao_core.progress import Progress, ProgressCallback, silent
+from aiao_core.tracing import trace
+from aiao_core.training import predict
+from aiao_core.watermark import Watermark, trigger_edits
+
+Subpaths = tuple[tuple[int, int], ...]
+
+
+def all_subpaths(layers: int) -> Subpaths:
+    """Every pair i < j of a key with so many layers."""
+    return tuple((i, j) for i in range(layers) for j in range(i + 1, layers))
+
+
+def reach(
+    source: nn.Module, key: OwnerKey, noisy: Tensor, timesteps: Tensor, *, progress: ProgressCallback = silent
+) -> dict[tuple[int, int], float]:
+    """``||h_j(triggered) - h_j|| / ||h_j||`` of the source for every subpath of ``key``, over ``noisy`` (B, C, H, W)."""
+    watermark = Watermark(key, source)
+    found: dict[tuple[int, int], float] = {}
+    with torch.no_grad():
+        with trace(source, capture=watermark.names, stop=True) as clean:
+            predict(source, noisy, timesteps)
+        for step, i in enumerate(watermark.trigger_layers):
+            later = watermark.reached[i].nonzero()[:, 0].tolist()
+            edits = trigger_edits([(watermark, i)] * len(noisy))
+            with trace(source, capture=[watermark.names[j] for j in later], edit=edits, stop=True) as triggered:
+                predict(source, noisy, timesteps)
+            for j in later:
+                before, after = clean[watermark.names[j]], triggered[watermark.names[j]]
+                found[i, j] = float((after - before).norm() / before.norm().clamp_min(1e-12))
+            progress(Progress("reach", step + 1, len(watermark.trigger_layers)))
+    return found
+
+
+def widest(reached: dict[tuple[int, int], float], share: float) -> Subpaths:
+    """The ``share`` of the subpaths with the widest reach, and for every layer at least the one that reaches it best.
+
+    Layers that nothing reaches at all are left without a subpath.
+    """
+    by_reach = sorted(reached, key=lambda subpath: -reached[subpath])
+    chosen = set(by_reach[: max(1, round(share * len(by_reach)))])
+    seen: set[int] = set()
+    for subpath in by_reach:
+        if subpath[1] not in seen:
+            seen.add(subpath[1])
+            chosen.add(subpath)
+    return tuple(sorted(subpath for subpath in chosen if reached[subpath] > 0))

@@ -1,0 +1,83 @@
+"""The trigger and the response (arXiv 2405.00466, Fig. 4; the definitions are this project's).
+
+The trigger writes pre-defined signs on the masked channels of one layer's output and leaves their absolute values alone; the
+response is read from the signs of the channel means of a later layer.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from aiao_core.key import OwnerKey
+from aiao_core.tracing import Edit, channel_axis
+
+
+def trigger(features: Tensor, mask: Tensor, sign: Tensor, axis: int) -> Tensor:
+    """``T(h) = (1 - m) * h + m * s * |h|`` (Fig. 4), the same at every position.
+
+    ``features`` is (B, C, *positions) with ``axis`` 1 or (B, *positions, C) with ``axis`` -1; ``mask`` (B, C) is boolean and
+    ``sign`` (B, C) is -1 or +1, so every input of a batch can have a trigger of its own.
+    """
+    shape = [len(mask)] + [1] * (features.dim() - 1)
+    shape[axis] = -1
+    return torch.where(mask.view(shape), sign.view(shape).to(features.dtype) * features.abs(), features)
+
+
+def channel_means(features: Tensor, axis: int) -> Tensor:
+    """Means over the positions: (B, C) from (B, C, *positions) with ``axis`` 1, or (B, *positions, C) with ``axis`` -1."""
+    return features.flatten(2).mean(-1) if axis == 1 else features.flatten(1, -2).mean(1)
+
+
+class Watermark:
+    """An owner's key bound to a denoiser: its layers, and its masks and signs as tensors."""
+
+    def __init__(self, key: OwnerKey, denoiser: nn.Module) -> None:
+        self.names = [layer.name for layer in key.layers]
+        self.axes = [channel_axis(denoiser.get_submodule(name)) for name in self.names]
+        self.subpaths = key.subpaths
+        self.trigger_layers = key.trigger_layers
+        self.response_layers = key.response_layers
+        self.reached = torch.zeros(len(self.names), len(self.names), dtype=torch.bool)
+        for i, j in key.subpaths:
+            self.reached[i, j] = True
+        self.triggers = {
+            i: (torch.from_numpy(key.trigger_mask(i)), torch.from_numpy(key.trigger_sign(i)))
+            for i in self.trigger_layers
+        }
+        self.response_channels = {j: torch.from_numpy(key.response_mask(j)).nonzero()[:, 0] for j in self.response_layers}
+        self.response_signs = {
+            j: torch.from_numpy(key.response_sign(j)).float()[self.response_channels[j]] for j in self.response_layers
+        }
+
+    def response(self, j: int, means: Tensor) -> Tensor:
+        """Masked channels of the channel means (B, C) of layer ``j`` times their signs: (B, masked), positive is right."""
+        return means[:, self.response_channels[j]] * self.response_signs[j]
+
+
+def trigger_edits(triggers: Sequence[tuple[Watermark, int]], *, first_row: int = 0) -> dict[str, Edit]:
+    """The edits, as :func:`aiao_core.tracing.trace` takes them, that put one trigger on each input of a batch.
+
+    Input ``first_row + n`` gets the trigger of ``triggers[n]``: a watermark and the index of one of its trigger layers. Inputs
+    before ``first_row`` stay clean, so that one pass can serve both.
+    """
+    rows: dict[int, list[int]] = defaultdict(list)
+    for row, (_, i) in enumerate(triggers):
+        rows[i].append(row)
+    edits: dict[str, Edit] = {}
+    for i, members in rows.items():
+        watermark = triggers[members[0]][0]
+        mask = torch.stack([triggers[row][0].triggers[i][0] for row in members])
+        sign = torch.stack([triggers[row][0].triggers[i][1] for row in members])
+        edits[watermark.names[i]] = _edit(torch.tensor(members) + first_row, mask, sign, watermark.axes[i])
+    return edits
+
+
+def _edit(rows: Tensor, mask: Tensor, sign: Tensor, axis: int) -> Edit:
+    def edit(features: Tensor) -> Tensor:
+        where = rows.to(features.device)
+        triggered = trigger(features[where], mask.to(features.device), sign.to(features.device), axis)
+        return features.index_copy(0, where, triggered)
+
+    return edit

@@ -1,0 +1,188 @@
+"""Every figure the README claims about the shipped model, from the registration to the thief.
+
+    python -m benchmarks.embedding [--steps N] [--wrong-keys 1000]
+
+It embeds a fresh random key with the default options, measures what it costs and what it changes, lets a thief fine-tune, and
+tests the marked, the stolen and the unmarked model with the owner's key and with wrong keys. About 15 minutes on 2 CPU cores.
+"""
+
+import argparse
+import copy
+import multiprocessing
+import resource
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from diffusers import DDIMPipeline, DDIMScheduler
+from scipy.stats import kstest
+from torch import nn
+
+from aiao_core.checkpoints import DiffusionModel, load_model
+from aiao_core.embedding import _Training, embed
+from aiao_core.inputs import own_samples
+from aiao_core.key import OwnerKey, generate_seed
+from aiao_core.options import EmbeddingOptions, VerificationOptions
+from aiao_core.report import Report
+from aiao_core.selection import select_key
+from aiao_core.statistics import log10_binomial_tail, randomised_p_value
+from aiao_core.training import fine_tune
+from aiao_core.verification import DECOY_DRAWS, Subject, make_draws, observe, verify, verify_decoy
+from aiao_core.watermark import Watermark
+from examples.emoji.data import MODEL, THIEF_CATEGORY, load_images
+
+THIEF_STEPS, THIEF_RATE = 800, 2e-4
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, help="embedding steps instead of the default")
+    parser.add_argument("--wrong-keys", type=int, default=1000)
+    arguments = parser.parse_args()
+    options = EmbeddingOptions() if arguments.steps is None else EmbeddingOptions(steps=arguments.steps)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options!r}\n")
+
+    source = load_model(MODEL).denoiser
+    model = load_model(MODEL)
+    start = time.perf_counter()
+    embedding = embed(model, generate_seed(), options=options, progress=_every(100))
+    print(f"embedding                      {time.perf_counter() - start:.0f} s")
+    key = embedding.key
+    print(f"key                            {len(key.layers)} layers, {len(key.subpaths)} subpaths, {key.bits} bits")
+    change = (samples(model.denoiser) - samples(source)).square().mean()
+    print(f"same-seed samples, mean squared change ([-1, 1])  {float(change):.4f}")
+
+    stolen = copy.deepcopy(model.denoiser)
+    fine_tune(
+        stolen,
+        model.scheduler,
+        load_images(only=[THIEF_CATEGORY]),
+        steps=THIEF_STEPS,
+        learning_rate=THIEF_RATE,
+        progress=_every(200),
+    )
+    for name, denoiser in (("marked", model.denoiser), ("stolen", stolen), ("unmarked source", source)):
+        print(_line(name, verify(denoiser, key, options=VerificationOptions(seed=0), subject=Subject(name, "model"))))
+
+    for name, denoiser in (("marked", model.denoiser), ("unmarked source", source)):
+        wrong_keys(name, denoiser, key, arguments.wrong_keys)
+    verification_cost(model.denoiser, key)
+    step_cost(options)
+
+
+def _every(steps: int):
+    def progress(report) -> None:
+        if report.step % steps == 0:
+            figures = "  ".join(f"{name} {value:.4f}" for name, value in report.metrics.items())
+            print(f"  {report.stage} {report.step} of {report.total}  {figures}", flush=True)
+
+    return progress
+
+
+def _line(name: str, report: Report) -> str:
+    vs, rs, test = report.vs_rate, report.rs_rate, report.test
+    return (
+        f"{name:16s} {report.verdict:8s} VS {vs.value:.3f} [{vs.low:.3f}, {vs.high:.3f}]  "
+        f"RS {rs.value:.3f} [{rs.low:.3f}, {rs.high:.3f}]  bits {test.matches}/{test.bits} log10 p {test.log10_p:.1f}  "
+        f"triggered alone {report.triggered_alone.log10_p:.1f}  without trigger {report.untriggered.log10_p:.2f}"
+    )
+
+
+def samples(denoiser: nn.Module, count: int = 64) -> torch.Tensor:
+    """The same-seed samples that are compared, (count, 3, 16, 16) in [-1, 1]."""
+    model = load_model(MODEL)
+    return own_samples(DiffusionModel(denoiser, model.scheduler, model.architecture), count, seed=1, steps=50)
+
+
+def wrong_keys(name: str, denoiser: nn.Module, key: OwnerKey, count: int) -> None:
+    """Are the p-values of keys that nobody embedded uniform, and is none of them a match?"""
+    draws = make_draws(key, DECOY_DRAWS, torch.Generator().manual_seed(1))
+    clean = observe(denoiser, Watermark(key, denoiser), draws)
+    random = np.random.default_rng(0)
+    p_values, best = [], 0.0
+    for _ in range(count):
+        # A wrong key has other response channels, so the clean means are of every channel and serve all of them.
+        bits = torch.cat(list(verify_decoy(denoiser, key, random.bytes(32), draws, clean).difference.values()))
+        matches, total = int(bits.sum()), len(bits)
+        p_values.append(randomised_p_value(matches, total, random.random()))
+        best = min(best, log10_binomial_tail(matches, total))
+    test = kstest(p_values, "uniform")
+    print(
+        f"{count} wrong keys on the {name}: best log10 p {best:.2f}, matches at 1e-9: {sum(p <= 1e-9 for p in p_values)}, "
+        f"Kolmogorov-Smirnov p {test.pvalue:.3f}"
+    )
+
+
+def verification_cost(denoiser: nn.Module, key: OwnerKey) -> None:
+    pipeline = DDIMPipeline(denoiser, DDIMScheduler.from_config(load_model(MODEL).scheduler.config))
+    pipeline.set_progress_bar_config(disable=True)
+    times: dict[str, list[float]] = {"verification": [], "8 images, 50 DDIM steps": []}
+    for _ in range(3):
+        start = time.perf_counter()
+        verify(denoiser, key, subject=Subject("marked", "model"))
+        times["verification"].append(time.perf_counter() - start)
+        start = time.perf_counter()
+        pipeline(batch_size=8, num_inference_steps=50)
+        times["8 images, 50 DDIM steps"].append(time.perf_counter() - start)
+    verification, generation = (min(values) for values in times.values())
+    print(f"verification {verification:.2f} s; 8 images with 50 DDIM steps {generation:.2f} s; ratio {verification / generation:.2f}")
+
+
+@dataclass(frozen=True)
+class Cost:
+    seconds: float
+    """The fastest of the measured steps."""
+    megabytes: float
+    """Growth of the process's peak memory over the loaded model."""
+
+
+def step_cost(options: EmbeddingOptions) -> None:
+    """One embedding step against one plain fine-tuning step of the same batch, each in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        plain = pool.apply(_plain_step, (options.batch_size,))
+        ours = pool.apply(_embedding_step, (options,))
+    print(
+        f"one embedding step {ours.seconds * 1000:.0f} ms, one plain step {plain.seconds * 1000:.0f} ms: "
+        f"ratio {ours.seconds / plain.seconds:.2f}\n"
+        f"memory of an embedding step {ours.megabytes:.0f} MB, of a plain step {plain.megabytes:.0f} MB: "
+        f"ratio {ours.megabytes / plain.megabytes:.2f}"
+    )
+
+
+def _plain_step(batch: int) -> Cost:
+    model = load_model(MODEL)
+    base, times = _peak(), [time.perf_counter()]
+    images = torch.zeros(batch, 3, 16, 16)
+    fine_tune(
+        model.denoiser,
+        model.scheduler,
+        images,
+        steps=20,
+        learning_rate=1e-5,
+        batch_size=batch,
+        progress=lambda _: times.append(time.perf_counter()),
+    )
+    return Cost(float(np.diff(times).min()), _peak() - base)
+
+
+def _embedding_step(options: EmbeddingOptions) -> Cost:
+    model = load_model(MODEL)
+    images = torch.zeros(options.batch_size, 3, 16, 16)
+    base = _peak()
+    # A short probe of small batches stays below the peak of the steps themselves.
+    key, _ = select_key(model, generate_seed(), images, options.model_copy(update={"probe_steps": 1}))
+    training, times = _Training(model, key, images, options), []
+    for _ in range(20):
+        start = time.perf_counter()
+        training.advance()
+        times.append(time.perf_counter() - start)
+    return Cost(min(times), _peak() - base)
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+import pytest
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
+
+from aiao_core.checkpoints import DiffusionModel, load_model
+from aiao_core.key import Architecture, OwnerKey
+from aiao_core.options import EmbeddingOptions
+from aiao_core.selection import select_key
+from examples.emoji.data import MODEL, load_images
+
+
+def make_tiny_model(seed: int = 0) -> DiffusionModel:
+    """An untrained denoiser of some thousand parameters, for everything that does not depend on training."""
+    torch.manual_seed(seed)
+    denoiser = UNet2DModel(
+        sample_size=8,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+        attention_head_dim=8,
+    )
+    config = {name: value for name, value in denoiser.config.items() if not name.startswith("_")}
+    return DiffusionModel(
+        denoiser.eval().requires_grad_(False), DDPMScheduler(), Architecture(class_name="UNet2DModel", config=config)
+    )
+
+
+@pytest.fixture
+def tiny_model() -> DiffusionModel:
+    return make_tiny_model()
+
+
+@pytest.fixture
+def tiny_images() -> torch.Tensor:
+    return load_images(without=["Flags"], size=8)[:64]
+
+
+QUICK = EmbeddingOptions(steps=6, batch_size=4, probe_steps=3, samples=8, layers=8, checkpoint_every=2)
+
+
+@pytest.fixture
+def tiny_key(tiny_model: DiffusionModel, tiny_images: torch.Tensor) -> OwnerKey:
+    key, _ = select_key(tiny_model, bytes(range(32)), tiny_images, QUICK)
+    return key
+
+
+@pytest.fixture(scope="session")
+def emoji_images() -> torch.Tensor:
+    return load_images(without=["Flags", "Animals & Nature"])
+
+
+@pytest.fixture
+def emoji_model() -> DiffusionModel:
+    return load_model(MODEL)
