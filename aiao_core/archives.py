@@ -3,9 +3,11 @@
 import lzma
 import shutil
 import tarfile
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -51,12 +53,33 @@ def unpack(archive: Path, into: Path, limits: Limits | None = None) -> Path:
     except UnsafeArchive:
         shutil.rmtree(into)
         raise
-    except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, RuntimeError,
-            NotImplementedError, ValueError) as error:
+    except (
+        OSError,
+        EOFError,
+        zipfile.BadZipFile,
+        tarfile.TarError,
+        zlib.error,
+        lzma.LZMAError,
+        RuntimeError,
+        NotImplementedError,
+        ValueError,
+    ) as error:
         shutil.rmtree(into)
-        raise UnsafeArchive(f"the archive cannot be read ({error}); pack it again as .zip or .tar and upload it whole") from error
+        raise UnsafeArchive(
+            f"the archive cannot be read ({error}); pack it again as .zip or .tar and upload it whole"
+        ) from error
     children = list(into.iterdir())
     return children[0] if len(children) == 1 and children[0].is_dir() else into
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Path]:
+    """``path`` itself, or, if it is an archive, the root of its content in a folder that lives as long as the block."""
+    if path.is_dir() or not is_archive(path):
+        yield path
+    else:
+        with tempfile.TemporaryDirectory(prefix="aiao-") as scratch:
+            yield unpack(path, Path(scratch) / "content")
 
 
 def pack(folder: Path, archive: Path) -> None:

@@ -1,9 +1,9 @@
 """Image sets: the owner's, which may be anything a client uploads, and the built-in one for the probe."""
 
-import tempfile
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from aiao_core.archives import is_archive, unpack
+from aiao_core.archives import is_archive, opened
 from aiao_core.errors import InvalidImages
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
@@ -31,8 +31,8 @@ def load_images(path: Path, *, size: int, channels: int) -> Tensor:
     if _is_npz(path):
         return _from_npz(path, size, channels)
     if is_archive(path):
-        with tempfile.TemporaryDirectory() as scratch:
-            return _from_folder(unpack(path, Path(scratch) / "images"), size, channels)
+        with opened(path) as folder:
+            return _from_folder(folder, size, channels)
     raise InvalidImages(f"{path.name} is no image set: give a folder, a .zip of images or an .npz array")
 
 
@@ -65,8 +65,14 @@ def _read(file: Path, size: int, channels: int) -> Tensor:
                 if image.width * image.height > MAX_PIXELS:
                     raise InvalidImages(f"{file.name} has {image.width}x{image.height} pixels; at most {MAX_PIXELS} are read")
                 return _to_tensor(image, size, channels)
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError,
-            Image.DecompressionBombWarning) as error:
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        UnidentifiedImageError,
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    ) as error:
         raise InvalidImages(f"{file.name} is no readable image ({error}); replace it or leave it out") from error
 
 
@@ -93,7 +99,7 @@ def _from_npz(path: Path, size: int, channels: int) -> Tensor:
             raise InvalidImages(f"{path.name} unpacks to more than {MAX_ARRAY_BYTES} bytes; give a part of it")
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            pixels = next((array for array in map(_readable(arrays), arrays.files) if _is_image_array(array)), None)
+            pixels = next((array for name in arrays.files if _is_images(array := _column(arrays, name))), None)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InvalidImages(f"{path.name} cannot be read ({error}); save it again with numpy.savez") from error
     if pixels is None:
@@ -102,19 +108,15 @@ def _from_npz(path: Path, size: int, channels: int) -> Tensor:
     return torch.stack([_to_tensor(Image.fromarray(image), size, channels) for image in pixels])
 
 
-def _readable(arrays: "np.lib.npyio.NpzFile"):  # type: ignore[no-untyped-def]
-    def read(name: str) -> NDArray[np.generic] | None:
-        try:
-            array: NDArray[np.generic] = arrays[name]
-        except ValueError:  # pickled objects, such as a column of names: never unpickled, never needed
-            return None
-        return array
-
-    return read
+def _column(arrays: Any, name: str) -> NDArray[Any]:
+    try:
+        return np.asarray(arrays[name])
+    except ValueError:  # pickled objects, such as a column of names: never unpickled, never needed
+        return np.empty(0)
 
 
-def _is_image_array(array: NDArray[np.generic] | None) -> bool:
-    return array is not None and array.dtype == np.uint8 and (array.ndim == 3 or (array.ndim == 4 and array.shape[3] == 3))
+def _is_images(array: NDArray[Any]) -> bool:
+    return array.dtype == np.uint8 and (array.ndim == 3 or (array.ndim == 4 and array.shape[3] == 3))
 
 
 def _check_count(count: int) -> None:

@@ -111,7 +111,11 @@ def swap_experiment(
         distance = (predict(source, noisy, timesteps) - target).square().mean()
         swaps = []
         for count in counts:
-            for choice, names in (("busiest", lazy_first[-count:]), ("random", shuffled[:count]), ("laziest", lazy_first[:count])):
+            for choice, names in (
+                ("busiest", lazy_first[-count:]),
+                ("random", shuffled[:count]),
+                ("laziest", lazy_first[:count]),
+            ):
                 error = (predict(swap(source, tuned, names), noisy, timesteps) - target).square().mean()
                 swaps.append(Swap(choice, count, float(1 - error / distance)))
     return swaps

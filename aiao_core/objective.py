@@ -13,12 +13,12 @@ from aiao_core.tracing import trace
 from aiao_core.training import predict
 from aiao_core.watermark import Watermark, channel_means, trigger_edits
 
-MARGIN = 0.5
+MARGIN = 0.6
 """How far the triggered mean response is pushed, in standard deviations of the source's feature."""
 
 LAMBDA_RESPONSE = 1.0
 LAMBDA_PRESERVE = 10.0
-LAMBDA_COVERT = 1.0
+LAMBDA_COVERT = 3.0
 
 
 class Terms(NamedTuple):

@@ -10,7 +10,6 @@ from aiao_core.errors import InvalidReport
 from aiao_core.statistics import log10_binomial_tail
 
 
-
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

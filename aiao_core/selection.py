@@ -17,7 +17,7 @@ from aiao_core.progress import ProgressCallback, silent
 from aiao_core.subpaths import Subpaths, all_subpaths, reach, widest
 from aiao_core.tracing import eligible_layers
 
-REACH_SHARE = 0.65
+REACH_SHARE = 0.6
 """Share of the subpaths, widest reach first, that carry the watermark."""
 
 PROBE_IMAGES = 256
@@ -36,9 +36,7 @@ def select_key(
     noisy, timesteps = arbitrary_inputs(images, model.scheduler, REACH_INPUTS, generator)
     eligible = eligible_layers(model.denoiser, noisy[:2], timesteps[:2])
     shapes = synthetic_images(PROBE_IMAGES, size=images.shape[-1], channels=images.shape[1], seed=options.seed)
-    tuned = probe(
-        model.denoiser, model.scheduler, shapes, steps=options.probe_steps, seed=options.seed, progress=progress
-    )
+    tuned = probe(model.denoiser, model.scheduler, shapes, steps=options.probe_steps, seed=options.seed, progress=progress)
     changes = relative_changes(model.denoiser, tuned, eligible)
     chosen = choose_layers(seed, laziest(changes, options.lazy_fraction), options.layers)
     layers = tuple(layer for layer in eligible if layer.name in chosen)

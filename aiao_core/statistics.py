@@ -46,7 +46,7 @@ def _tail(first: int, bits: int) -> int:
     if first > bits:
         return 0
     if first <= bits // 2:
-        return 2**bits - _tail(bits - first + 1, bits)  # by symmetry: fewer than `first` matches are as likely
+        return (1 << bits) - _tail(bits - first + 1, bits)  # by symmetry: fewer than `first` matches are as likely
     outcomes = term = math.comb(bits, first)
     for k in range(first, bits):
         term = term * (bits - k) // (k + 1)

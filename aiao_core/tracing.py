@@ -81,7 +81,7 @@ def eligible_layers(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor) -> li
         for image in (noisy, noisy.flip(0).neg()):
             order: list[tuple[str, Tensor]] = []
             handles = [
-                module.register_forward_hook(lambda _m, _i, output, name=name: order.append((name, output)))
+                module.register_forward_hook(lambda _m, _i, output, name=name, order=order: order.append((name, output)))
                 for name, module in modules.items()
             ]
             try:

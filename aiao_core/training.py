@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aiao_core.progress import ProgressCallback, Progress, silent
+from aiao_core.progress import Progress, ProgressCallback, silent
 
 
 def draw_batch(images: Tensor, count: int, generator: torch.Generator) -> Tensor:

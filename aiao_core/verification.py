@@ -106,9 +106,7 @@ def verify(
         progress(Progress("decoys", 3 + number, passes))
 
     test = _test(decoded.difference)
-    right = [
-        (watermark.response(j, triggered[j][draw : draw + 1]) > 0)[0] for draw, (_, j) in enumerate(draws.subpaths)
-    ]
+    right = [(watermark.response(j, triggered[j][draw : draw + 1]) > 0)[0] for draw, (_, j) in enumerate(draws.subpaths)]
     return Report(
         created_at=datetime.now(UTC),
         software={name: version(name) for name in ("aiao", "torch", "diffusers", "numpy")},

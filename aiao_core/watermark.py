@@ -43,8 +43,7 @@ class Watermark:
         for i, j in key.subpaths:
             self.reached[i, j] = True
         self.triggers = {
-            i: (torch.from_numpy(key.trigger_mask(i)), torch.from_numpy(key.trigger_sign(i)))
-            for i in self.trigger_layers
+            i: (torch.from_numpy(key.trigger_mask(i)), torch.from_numpy(key.trigger_sign(i))) for i in self.trigger_layers
         }
         self.response_channels = {j: torch.from_numpy(key.response_mask(j)).nonzero()[:, 0] for j in self.response_layers}
         self.response_signs = {

@@ -126,7 +126,8 @@ def verification_cost(denoiser: nn.Module, key: OwnerKey) -> None:
         pipeline(batch_size=8, num_inference_steps=50)
         times["8 images, 50 DDIM steps"].append(time.perf_counter() - start)
     verification, generation = (min(values) for values in times.values())
-    print(f"verification {verification:.2f} s; 8 images with 50 DDIM steps {generation:.2f} s; ratio {verification / generation:.2f}")
+    print(f"verification {verification:.2f} s; 8 images with 50 DDIM steps {generation:.2f} s; ", end="")
+    print(f"ratio {verification / generation:.2f}")
 
 
 @dataclass(frozen=True)

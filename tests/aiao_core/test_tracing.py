@@ -51,7 +51,7 @@ def test_always_unhooks(tiny_model, batch, where):
     def fail(_: torch.Tensor) -> torch.Tensor:
         raise ValueError(where)
 
-    with pytest.raises((ValueError, TracingError)):  # noqa: PT012
+    with pytest.raises((ValueError, TracingError)):  # noqa: PT012, SIM117
         with trace(
             tiny_model.denoiser,
             capture=[NAME, "no.such.layer"] if where == "an unknown layer" else [NAME],

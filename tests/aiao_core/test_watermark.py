@@ -41,8 +41,8 @@ def test_channel_means_are_over_positions_only(case):
 @settings(deadline=None, max_examples=20)
 @given(st.lists(st.integers(0, 100), min_size=1, max_size=4), st.integers(0, 2))
 def test_each_input_of_a_batch_gets_its_own_trigger_and_clean_ones_none(picked, clean):
-    from tests.aiao_core.conftest import QUICK, make_tiny_model
     from aiao_core.selection import select_key
+    from tests.aiao_core.conftest import QUICK, make_tiny_model
 
     model = make_tiny_model()
     key, _ = select_key(model, bytes(range(32)), torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)), QUICK)
