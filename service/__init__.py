@@ -1,0 +1,1 @@
+"""The ownership service: HTTP API, database, key vault, artifact storage and job records. Starts without torch."""

@@ -1,0 +1,114 @@
+"""Errors a client sees: RFC 9457 problem details, each with a stable slug as its type."""
+
+import logging
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any, ClassVar
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+logger = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details."""
+
+    type: str = Field(examples=["not-found"], description="A stable slug to program against.")
+    title: str = Field(examples=["Not Found"])
+    status: int = Field(examples=[404])
+    detail: str = Field(examples=["there is no model mdl_01k… for this token"], description="What was wrong and what to do.")
+
+
+class ServiceError(Exception):
+    """Base of the errors that the service raises on purpose; its sentence is for the user."""
+
+    status: ClassVar[int] = 400
+    slug: ClassVar[str] = "bad-request"
+    headers: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class Unauthorized(ServiceError):
+    status, slug, headers = 401, "unauthorized", {"WWW-Authenticate": "Bearer"}
+
+
+class NotFound(ServiceError):
+    """The thing does not exist, or not for this tenant: the two look alike on purpose."""
+
+    status, slug = 404, "not-found"
+
+
+class Conflict(ServiceError):
+    """The thing is not in a state that allows the call."""
+
+    status, slug = 409, "conflict"
+
+
+class UploadTooLarge(ServiceError):
+    status, slug = 413, "upload-too-large"
+
+
+class InvalidArtifact(ServiceError):
+    status, slug = 422, "invalid-artifact"
+
+
+class IdempotencyKeyReused(ServiceError):
+    status, slug = 422, "idempotency-key-reused"
+
+
+class NotReady(ServiceError):
+    status, slug = 503, "not-ready"
+
+
+def problem(status: int, slug: str, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """A problem document as a response."""
+    body = Problem(type=slug, title=HTTPStatus(status).phrase, status=status, detail=detail)
+    return JSONResponse(body.model_dump(), status, headers, MEDIA_TYPE)
+
+
+def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI description of the problems that a call may answer with."""
+    return {
+        status: {
+            "description": HTTPStatus(status).phrase,
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for status in statuses
+    }
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of ``app`` with a problem document."""
+
+    @app.exception_handler(ServiceError)
+    def service_error(_: Request, error: ServiceError) -> JSONResponse:
+        return problem(error.status, error.slug, error.detail, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    def validation_error(_: Request, error: RequestValidationError) -> JSONResponse:
+        return problem(422, "invalid-request", _in_words(error.errors()))
+
+    @app.exception_handler(HTTPException)
+    def http_error(_: Request, error: HTTPException) -> JSONResponse:
+        slug = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
+        headers = dict(error.headers) if error.headers else None
+        return problem(error.status_code, slug, str(error.detail), headers)
+
+    @app.exception_handler(Exception)
+    def unexpected(request: Request, error: Exception) -> JSONResponse:
+        logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return problem(500, "internal-server-error", "the service failed; the operator finds the cause in its log")
+
+
+def _in_words(errors: Sequence[Any]) -> str:
+    """Where and why a request does not fit, without repeating what was sent: it may be secret or no valid text."""
+    return "; ".join(f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}" for error in errors[:5])

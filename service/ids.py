@@ -1,0 +1,18 @@
+"""Identifiers that sort by the time they were made: a prefix, and 48 bits of milliseconds with 80 random bits."""
+
+import secrets
+import time
+
+ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+LENGTH = 26
+
+
+def new_id(prefix: str) -> str:
+    """``<prefix>_`` and 26 characters of Crockford's base 32."""
+    number = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
+    return f"{prefix}_" + "".join(ALPHABET[number >> 5 * place & 31] for place in reversed(range(LENGTH)))
+
+
+def pattern(prefix: str) -> str:
+    """The regular expression of such an identifier."""
+    return f"^{prefix}_[0-9a-hjkmnp-tv-z]{{{LENGTH}}}$"

@@ -1,0 +1,28 @@
+"""Registered models."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, ForeignKey
+from sqlalchemy.orm import Mapped, mapped_column
+
+from service.database import Base
+
+
+class Model(Base):
+    __tablename__ = "models"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    name: Mapped[str]
+    status: Mapped[str]
+    artifact_id: Mapped[str] = mapped_column(ForeignKey("artifacts.id"))
+    images_artifact_id: Mapped[str | None] = mapped_column(ForeignKey("artifacts.id"))
+    options: Mapped[dict[str, Any]]
+    architecture: Mapped[str | None]
+    checkpoint_key: Mapped[str | None]
+    checkpoint_sha256: Mapped[str | None]
+    checkpoint_size: Mapped[int | None] = mapped_column(BigInteger)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    error: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime]

@@ -1,0 +1,34 @@
+"""What every process of the service opens from its settings: database, storage, vault and the doorbell of the workers."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from service.database import Database
+from service.jobs.doorbell import Doorbell
+from service.settings import Settings
+from service.storage import Storage
+from service.vault import Vault
+
+
+@dataclass(frozen=True)
+class Platform:
+    settings: Settings
+    database: Database
+    storage: Storage
+    vault: Vault
+    doorbell: Doorbell
+
+    @classmethod
+    def open(cls, settings: Settings) -> Self:
+        settings.scratch_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return cls(
+            settings=settings,
+            database=Database(settings.database_url),
+            storage=Storage(settings.storage_url),
+            vault=Vault.open(settings.key_encryption_key, settings.data_dir / "key-encryption-key"),
+            doorbell=Doorbell(settings.broker_url, settings.queue),
+        )
+
+    def close(self) -> None:
+        self.database.dispose()
+        self.doorbell.close()

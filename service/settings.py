@@ -1,0 +1,47 @@
+"""Settings, each an environment variable with the prefix ``AIAO_``. The defaults are the embedded system."""
+
+from pathlib import Path
+from typing import Self
+
+import platformdirs
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Where things are and how patient the service is."""
+
+    model_config = SettingsConfigDict(env_prefix="AIAO_")
+
+    data_dir: Path = Field(
+        default_factory=lambda: platformdirs.user_data_path("aiao"), description="Folder of the embedded system's files."
+    )
+    database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite in the data folder.")
+    broker_url: str = Field("", description="Celery broker; empty: the private Redis on a socket in the data folder.")
+    storage_url: str = Field("", description="Artifacts, as file://, s3://, gs:// or az:// URL; empty: in the data folder.")
+    key_encryption_key: SecretStr | None = Field(
+        None, description="32 bytes in base64 that encrypt the owners' keys; absent: a file in the data folder, mode 0600."
+    )
+    max_upload_bytes: int = Field(16 << 30, ge=1, description="Largest artifact.")
+    max_unpacked_bytes: int = Field(64 << 30, ge=1, description="To how much an uploaded archive may expand.")
+    lease_seconds: float = Field(30, gt=0, description="How long a running job outlives the last sign of its worker.")
+    heartbeat_seconds: float = Field(1, gt=0, description="How often a worker renews its lease and writes progress.")
+    reap_seconds: float = Field(5, gt=0, description="How often the reaper looks for lost and forgotten jobs.")
+    max_attempts: int = Field(5, ge=1, description="How often a job is started before it counts as failed.")
+    torch_threads: int = Field(0, ge=0, description="CPU threads of a worker; 0: one for each core.")
+    queue: str = Field("aiao", description="Celery queue between the API and its workers.")
+    host: str = "127.0.0.1"
+    port: int = Field(8377, ge=0, le=65535)
+
+    @model_validator(mode="after")
+    def _fill_in(self) -> Self:
+        self.data_dir = self.data_dir.expanduser().absolute()
+        self.database_url = self.database_url or f"sqlite:///{self.data_dir / 'aiao.sqlite'}"
+        self.broker_url = self.broker_url or f"redis+socket://{self.data_dir / 'redis.sock'}"
+        self.storage_url = self.storage_url or (self.data_dir / "storage").as_uri()
+        return self
+
+    @property
+    def scratch_dir(self) -> Path:
+        """For files that live as long as one request or one attempt of a job."""
+        return self.data_dir / "scratch"

@@ -1,0 +1,28 @@
+"""Verifications and their reports."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ForeignKey
+from sqlalchemy.orm import Mapped, mapped_column
+
+from service.database import Base
+
+
+class Verification(Base):
+    __tablename__ = "verifications"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), index=True)
+    artifact_id: Mapped[str] = mapped_column(ForeignKey("artifacts.id"))
+    suspect_name: Mapped[str]
+    suspect_sha256: Mapped[str]
+    options: Mapped[dict[str, Any]]
+    verdict: Mapped[str | None]
+    log10_p: Mapped[float | None]
+    vs_rate: Mapped[float | None]
+    rs_rate: Mapped[float | None]
+    report: Mapped[str | None]
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    created_at: Mapped[datetime]
