@@ -25,7 +25,7 @@ class Job(Base):
     rung_at: Mapped[datetime]
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     progress: Mapped[dict[str, Any] | None]
-    result: Mapped[dict[str, Any] | None]
+    result: Mapped[str | None]
     error: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]

@@ -1,6 +1,6 @@
 """Make and recognise bearer tokens.
 
-    python -m service.tokens.service TENANT   # prints a new token of the tenant, which is made if there is none
+python -m service.tokens.service TENANT   # prints a new token of the tenant, which is made if there is none
 """
 
 import hashlib

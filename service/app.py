@@ -1,0 +1,101 @@
+"""The FastAPI application.
+
+uvicorn --factory service.app:create_app
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from aiao_core import __version__
+from service import errors, health
+from service.artifacts import endpoints as artifacts
+from service.jobs import endpoints as jobs
+from service.keys import endpoints as keys
+from service.models import endpoints as models
+from service.platform import Platform
+from service.settings import Settings
+from service.verifications import endpoints as verifications
+
+MAX_JSON_BYTES = 1 << 20
+
+DESCRIPTION = """Register a diffusion model, publish its watermarked checkpoint, and prove later, with an exact probability,
+whether a suspect checkpoint descends from it."""
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application for ``settings``, by default those of the environment."""
+    settings = settings or Settings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.platform = Platform.open(settings)
+        yield
+        app.state.platform.close()
+
+    app = FastAPI(title="AIAO ownership service", version=__version__, description=DESCRIPTION, lifespan=lifespan)
+    errors.install(app)
+    app.add_middleware(JsonLimit)
+    app.add_middleware(RequestCounter)
+    for router in (artifacts.router, models.router, keys.router, verifications.router, jobs.router, health.router):
+        app.include_router(router)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's document with problem documents instead of its own validation errors."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        schemas = document["components"]["schemas"]
+        schemas["Problem"] = errors.Problem.model_json_schema()
+        for name in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(name, None)
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+class JsonLimit:
+    """Refuse a body that no JSON call needs before it fills the memory; uploads are streamed and have a limit of their own."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] == artifacts.router.prefix:
+            await self.app(scope, receive, send)
+            return
+        received = 0
+
+        async def limited() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > MAX_JSON_BYTES:
+                # FastAPI lets no other exception through while it reads a body.
+                raise HTTPException(413, f"this body has more than {MAX_JSON_BYTES} bytes; no call needs so many")
+            return message
+
+        await self.app(scope, limited, send)
+
+
+class RequestCounter:
+    """Count answers by method, route and status."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def counting(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                route = scope.get("route")
+                path = getattr(route, "path", "unknown")
+                health.METRICS.requests.labels(scope["method"], path, message["status"]).inc()
+            await send(message)
+
+        await self.app(scope, receive, counting if scope["type"] == "http" else send)

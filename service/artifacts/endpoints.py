@@ -1,0 +1,77 @@
+"""HTTP calls for artifacts."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+
+from service.artifacts import service
+from service.artifacts.repository import ArtifactRepository
+from service.artifacts.schemas import ArtifactOut
+from service.errors import InvalidArtifact, UploadTooLarge, responses
+from service.idempotency import Idempotency, IdempotentUpload
+from service.platform import Platform
+from service.schemas import ArtifactId, Name
+from service.tokens.dependencies import PlatformDep, TenantDep
+
+router = APIRouter(prefix="/v1/artifacts", tags=["artifacts"])
+
+BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        "description": "The file itself, for example by `curl --data-binary @emoji.zip`.",
+    }
+}
+
+
+@router.post(
+    "",
+    status_code=201,
+    summary="Upload a file",
+    response_model=ArtifactOut,
+    responses=responses(401, 409, 413, 422),
+    openapi_extra=BODY,
+)
+async def upload(
+    request: Request,
+    platform: PlatformDep,
+    tenant_id: TenantDep,
+    idempotency: IdempotentUpload,
+    filename: Annotated[Name, Query(description="The file's name, kept for reports.", examples=["emoji.zip"])],
+    sha256: Annotated[
+        str | None, Query(pattern="^[0-9a-f]{64}$", description="If given, an upload with another digest is refused.")
+    ] = None,
+) -> Response:
+    """Stream in a diffusers folder as .zip or .tar, a .safetensors file, a PyTorch checkpoint, or an image set.
+
+    Nothing is kept of an upload that is interrupted, too large, damaged or of no known kind.
+    """
+    limit = platform.settings.max_upload_bytes
+    if int(request.headers.get("content-length") or 0) > limit:
+        raise UploadTooLarge(f"this upload has more than {limit} bytes, the largest that this service takes")
+    with service.temporary_file(platform.settings.scratch_dir) as path:
+        try:
+            received = await service.receive(request.stream(), path, filename=filename, expected_sha256=sha256, max_bytes=limit)
+        except ClientDisconnect as error:
+            raise InvalidArtifact("the upload was interrupted; send it again") from error
+        return await run_in_threadpool(_keep, platform, tenant_id, idempotency, received)
+
+
+def _keep(platform: Platform, tenant_id: str, idempotency: Idempotency, received: service.Upload) -> Response:
+    with platform.database.session() as session:
+        if replay := idempotency.replay(session, received.sha256):
+            return replay
+    # Not in one transaction with the replay: storing a large file must not hold the database.
+    with service.stored(platform, received) as artifact_id, platform.database.session() as session:
+        artifact = ArtifactOut.model_validate(service.record(session, tenant_id, artifact_id, received))
+        idempotency.remember(session, 201, artifact.model_dump(mode="json"), {}, received.sha256)
+    return Response(artifact.model_dump_json(), 201, media_type="application/json")
+
+
+@router.get("/{artifact_id}", summary="Show an artifact", responses=responses(401, 404, 422))
+def show(artifact_id: ArtifactId, platform: PlatformDep, tenant_id: TenantDep) -> ArtifactOut:
+    """Digest, size and kind of an uploaded file."""
+    with platform.database.session() as session:
+        return ArtifactOut.model_validate(ArtifactRepository(session, tenant_id).get(artifact_id))

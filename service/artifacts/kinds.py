@@ -1,0 +1,67 @@
+"""What is an uploaded file? By its content; its name is the client's word."""
+
+import json
+import struct
+import tarfile
+import zipfile
+from pathlib import Path, PurePosixPath
+
+from service.artifacts.schemas import Kind
+from service.errors import InvalidArtifact
+
+MAX_HEADER_BYTES = 100 << 20
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+
+
+def kind_of(file: Path, filename: str) -> Kind:
+    """The kind of ``file``. Raises :class:`InvalidArtifact` for a broken file or one of no known kind."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        start = stream.read(9)
+    if size == 0:
+        raise InvalidArtifact("the upload is empty; send the file as the body of the request")
+    if start.startswith(b"PK"):
+        return _zip_kind(file)
+    if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ")) or tarfile.is_tarfile(file):
+        if not tarfile.is_tarfile(file):
+            raise InvalidArtifact("this compressed file is no readable TAR archive; pack the folder again")
+        return "archive"
+    if start[8:9] == b"{" or PurePosixPath(filename).suffix == ".safetensors":
+        _check_safetensors(file, size)
+        return "safetensors"
+    if start.startswith(b"\x80"):
+        return "pickle"
+    raise InvalidArtifact(
+        "this is no .safetensors file, no PyTorch checkpoint, no .zip or .tar archive and no .npz image set; "
+        "pack a diffusers folder as .zip or .tar"
+    )
+
+
+def _zip_kind(file: Path) -> Kind:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise InvalidArtifact(f"this ZIP archive is broken or incomplete ({error}); upload it again") from error
+    if not names:
+        raise InvalidArtifact("this ZIP archive is empty")
+    suffixes = {PurePosixPath(name).suffix.lower() for name in names}
+    if any(name.endswith("/data.pkl") for name in names):
+        return "pickle"
+    return "images" if suffixes == {".npy"} or suffixes <= IMAGE_SUFFIXES else "archive"
+
+
+def _check_safetensors(file: Path, size: int) -> None:
+    """Is the header readable, and does the file hold all the bytes that it announces?"""
+    with file.open("rb") as stream:
+        prefix = stream.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
+        try:
+            if length > min(MAX_HEADER_BYTES, size - 8):
+                raise ValueError("its header is longer than the file")
+            header = json.loads(stream.read(length))
+            end = max((tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"), default=0)
+            if not isinstance(end, int) or end != size - 8 - length:
+                raise ValueError(f"its header announces {end} bytes of weights, but {size - 8 - length} follow")
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+            raise InvalidArtifact(f"this is no complete safetensors file: {error}; upload it again") from error

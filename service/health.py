@@ -1,0 +1,68 @@
+"""Liveness, readiness and figures for an operator's monitoring."""
+
+from collections.abc import Callable
+from typing import Literal
+
+from fastapi import APIRouter, Response
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
+
+from service.errors import NotReady, responses
+from service.jobs.repository import LeaseRepository
+from service.tokens.dependencies import PlatformDep
+
+router = APIRouter(tags=["health"])
+
+
+class Metrics:
+    """The figures of one API process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter("aiao_requests", "Answered requests", ["method", "route", "status"], registry=self.registry)
+        self.jobs = Gauge("aiao_jobs", "Jobs by kind and state", ["kind", "state"], registry=self.registry)
+
+
+class Health(BaseModel):
+    status: Literal["ok"] = "ok"
+
+
+@router.get("/healthz", summary="Is the process alive?")
+def healthz() -> Health:
+    return Health()
+
+
+@router.get("/readyz", summary="Do database, broker and storage answer?", responses=responses(503))
+def readyz(platform: PlatformDep) -> Health:
+    """503 names the part that does not answer."""
+    checks: dict[str, Callable[[], None]] = {
+        "database": platform.database.ping,
+        "broker": platform.doorbell.ping,
+        "storage": platform.storage.ping,
+    }
+    for name, check in checks.items():
+        try:
+            check()
+        except Exception as error:
+            raise NotReady(f"the {name} does not answer ({type(error).__name__})") from error
+    return Health()
+
+
+METRICS = Metrics()
+
+
+@router.get(
+    "/metrics",
+    summary="Figures for Prometheus",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+def metrics(platform: PlatformDep) -> Response:
+    """Answered requests of this process, and jobs by kind and state."""
+    with platform.database.session() as session:
+        counts = LeaseRepository(session).count_by_state()
+    METRICS.jobs.clear()
+    for (kind, state), count in counts.items():
+        METRICS.jobs.labels(kind, state).set(count)
+    return Response(generate_latest(METRICS.registry), media_type=CONTENT_TYPE_LATEST)

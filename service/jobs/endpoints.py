@@ -1,0 +1,81 @@
+"""HTTP calls for jobs."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter, Response
+from fastapi.concurrency import run_in_threadpool
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from service.errors import responses
+from service.idempotency import IdempotentJson
+from service.jobs import service
+from service.jobs.repository import JobRepository
+from service.jobs.schemas import JobOut
+from service.platform import Platform
+from service.schemas import Cursor, JobId, Limit, Page
+from service.tokens.dependencies import PlatformDep, TenantDep
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+POLL_SECONDS = 0.5
+
+EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Events named `job` whose data is the job as JSON; the stream ends with the job.",
+        "content": {
+            "text/event-stream": {"schema": {"type": "string"}, "example": 'event: job\ndata: {"state": "running"}\n\n'}
+        },
+    }
+}
+
+
+@router.get("", summary="List jobs", responses=responses(401, 422))
+def list_jobs(platform: PlatformDep, tenant_id: TenantDep, limit: Limit = 50, cursor: Cursor = None) -> Page[JobOut]:
+    """Newest first."""
+    with platform.database.session() as session:
+        rows, next_cursor = JobRepository(session, tenant_id).page(limit, cursor)
+        return Page(items=[JobOut.model_validate(row) for row in rows], next_cursor=next_cursor)
+
+
+@router.get("/{job_id}", summary="Show a job", responses=responses(401, 404, 422))
+def show(job_id: JobId, platform: PlatformDep, tenant_id: TenantDep) -> JobOut:
+    """State, progress, where the result is, and what went wrong."""
+    return _job(platform, tenant_id, job_id)
+
+
+@router.get(
+    "/{job_id}/events", summary="Follow a job", response_class=EventSourceResponse, responses=EVENTS | responses(401, 404, 422)
+)
+async def events(job_id: JobId, platform: PlatformDep, tenant_id: TenantDep) -> EventSourceResponse:
+    """The job as server-sent events, one for each change, until it has ended."""
+    first = await run_in_threadpool(_job, platform, tenant_id, job_id)
+
+    async def stream() -> AsyncIterator[ServerSentEvent]:
+        job = first
+        yield ServerSentEvent(event="job", data=job.model_dump_json())
+        while job.state not in service.FINAL:
+            await asyncio.sleep(POLL_SECONDS)
+            latest = await run_in_threadpool(_job, platform, tenant_id, job_id)
+            if latest != job:
+                job = latest
+                yield ServerSentEvent(event="job", data=job.model_dump_json())
+
+    return EventSourceResponse(stream())
+
+
+@router.post("/{job_id}/cancel", summary="Cancel a job", response_model=JobOut, responses=responses(401, 404, 409, 413, 422))
+def cancel(job_id: JobId, platform: PlatformDep, tenant_id: TenantDep, idempotency: IdempotentJson) -> Response:
+    """A queued job is canceled at once, a running one stops at its next step; a finished one stays as it is."""
+    with platform.database.session() as session:
+        if replay := idempotency.replay(session):
+            return replay
+        job = JobOut.model_validate(service.cancel(session, tenant_id, job_id))
+        idempotency.remember(session, 200, job.model_dump(mode="json"), {})
+    return Response(job.model_dump_json(), media_type="application/json")
+
+
+def _job(platform: Platform, tenant_id: str, job_id: str) -> JobOut:
+    with platform.database.session() as session:
+        return JobOut.model_validate(JobRepository(session, tenant_id).get(job_id))

@@ -1,0 +1,87 @@
+"""A worker's hold on a job: taken, renewed, lost or ended, always by compare-and-set on (state, attempt)."""
+
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from service.database import Database, utc_now
+from service.jobs.outcomes import record_failure
+from service.jobs.repository import LeaseRepository
+from service.jobs.tables import Job
+
+
+class LeaseLost(Exception):
+    """Another attempt has the job, or it has ended: whatever this one still computes must not be stored."""
+
+
+class CancelRequested(Exception):
+    """The user asked to stop."""
+
+
+class Lease:
+    """One attempt at a job."""
+
+    def __init__(self, database: Database, job_id: str, attempt: int, seconds: float) -> None:
+        self.database, self.job_id, self.attempt, self.seconds = database, job_id, attempt, seconds
+
+    @classmethod
+    def take(cls, database: Database, job_id: str, seconds: float) -> "Lease | None":
+        """Start the next attempt of a queued job; None if it is not queued (any more)."""
+        now = utc_now()
+        with database.session() as session:
+            leases = LeaseRepository(session)
+            job = leases.get(job_id)
+            if job is None or job.state != "queued":
+                return None
+            taken = leases.change(
+                job_id,
+                "queued",
+                job.attempt,
+                state="running",
+                attempt=job.attempt + 1,
+                lease_until=now + timedelta(seconds=seconds),
+                started_at=job.started_at or now,
+            )
+            return cls(database, job_id, job.attempt + 1, seconds) if taken else None
+
+    def check(self) -> None:
+        """Raise :class:`LeaseLost` or :class:`CancelRequested` if this attempt should stop."""
+        with self.database.session() as session:
+            job = LeaseRepository(session).running(self.job_id, self.attempt)
+            if job is None:
+                raise LeaseLost(self.job_id)
+            if job.cancel_requested:
+                raise CancelRequested(self.job_id)
+
+    def renew(self, progress: dict[str, Any] | None) -> bool:
+        """Hold the job for another while and write its progress. False if the lease is lost."""
+        until = utc_now() + timedelta(seconds=self.seconds)
+        values: dict[str, Any] = {"lease_until": until} | ({"progress": progress} if progress else {})
+        with self.database.session() as session:
+            return LeaseRepository(session).change(self.job_id, "running", self.attempt, **values)
+
+    def succeed(self, session: Session, result: str) -> None:
+        """End the job in the caller's transaction. Raises :class:`LeaseLost`, so that the transaction is undone."""
+        self._end(session, state="succeeded", result=result)
+
+    def fail(self, error: dict[str, str]) -> None:
+        with self.database.session() as session:
+            self._end(session, state="failed", error=error)
+            record_failure(session, self._job(session), error)
+
+    def cancel(self) -> None:
+        with self.database.session() as session:
+            self._end(session, state="canceled")
+            record_failure(session, self._job(session), {"code": "canceled", "detail": "the job was canceled"})
+
+    def _end(self, session: Session, **values: Any) -> None:
+        values |= {"lease_until": None, "finished_at": utc_now()}
+        if not LeaseRepository(session).change(self.job_id, "running", self.attempt, **values):
+            raise LeaseLost(self.job_id)
+
+    def _job(self, session: Session) -> Job:
+        job = LeaseRepository(session).get(self.job_id)
+        if job is None:
+            raise LeaseLost(self.job_id)
+        return job

@@ -1,0 +1,68 @@
+"""Put lost jobs back into the queue and ring for forgotten ones.
+
+    python -m service.jobs.reaper
+
+A process of its own, and not a Celery beat task: that would wait in the queue behind a long embedding.
+"""
+
+import logging
+import signal
+import threading
+from datetime import timedelta
+
+from service.database import utc_now
+from service.jobs.outcomes import record_failure
+from service.jobs.repository import LeaseRepository
+from service.platform import Platform
+from service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+RING_AGAIN_SECONDS = 30
+"""A queued job waits this long before it is rung for again: its worker may simply be busy."""
+
+
+def reap(platform: Platform) -> None:
+    """One round: running jobs without a living worker are queued again, up to the limit of attempts, and rung for."""
+    now = utc_now()
+    to_ring: list[tuple[str, str]] = []
+    with platform.database.session() as session:
+        leases = LeaseRepository(session)
+        for job in leases.to_reap(now, now - timedelta(seconds=RING_AGAIN_SECONDS)):
+            if job.state == "running" and (job.cancel_requested or job.attempt >= platform.settings.max_attempts):
+                state = "canceled" if job.cancel_requested else "failed"
+                error = None if job.cancel_requested else _worker_lost(job.attempt)
+                if leases.change(job.id, "running", job.attempt, state=state, error=error, finished_at=now, lease_until=None):
+                    record_failure(session, job, error or {"code": "canceled", "detail": "the job was canceled"})
+                    logger.warning("%s: %s, its worker is gone after attempt %d", job.id, state, job.attempt)
+            elif leases.change(job.id, job.state, job.attempt, state="queued", lease_until=None, rung_at=now):
+                to_ring.append((job.id, job.kind))
+                logger.warning("%s: rung for again, it was %s after attempt %d", job.id, job.state, job.attempt)
+    for job_id, kind in to_ring:
+        platform.doorbell.ring(job_id, kind)
+
+
+def _worker_lost(attempts: int) -> dict[str, str]:
+    return {
+        "code": "worker-lost",
+        "detail": f"the worker died {attempts} times over this job, perhaps for lack of memory; "
+        "try smaller options, or ask the operator for a larger worker",
+    }
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s reaper %(levelname)s %(message)s")
+    platform = Platform.open(Settings())
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    while not stop.wait(platform.settings.reap_seconds):
+        try:
+            reap(platform)
+        except Exception:  # the database may be away for a while; the next round tries again
+            logger.exception("this round failed")
+    platform.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""Queries for jobs: the tenants' own, and the compare-and-set changes of workers and reaper."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, func, or_, select, update
+from sqlalchemy.orm import Session
+
+from service.jobs.tables import Job
+from service.repository import TenantRepository
+
+
+class JobRepository(TenantRepository[Job]):
+    """One tenant's jobs."""
+
+    table, noun = Job, "job"
+
+
+class LeaseRepository:
+    """Jobs of every tenant, for workers and the reaper."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def get(self, job_id: str) -> Job | None:
+        return self.session.get(Job, job_id, populate_existing=True)
+
+    def change(self, job_id: str, state: str, attempt: int, **values: Any) -> bool:
+        """Compare and set: change the job if it is still in this state and attempt. False if it is not."""
+        query = update(Job).where(Job.id == job_id, Job.state == state, Job.attempt == attempt).values(**values)
+        return bool(self.session.execute(query).rowcount)  # type: ignore[attr-defined]
+
+    def running(self, job_id: str, attempt: int) -> Job | None:
+        """The job, if this attempt is still the one that runs it."""
+        query = select(Job).where(Job.id == job_id, Job.state == "running", Job.attempt == attempt)
+        return self.session.scalar(query, execution_options={"populate_existing": True})
+
+    def to_reap(self, now: datetime, rung_before: datetime) -> list[Job]:
+        """Running jobs whose lease ran out, and queued ones whose last ring is older than ``rung_before``."""
+        lost: ColumnElement[bool] = and_(Job.state == "running", Job.lease_until < now)
+        forgotten: ColumnElement[bool] = and_(Job.state == "queued", Job.rung_at < rung_before)
+        return list(self.session.scalars(select(Job).where(or_(lost, forgotten)).order_by(Job.id)))
+
+    def count_by_state(self) -> dict[tuple[str, str], int]:
+        """Number of jobs by (kind, state)."""
+        rows = self.session.execute(select(Job.kind, Job.state, func.count()).group_by(Job.kind, Job.state))
+        return {(kind, state): count for kind, state, count in rows}

@@ -1,0 +1,36 @@
+"""Rules of a job's life: queued, running, then succeeded, failed or canceled."""
+
+from sqlalchemy.orm import Session
+
+from service.database import utc_now
+from service.ids import new_id
+from service.jobs.outcomes import record_failure
+from service.jobs.repository import JobRepository, LeaseRepository
+from service.jobs.schemas import JobKind
+from service.jobs.tables import Job
+
+FINAL = ("succeeded", "failed", "canceled")
+
+
+def create(session: Session, tenant_id: str, kind: JobKind, subject_id: str) -> Job:
+    """A queued job. Ring the doorbell once the transaction is committed."""
+    now = utc_now()
+    job = Job(
+        id=new_id("job"), tenant_id=tenant_id, kind=kind, subject_id=subject_id, state="queued", attempt=0, rung_at=now,
+        cancel_requested=False, created_at=now,
+    )  # fmt: skip
+    return JobRepository(session, tenant_id).add(job)
+
+
+def cancel(session: Session, tenant_id: str, job_id: str) -> Job:
+    """Cancel a queued job at once, ask a running one to stop at its next step, and leave a finished one as it is."""
+    job = JobRepository(session, tenant_id).get(job_id)
+    if job.state in FINAL:
+        return job
+    leases = LeaseRepository(session)
+    if leases.change(job.id, "queued", job.attempt, state="canceled", cancel_requested=True, finished_at=utc_now()):
+        record_failure(session, job, {"code": "canceled", "detail": "the job was canceled before it started"})
+    else:
+        leases.change(job.id, "running", job.attempt, cancel_requested=True)
+    session.refresh(job)
+    return job

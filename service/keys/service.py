@@ -1,0 +1,51 @@
+"""Owner keys: made at registration, completed by the embedding, never stored in the clear."""
+
+from sqlalchemy.orm import Session
+
+from aiao_core.key import OwnerKey, commitment, decode_secret, encode_secret, generate_seed
+from service.database import utc_now
+from service.ids import new_id
+from service.keys.repository import KeyRepository
+from service.keys.tables import StoredKey
+from service.vault import Vault
+
+
+def create(session: Session, vault: Vault, tenant_id: str, model_id: str) -> str:
+    """Make and store a key for a model and return its printable secret, the only time it is in the clear."""
+    seed = generate_seed()
+    secret = encode_secret(seed)
+    KeyRepository(session, tenant_id).add(
+        StoredKey(
+            id=new_id("key"),
+            tenant_id=tenant_id,
+            model_id=model_id,
+            commitment=commitment(seed),
+            ciphertext=vault.encrypt(secret, tenant_id=tenant_id, model_id=model_id),
+            key_encryption_key_id=vault.key_id,
+            created_at=utc_now(),
+        )
+    )
+    return secret
+
+
+def seed_of(session: Session, vault: Vault, tenant_id: str, model_id: str) -> bytes:
+    """The seed of a model whose embedding is not done yet."""
+    return decode_secret(_plaintext(session, vault, tenant_id, model_id))
+
+
+def complete(session: Session, vault: Vault, tenant_id: str, model_id: str, key: OwnerKey) -> None:
+    """Store what the embedding chose: the whole key file, encrypted, and its public part."""
+    row = KeyRepository(session, tenant_id).of_model(model_id)
+    row.ciphertext = vault.encrypt(key.to_json(), tenant_id=tenant_id, model_id=model_id)
+    row.key_encryption_key_id = vault.key_id
+    row.public_key = key.public().model_dump(mode="json")
+
+
+def owner_key(session: Session, vault: Vault, tenant_id: str, model_id: str) -> OwnerKey:
+    """The complete key of a model that is ready."""
+    return OwnerKey.from_json(_plaintext(session, vault, tenant_id, model_id))
+
+
+def _plaintext(session: Session, vault: Vault, tenant_id: str, model_id: str) -> str:
+    row = KeyRepository(session, tenant_id).of_model(model_id)
+    return vault.decrypt(row.ciphertext, tenant_id=tenant_id, model_id=model_id)

@@ -1,0 +1,92 @@
+"""HTTP calls for models."""
+
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from sqlalchemy.orm import Session
+
+from service.errors import Conflict, responses
+from service.idempotency import IdempotentJson
+from service.jobs.schemas import JobOut
+from service.keys.repository import KeyRepository
+from service.models import service
+from service.models.repository import ModelRepository
+from service.models.schemas import ModelIn, ModelOut, Registered
+from service.models.tables import Model
+from service.schemas import Cursor, Limit, ModelId, Page
+from service.tokens.dependencies import PlatformDep, TenantDep
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+
+@router.post(
+    "", status_code=202, summary="Register a model", response_model=Registered, responses=responses(401, 404, 409, 413, 422)
+)
+def register(request: ModelIn, platform: PlatformDep, tenant_id: TenantDep, idempotency: IdempotentJson) -> Response:
+    """Start embedding a watermark in an uploaded model. The answer shows the **secret key, this once**."""
+    with platform.database.session() as session:
+        if replay := idempotency.replay(session):
+            return replay
+        model, job, secret = service.register(session, platform.vault, tenant_id, request)
+        answer = Registered(model=_shown(session, tenant_id, [model])[0], job=JobOut.model_validate(job), secret_key=secret)
+        headers = {"Location": f"/v1/jobs/{job.id}", "Retry-After": "2"}
+        body = answer.model_dump(mode="json")
+        idempotency.remember(session, 202, body | {"secret_key": None}, headers)
+    platform.doorbell.ring(job.id, job.kind)
+    return JSONResponse(body, 202, headers)
+
+
+@router.get("", summary="List models", responses=responses(401, 422))
+def list_models(platform: PlatformDep, tenant_id: TenantDep, limit: Limit = 50, cursor: Cursor = None) -> Page[ModelOut]:
+    """Newest first, retired ones included."""
+    with platform.database.session() as session:
+        rows, next_cursor = ModelRepository(session, tenant_id).page(limit, cursor)
+        return Page(items=_shown(session, tenant_id, rows), next_cursor=next_cursor)
+
+
+@router.get("/{model_id}", summary="Show a model", responses=responses(401, 404, 422))
+def show(model_id: ModelId, platform: PlatformDep, tenant_id: TenantDep) -> ModelOut:
+    """Status: embedding, ready, failed or retired."""
+    with platform.database.session() as session:
+        return _shown(session, tenant_id, [ModelRepository(session, tenant_id).get(model_id)])[0]
+
+
+@router.delete("/{model_id}", status_code=204, summary="Retire a model", responses=responses(401, 404, 422))
+def retire(model_id: ModelId, platform: PlatformDep, tenant_id: TenantDep) -> None:
+    """No more verifications; its key, reports and checkpoint are kept for disputes."""
+    with platform.database.session() as session:
+        service.retire(session, tenant_id, model_id)
+
+
+@router.get(
+    "/{model_id}/checkpoint",
+    summary="Download the watermarked checkpoint",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"application/zip": {}}, "description": "A diffusers pipeline folder as .zip."}}
+    | responses(401, 404, 409, 422),
+)
+def checkpoint(model_id: ModelId, platform: PlatformDep, tenant_id: TenantDep) -> StreamingResponse:
+    """The pipeline folder with marked weights, which any diffusers user loads unchanged. Publish this, not the source."""
+    with platform.database.session() as session:
+        model = ModelRepository(session, tenant_id).get(model_id)
+    if model.checkpoint_key is None:
+        raise Conflict(f"{model_id} has no checkpoint: it is {model.status}; follow {model.job_id}")
+    headers = {
+        "Content-Length": str(model.checkpoint_size),
+        "Content-Disposition": f'attachment; filename="{model_id}.zip"',
+        "ETag": f'"{model.checkpoint_sha256}"',
+    }
+    return StreamingResponse(platform.storage.stream(model.checkpoint_key), headers=headers, media_type="application/zip")
+
+
+def _shown(session: Session, tenant_id: str, models: list[Model]) -> list[ModelOut]:
+    commitments = KeyRepository(session, tenant_id).commitments([model.id for model in models])
+    return [
+        ModelOut.model_validate(
+            {name: getattr(model, name) for name in ModelOut.model_fields if name not in ("checkpoint", "commitment")}
+            | {
+                "checkpoint": model.checkpoint_key and {"sha256": model.checkpoint_sha256, "size": model.checkpoint_size},
+                "commitment": commitments[model.id],
+            }
+        )
+        for model in models
+    ]

@@ -1,0 +1,63 @@
+"""Models as the API shows them."""
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from aiao_core.options import EmbeddingOptions
+from service.ids import pattern
+from service.jobs.schemas import JobOut
+from service.schemas import Failure, Name, Schema
+
+Status = Literal["embedding", "ready", "failed", "retired"]
+
+
+class ModelIn(BaseModel):
+    """What to protect."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"name": "emoji-v1", "artifact_id": "art_01kaw3v0h9m6f0x2e7d8c9b1a5"}]},
+    )
+
+    name: Name
+    artifact_id: str = Field(pattern=pattern("art"), description="A diffusers pipeline folder, packed as .zip or .tar.")
+    images_artifact_id: str | None = Field(
+        None, pattern=pattern("art"), description="Images to embed with; without them the model draws its own."
+    )
+    options: EmbeddingOptions = EmbeddingOptions()
+
+
+class CheckpointOut(BaseModel):
+    """The watermarked checkpoint."""
+
+    sha256: str
+    size: int = Field(description="Bytes.")
+
+
+class ModelOut(Schema):
+    """A registered model."""
+
+    id: str = Field(examples=["mdl_01kaw3v0h9m6f0x2e7d8c9b1a5"])
+    name: Name
+    status: Status
+    artifact_id: str
+    images_artifact_id: str | None
+    options: EmbeddingOptions
+    checkpoint: CheckpointOut | None = Field(description="Null until the embedding is done.")
+    commitment: str = Field(description="Binds the owner to the secret key without revealing it; publish it, or have it dated.")
+    job_id: str
+    error: Failure | None
+    created_at: datetime
+
+
+class Registered(BaseModel):
+    """A model under embedding, its job, and its secret key."""
+
+    model: ModelOut
+    job: JobOut
+    secret_key: str | None = Field(
+        examples=["aiao1ifbegrcfizducqkcin2giylbmmwtqojqgiydamrqgezdgmzugm2tmnzy"],
+        description="Shown this once. Keep it: with it you prove ownership without this service. Null in a repeated answer.",
+    )

@@ -1,0 +1,72 @@
+"""Rules of registered models."""
+
+from dataclasses import dataclass
+
+from sqlalchemy.orm import Session
+
+from aiao_core.key import OwnerKey
+from service.artifacts.repository import ArtifactRepository
+from service.database import utc_now
+from service.errors import InvalidArtifact
+from service.ids import new_id
+from service.jobs import service as jobs
+from service.jobs.tables import Job
+from service.keys import service as keys
+from service.models.repository import ModelRepository
+from service.models.schemas import ModelIn
+from service.models.tables import Model
+from service.vault import Vault
+
+
+def register(session: Session, vault: Vault, tenant_id: str, request: ModelIn) -> tuple[Model, Job, str]:
+    """A model under embedding, its queued job and the secret key.
+
+    Raises :class:`service.errors.NotFound` for an unknown artifact and :class:`InvalidArtifact` for one of another kind.
+    """
+    artifacts = ArtifactRepository(session, tenant_id)
+    if artifacts.get(request.artifact_id).kind != "archive":
+        raise InvalidArtifact("artifact_id must be a diffusers pipeline folder, packed as .zip or .tar")
+    if request.images_artifact_id and artifacts.get(request.images_artifact_id).kind not in ("images", "archive"):
+        raise InvalidArtifact("images_artifact_id must be an image set: a .zip or .tar of images, or an .npz")
+    model_id = new_id("mdl")
+    job = jobs.create(session, tenant_id, "embed", model_id)
+    model = Model(
+        id=model_id,
+        tenant_id=tenant_id,
+        name=request.name,
+        status="embedding",
+        artifact_id=request.artifact_id,
+        images_artifact_id=request.images_artifact_id,
+        options=request.options.model_dump(mode="json"),
+        job_id=job.id,
+        created_at=utc_now(),
+    )
+    ModelRepository(session, tenant_id).add(model)
+    return model, job, keys.create(session, vault, tenant_id, model_id)
+
+
+def retire(session: Session, tenant_id: str, model_id: str) -> None:
+    """Stop a model's embedding, if it runs, and take no more verifications. Key and reports are kept for disputes."""
+    model = ModelRepository(session, tenant_id).get(model_id)
+    jobs.cancel(session, tenant_id, model.job_id)
+    model.status = "retired"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A watermarked checkpoint in storage."""
+
+    storage_key: str
+    sha256: str
+    size: int
+
+
+def mark_ready(session: Session, vault: Vault, tenant_id: str, model_id: str, key: OwnerKey, checkpoint: Checkpoint) -> None:
+    """Record a finished embedding. A model that was retired meanwhile stays so."""
+    model = ModelRepository(session, tenant_id).get(model_id)
+    model.architecture = key.architecture.fingerprint
+    model.checkpoint_key, model.checkpoint_sha256 = checkpoint.storage_key, checkpoint.sha256
+    model.checkpoint_size = checkpoint.size
+    if model.status == "embedding":
+        model.status = "ready"
+    keys.complete(session, vault, tenant_id, model_id, key)

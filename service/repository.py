@@ -1,0 +1,43 @@
+"""What every repository shares: rows of one tenant, by identifier or page by page."""
+
+from typing import Any, ClassVar, Generic, TypeVar
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from service.errors import NotFound
+
+Row = TypeVar("Row", bound=Any)
+
+
+class TenantRepository(Generic[Row]):
+    """Queries for one table; no row of another tenant is ever seen."""
+
+    table: ClassVar[Any]
+    noun: ClassVar[str]
+
+    def __init__(self, session: Session, tenant_id: str) -> None:
+        self.session, self.tenant_id = session, tenant_id
+
+    def get(self, row_id: str) -> Row:
+        """Raises :class:`NotFound` for a row that does not exist and for one of another tenant alike."""
+        row: Row | None = self.session.scalar(self._mine().where(self.table.id == row_id))
+        if row is None:
+            raise NotFound(f"there is no {self.noun} {row_id} for this token")
+        return row
+
+    def page(self, limit: int, cursor: str | None) -> tuple[list[Row], str | None]:
+        """Newest first, starting after ``cursor``; the second part is the cursor of the next page, if there is one."""
+        query = self._mine().order_by(self.table.id.desc()).limit(limit + 1)
+        if cursor:
+            query = query.where(self.table.id < cursor)
+        rows = list(self.session.scalars(query))
+        return rows[:limit], rows[limit - 1].id if len(rows) > limit else None
+
+    def add(self, row: Row) -> Row:
+        self.session.add(row)
+        self.session.flush()
+        return row
+
+    def _mine(self) -> Any:
+        return select(self.table).where(self.table.tenant_id == self.tenant_id)

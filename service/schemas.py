@@ -1,0 +1,52 @@
+"""Parts that several schemas share."""
+
+from typing import Annotated, Generic, TypeVar
+
+from fastapi import Path, Query
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from service.ids import pattern
+
+Item = TypeVar("Item")
+
+
+class Schema(BaseModel):
+    """A document of the API, read from a row."""
+
+    model_config = ConfigDict(from_attributes=True, extra="forbid")
+
+
+class Page(BaseModel, Generic[Item]):
+    """One page of a list, newest first."""
+
+    items: list[Item]
+    next_cursor: str | None = Field(description="Send it as `cursor` for the next page; null on the last one.")
+
+
+class Failure(BaseModel):
+    """Why a job failed."""
+
+    code: str = Field(examples=["wrong-architecture"], description="A stable slug to program against.")
+    detail: str = Field(examples=["layer mid_block.attentions.0.to_q is missing; the checkpoint is incomplete"])
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("only printable characters are allowed")
+    return text
+
+
+Name = Annotated[str, Field(min_length=1, max_length=200, examples=["emoji-v1"]), AfterValidator(_printable)]
+Limit = Annotated[int, Query(ge=1, le=200, description="Items on one page.")]
+Cursor = Annotated[str | None, Query(pattern=r"^[a-z]{3}_[0-9a-z]{26}$", description="`next_cursor` of the last page.")]
+
+
+def identifier(prefix: str) -> object:
+    """The path parameter of one thing."""
+    return Path(pattern=pattern(prefix), examples=[f"{prefix}_01kaw3v0h9m6f0x2e7d8c9b1a5"])
+
+
+ModelId = Annotated[str, identifier("mdl")]
+JobId = Annotated[str, identifier("job")]
+VerificationId = Annotated[str, identifier("ver")]
+ArtifactId = Annotated[str, identifier("art")]

@@ -1,0 +1,86 @@
+"""HTTP calls for verifications."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Response
+from fastapi.responses import HTMLResponse, JSONResponse
+from sqlalchemy.orm import Session
+
+from aiao_core.report import Report
+from aiao_core.report_html import to_html
+from service.errors import Conflict, responses
+from service.idempotency import IdempotentJson
+from service.jobs.repository import JobRepository
+from service.jobs.schemas import JobOut
+from service.schemas import Cursor, Limit, Page, VerificationId
+from service.tokens.dependencies import PlatformDep, TenantDep
+from service.verifications import service
+from service.verifications.repository import VerificationRepository
+from service.verifications.schemas import Submitted, VerificationIn, VerificationOut
+from service.verifications.tables import Verification
+
+router = APIRouter(prefix="/v1/verifications", tags=["verifications"])
+
+
+@router.post(
+    "", status_code=202, summary="Submit a suspect", response_model=Submitted, responses=responses(401, 404, 409, 413, 422)
+)
+def submit(request: VerificationIn, platform: PlatformDep, tenant_id: TenantDep, idempotency: IdempotentJson) -> Response:
+    """Test whether an uploaded checkpoint descends from a registered model."""
+    with platform.database.session() as session:
+        if replay := idempotency.replay(session):
+            return replay
+        verification, job = service.submit(session, tenant_id, request)
+        answer = Submitted(verification=_shown(session, tenant_id, verification), job=JobOut.model_validate(job))
+        headers = {"Location": f"/v1/jobs/{job.id}", "Retry-After": "2"}
+        body = answer.model_dump(mode="json")
+        idempotency.remember(session, 202, body, headers)
+    platform.doorbell.ring(job.id, job.kind)
+    return JSONResponse(body, 202, headers)
+
+
+@router.get("", summary="List verifications", responses=responses(401, 422))
+def list_verifications(
+    platform: PlatformDep, tenant_id: TenantDep, limit: Limit = 50, cursor: Cursor = None
+) -> Page[VerificationOut]:
+    """Newest first."""
+    with platform.database.session() as session:
+        rows, next_cursor = VerificationRepository(session, tenant_id).page(limit, cursor)
+        return Page(items=[_shown(session, tenant_id, row) for row in rows], next_cursor=next_cursor)
+
+
+@router.get("/{verification_id}", summary="Show a verification", responses=responses(401, 404, 422))
+def show(verification_id: VerificationId, platform: PlatformDep, tenant_id: TenantDep) -> VerificationOut:
+    """The verdict and its figures; the full report is a call of its own."""
+    with platform.database.session() as session:
+        return _shown(session, tenant_id, VerificationRepository(session, tenant_id).get(verification_id))
+
+
+@router.get(
+    "/{verification_id}/report",
+    summary="Get the report",
+    response_model=Report,
+    responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}, "description": "JSON, or HTML by `Accept`."}}
+    | responses(401, 404, 409, 422),
+)
+def report(
+    verification_id: VerificationId,
+    platform: PlatformDep,
+    tenant_id: TenantDep,
+    accept: Annotated[str, Header(description="`text/html` for a page to read or print; JSON otherwise.")] = "",
+) -> Response:
+    """Everything that the verdict rests on, as versioned JSON or as a self-contained page."""
+    with platform.database.session() as session:
+        row = VerificationRepository(session, tenant_id).get(verification_id)
+    if row.report is None:
+        raise Conflict(f"{verification_id} has no report yet; follow {row.job_id}")
+    if "text/html" in accept.lower():
+        policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+        return HTMLResponse(to_html(Report.from_json(row.report)), headers={"Content-Security-Policy": policy})
+    return Response(row.report, media_type="application/json")
+
+
+def _shown(session: Session, tenant_id: str, row: Verification) -> VerificationOut:
+    job = JobRepository(session, tenant_id).get(row.job_id)
+    fields = {name: getattr(row, name) for name in VerificationOut.model_fields if name not in ("status", "error")}
+    return VerificationOut.model_validate(fields | {"status": job.state, "error": job.error})

@@ -1,0 +1,51 @@
+"""Rules of verifications."""
+
+from sqlalchemy.orm import Session
+
+from aiao_core.report import Report
+from service.artifacts.repository import ArtifactRepository
+from service.database import utc_now
+from service.errors import Conflict, InvalidArtifact
+from service.ids import new_id
+from service.jobs import service as jobs
+from service.jobs.tables import Job
+from service.models.repository import ModelRepository
+from service.verifications.repository import VerificationRepository
+from service.verifications.schemas import VerificationIn
+from service.verifications.tables import Verification
+
+
+def submit(session: Session, tenant_id: str, request: VerificationIn) -> tuple[Verification, Job]:
+    """A verification and its queued job.
+
+    Raises :class:`service.errors.NotFound` for an unknown model or artifact, :class:`Conflict` for a model that is not ready
+    and :class:`InvalidArtifact` for an image set.
+    """
+    model = ModelRepository(session, tenant_id).get(request.model_id)
+    if model.status != "ready":
+        raise Conflict(f"{model.id} is {model.status}; only a model that is ready can be verified against")
+    artifact = ArtifactRepository(session, tenant_id).get(request.artifact_id)
+    if artifact.kind == "images":
+        raise InvalidArtifact("artifact_id is an image set; a suspect is a checkpoint")
+    verification_id = new_id("ver")
+    job = jobs.create(session, tenant_id, "verify", verification_id)
+    verification = Verification(
+        id=verification_id,
+        tenant_id=tenant_id,
+        model_id=model.id,
+        artifact_id=artifact.id,
+        suspect_name=artifact.filename,
+        suspect_sha256=artifact.sha256,
+        options=request.options.model_dump(mode="json"),
+        job_id=job.id,
+        created_at=utc_now(),
+    )
+    return VerificationRepository(session, tenant_id).add(verification), job
+
+
+def record_report(session: Session, tenant_id: str, verification_id: str, report: Report) -> None:
+    """Keep the report of a finished verification, and the figures that lists show."""
+    row = VerificationRepository(session, tenant_id).get(verification_id)
+    row.verdict, row.log10_p = report.verdict, report.test.log10_p
+    row.vs_rate, row.rs_rate = report.vs_rate.value, report.rs_rate.value
+    row.report = report.to_json()
