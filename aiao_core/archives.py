@@ -73,13 +73,13 @@ def unpack(archive: Path, into: Path, limits: Limits | None = None) -> Path:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Path]:
+def opened(path: Path, limits: Limits | None = None) -> Iterator[Path]:
     """``path`` itself, or, if it is an archive, the root of its content in a folder that lives as long as the block."""
     if path.is_dir() or not is_archive(path):
         yield path
     else:
         with tempfile.TemporaryDirectory(prefix="aiao-") as scratch:
-            yield unpack(path, Path(scratch) / "content")
+            yield unpack(path, Path(scratch) / "content", limits)
 
 
 def pack(folder: Path, archive: Path) -> None:

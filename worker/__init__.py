@@ -1,0 +1,1 @@
+"""Celery tasks: fetch, run aiao_core, store, report."""

@@ -6,6 +6,7 @@ from sqlalchemy.orm import Session
 
 from service.jobs.tables import Job
 from service.models.repository import ModelRepository
+from service.storage import Storage
 
 
 def record_failure(session: Session, job: Job, error: dict[str, Any]) -> None:
@@ -14,3 +15,13 @@ def record_failure(session: Session, job: Job, error: dict[str, Any]) -> None:
         model = ModelRepository(session, job.tenant_id).get(job.subject_id)
         if model.status == "embedding":
             model.status, model.error = "failed", error
+
+
+def training_state_key(job_id: str) -> str:
+    """Where an embedding under way keeps its training checkpoint."""
+    return f"training/{job_id}.pt"
+
+
+def discard_training_state(storage: Storage, job_id: str) -> None:
+    """Once a job has ended, nobody goes on from its training checkpoint."""
+    storage.delete(training_state_key(job_id))

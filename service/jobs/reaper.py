@@ -11,7 +11,7 @@ import threading
 from datetime import timedelta
 
 from service.database import utc_now
-from service.jobs.outcomes import record_failure
+from service.jobs.outcomes import discard_training_state, record_failure
 from service.jobs.repository import LeaseRepository
 from service.platform import Platform
 from service.settings import Settings
@@ -34,6 +34,7 @@ def reap(platform: Platform) -> None:
                 error = None if job.cancel_requested else _worker_lost(job.attempt)
                 if leases.change(job.id, "running", job.attempt, state=state, error=error, finished_at=now, lease_until=None):
                     record_failure(session, job, error or {"code": "canceled", "detail": "the job was canceled"})
+                    discard_training_state(platform.storage, job.id)
                     logger.warning("%s: %s, its worker is gone after attempt %d", job.id, state, job.attempt)
             elif leases.change(job.id, job.state, job.attempt, state="queued", lease_until=None, rung_at=now):
                 to_ring.append((job.id, job.kind))

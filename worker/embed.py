@@ -1,0 +1,72 @@
+"""Embed a watermark in a registered model, prove that it can be found, and store the marked checkpoint."""
+
+from pathlib import Path
+
+from torch import Tensor
+
+from aiao_core.archives import opened, pack
+from aiao_core.checkpoints import DiffusionModel, load_model, save_model
+from aiao_core.digests import sha256_file
+from aiao_core.embedding import embed
+from aiao_core.errors import EmbeddingFailed
+from aiao_core.images import load_images
+from aiao_core.inputs import input_shape
+from aiao_core.key import OwnerKey
+from aiao_core.options import EmbeddingOptions, VerificationOptions
+from aiao_core.verification import Subject, verify
+from service.keys import service as keys
+from service.models import service as models
+from service.models.repository import ModelRepository
+from service.models.tables import Model
+from worker.running import Work
+from worker.training_state import TrainingState
+
+
+def embed_model(work: Work) -> None:
+    """The task ``worker.embed``."""
+    job, platform = work.job, work.platform
+    with platform.database.session() as session:
+        row = ModelRepository(session, job.tenant_id).get(job.subject_id)
+        seed = keys.seed_of(session, platform.vault, job.tenant_id, row.id)
+    state = TrainingState(platform.storage, job.id, work.scratch)
+    options = EmbeddingOptions.model_validate(row.options)
+    with opened(work.fetch(work.artifact(row.artifact_id)), work.limits) as folder:
+        model = load_model(folder)
+        images = _images(work, row, model)
+        embedding = embed(model, seed, images=images, options=options, store=state, progress=work.progress)
+        save_model(model.denoiser, folder, work.scratch / "marked")
+    _prove(work, embedding.key)
+    pack(work.scratch / "marked", work.scratch / "marked.zip")
+    _store(work, row, embedding.key, work.scratch / "marked.zip")
+
+
+def _images(work: Work, row: Model, model: DiffusionModel) -> Tensor | None:
+    if row.images_artifact_id is None:
+        return None
+    channels, size, _ = input_shape(model.architecture.config)
+    return load_images(work.fetch(work.artifact(row.images_artifact_id)), size=size, channels=channels)
+
+
+def _prove(work: Work, key: OwnerKey) -> None:
+    """An owner must not publish a mark that cannot be found: test the checkpoint as it was saved, in its own precision."""
+    marked = load_model(work.scratch / "marked").denoiser
+    options = VerificationOptions(seed=0, decoys=0)
+    report = verify(marked, key, options=options, subject=Subject("marked", "own"), progress=work.progress)
+    if report.verdict != "match":
+        raise EmbeddingFailed(
+            f"the watermark cannot be proved: log10 p is {report.test.log10_p:.1f}; use more steps or more layers"
+        )
+
+
+def _store(work: Work, row: Model, key: OwnerKey, archive: Path) -> None:
+    """Checkpoint, key and the job's end become visible together, or the checkpoint goes again."""
+    storage_key = f"marked/{row.id}-{work.lease.attempt}.zip"
+    work.platform.storage.put(storage_key, archive)
+    checkpoint = models.Checkpoint(storage_key, sha256_file(archive), archive.stat().st_size)
+    try:
+        with work.platform.database.session() as session:
+            models.mark_ready(session, work.platform.vault, row.tenant_id, row.id, key, checkpoint)
+            work.lease.succeed(session, f"/v1/models/{row.id}")
+    except BaseException:
+        work.platform.storage.delete(storage_key)
+        raise

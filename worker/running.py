@@ -1,0 +1,152 @@
+"""Run one attempt at a job: take the lease, keep it, end it. Whatever happens, the scratch folder goes and the worker stays."""
+
+import logging
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aiao_core.archives import Limits
+from aiao_core.errors import AiaoError
+from aiao_core.progress import Progress
+from service.artifacts.repository import ArtifactRepository
+from service.artifacts.tables import Artifact
+from service.database import Database
+from service.jobs.leases import CancelRequested, Lease, LeaseLost
+from service.jobs.outcomes import discard_training_state
+from service.jobs.repository import LeaseRepository
+from service.jobs.service import FINAL
+from service.jobs.tables import Job
+from service.platform import Platform
+from service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = {"safetensors": ".safetensors", "pickle": ".bin", "archive": ".archive", "images": ".archive"}
+
+
+class Work:
+    """What a task may use: the job, the platform, a scratch folder, and the lease that its progress keeps checking."""
+
+    def __init__(self, platform: Platform, job: Job, lease: Lease, scratch: Path) -> None:
+        self.platform, self.job, self.lease, self.scratch = platform, job, lease, scratch
+        self.pace = Pace()
+        self.limits = Limits(total_bytes=platform.settings.max_unpacked_bytes)
+
+    def artifact(self, artifact_id: str) -> Artifact:
+        with self.platform.database.session() as session:
+            return ArtifactRepository(session, self.job.tenant_id).get(artifact_id)
+
+    def fetch(self, artifact: Artifact) -> Path:
+        """The artifact as a file in the scratch folder, named for its kind and not as the client wished."""
+        path = self.scratch / (artifact.id + SUFFIXES[artifact.kind])
+        self.platform.storage.download(artifact.storage_key, path)
+        return path
+
+    def progress(self, progress: Progress) -> None:
+        """Called at every step: keeps the figures for the heartbeat, and raises if this attempt should stop."""
+        self.pace.note(progress)
+        self.lease.check()
+
+
+class Pace:
+    """The latest progress and how long the stage will take at the pace so far."""
+
+    def __init__(self) -> None:
+        self._latest: dict[str, Any] | None = None
+        self._stage, self._began, self._first = "", 0.0, 0
+
+    def note(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if progress.stage != self._stage:
+            self._stage, self._began, self._first = progress.stage, now, progress.step
+        done = progress.step - self._first
+        left = (now - self._began) / done * (progress.total - progress.step) if done else None
+        self._latest = asdict(progress) | {"seconds_left": left and round(left, 1)}
+
+    def latest(self) -> dict[str, Any] | None:
+        return self._latest
+
+
+def run(job_id: str, task: Callable[[Work], None]) -> None:
+    """Run ``task`` as the next attempt at the job, if the job is still queued; another worker may have been faster."""
+    platform = _platform()
+    settings = platform.settings
+    if settings.torch_threads:
+        torch.set_num_threads(settings.torch_threads)
+    lease = Lease.take(platform.database, job_id, settings.lease_seconds)
+    if lease is None:
+        return
+    for left_by_a_killed_attempt in settings.scratch_dir.glob(f"{job_id}-*"):
+        shutil.rmtree(left_by_a_killed_attempt, ignore_errors=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f"{job_id}-", dir=settings.scratch_dir))
+    tempfile.tempdir = str(scratch)  # so that nothing a library unpacks outlives the attempt
+    try:
+        work = Work(platform, _job(platform.database, job_id), lease, scratch)
+        with _heartbeat(work):
+            task(work)
+        logger.info("%s: succeeded in attempt %d", job_id, lease.attempt)
+    except LeaseLost:
+        logger.warning("%s: attempt %d lost its lease", job_id, lease.attempt)
+    except CancelRequested:
+        with suppress(LeaseLost):
+            lease.cancel()
+    except AiaoError:
+        _fail(lease, error.code, str(error))
+    except Exception as error:
+        logger.exception("%s: attempt %d failed", job_id, lease.attempt)
+        detail = f"the worker failed ({type(error).__name__}); the operator finds the cause in its log under {job_id}"
+        _fail(lease, "internal-error", detail)
+    finally:
+        tempfile.tempdir = None
+        shutil.rmtree(scratch, ignore_errors=True)
+        if _job(platform.database, job_id).state in FINAL:
+            discard_training_state(platform.storage, job_id)
+
+
+def _fail(lease: Lease, code: str, detail: str) -> None:
+    with suppress(LeaseLost):
+        lease.fail({"code": code, "detail": detail})
+
+
+@cache
+def _platform() -> Platform:
+    return Platform.open(Settings())
+
+
+def _job(database: Database, job_id: str) -> Job:
+    with database.session() as session:
+        job = LeaseRepository(session).get(job_id)
+    if job is None:
+        raise LeaseLost(job_id)
+    return job
+
+
+@contextmanager
+def _heartbeat(work: Work) -> Iterator[None]:
+    """Renew the lease and write the progress from a thread of its own, also while one step takes long."""
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.wait(work.platform.settings.heartbeat_seconds):
+            try:
+                if not work.lease.renew(work.pace.latest()):
+                    return  # the next step notices it too, and stops
+            except Exception:  # the database may be away for a moment; the lease outlives that
+                logger.exception("%s: no heartbeat", work.job.id)
+
+    thread = threading.Thread(target=beat, name=f"heartbeat-{work.job.id}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
