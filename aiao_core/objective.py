@@ -13,7 +13,7 @@ from aiao_core.tracing import trace
 from aiao_core.training import predict
 from aiao_core.watermark import Watermark, channel_means, trigger_edits
 
-MARGIN = 0.6
+MARGIN = 0.7
 """How far the triggered mean response is pushed, in standard deviations of the source's feature."""
 
 LAMBDA_RESPONSE = 1.0

@@ -17,7 +17,7 @@ from aiao_core.progress import ProgressCallback, silent
 from aiao_core.subpaths import Subpaths, all_subpaths, reach, widest
 from aiao_core.tracing import eligible_layers
 
-REACH_SHARE = 0.6
+REACH_SHARE = 0.5
 """Share of the subpaths, widest reach first, that carry the watermark."""
 
 PROBE_IMAGES = 256

@@ -44,15 +44,6 @@ def reach(
 
 
 def widest(reached: dict[tuple[int, int], float], share: float) -> Subpaths:
-    """The ``share`` of the subpaths with the widest reach, and for every layer at least the one that reaches it best.
-
-    Layers that nothing reaches at all are left without a subpath.
-    """
-    by_reach = sorted(reached, key=lambda subpath: -reached[subpath])
-    chosen = set(by_reach[: max(1, round(share * len(by_reach)))])
-    seen: set[int] = set()
-    for subpath in by_reach:
-        if subpath[1] not in seen:
-            seen.add(subpath[1])
-            chosen.add(subpath)
-    return tuple(sorted(subpath for subpath in chosen if reached[subpath] > 0))
+    """The ``share`` of the subpaths with the widest reach. Layers that no trigger reaches well are left without one."""
+    by_reach = sorted((subpath for subpath in reached if reached[subpath] > 0), key=lambda subpath: -reached[subpath])
+    return tuple(sorted(by_reach[: max(1, round(share * len(by_reach)))]))

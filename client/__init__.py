@@ -1,0 +1,33 @@
+"""Python client of the AIAO ownership service.
+
+from client import Client
+
+with Client() as aiao:                                   # address and token from the file that `aiao up` wrote
+    registration = aiao.models.register("emoji", name="emoji-v1")
+    print(registration.secret_key)                       # shown this once
+    registration.job.wait()
+    aiao.models.download(registration.model.id, "emoji-marked.zip")
+
+    submission = aiao.verifications.create(registration.model.id, "suspect.safetensors")
+    submission.job.wait()
+    print(aiao.verifications.get(submission.verification.id).verdict)
+"""
+
+from client.api import Client
+from client.documents import Artifact, Job, Model, Progress, Registration, Submission, Verification
+from client.errors import ApiError, ClientError, JobCanceled, JobFailed
+
+__all__ = [
+    "ApiError",
+    "Artifact",
+    "Client",
+    "ClientError",
+    "Job",
+    "JobCanceled",
+    "JobFailed",
+    "Model",
+    "Progress",
+    "Registration",
+    "Submission",
+    "Verification",
+]

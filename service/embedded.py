@@ -89,7 +89,8 @@ def config_file() -> Path:
 def main() -> int:
     """Start everything, wait for Ctrl-C or SIGTERM, stop everything. 1 if a part does not start."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for name in ("httpx", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())

@@ -99,7 +99,7 @@ def run(job_id: str, task: Callable[[Work], None]) -> None:
     except CancelRequested:
         with suppress(LeaseLost):
             lease.cancel()
-    except AiaoError:
+    except AiaoError as error:
         _fail(lease, error.code, str(error))
     except Exception as error:
         logger.exception("%s: attempt %d failed", job_id, lease.attempt)

@@ -1,0 +1,66 @@
+"""The client: one connection to one service."""
+
+import uuid
+from collections.abc import Iterable
+from typing import Any, Self
+
+import httpx
+
+from client.config import load_config
+from client.http import check, reachable
+from client.resources import Artifacts, Jobs, Models, Verifications
+
+
+class Client:
+    """Synchronous client. Close it, or use it in a ``with`` block.
+
+    ``url`` and ``token`` default to ``AIAO_URL`` and ``AIAO_TOKEN``, then to the file that ``aiao up`` wrote. Every method
+    raises :class:`client.errors.ApiError` if the service refuses, and its base :class:`client.errors.ClientError` if nothing
+    answers.
+    """
+
+    def __init__(self, url: str | None = None, token: str | None = None, *, timeout: float = 60) -> None:
+        if url is None or token is None:
+            config = load_config()
+            url, token = url or config.url, token or config.token
+        self.url = url
+        headers = {"Authorization": f"Bearer {token}"}
+        self.http = httpx.Client(base_url=url, headers=headers, timeout=timeout)
+        self.artifacts = Artifacts(self)
+        self.models = Models(self)
+        self.verifications = Verifications(self)
+        self.jobs = Jobs(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.http.close()
+
+    def get(self, path: str, *, accept: str = "application/json", **params: str | int) -> httpx.Response:
+        return self._send("GET", path, params=params, headers={"Accept": accept})
+
+    def post(
+        self,
+        path: str,
+        *,
+        json: dict[str, Any] | None = None,
+        content: Iterable[bytes] | None = None,
+        params: dict[str, str] | None = None,
+        idempotency_key: str | None = None,
+    ) -> httpx.Response:
+        """A POST with an Idempotency-Key, so that repeating it after a broken connection does nothing twice."""
+        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+        return self._send("POST", path, json=json, content=content, params=params, headers=headers)
+
+    def delete(self, path: str) -> None:
+        self._send("DELETE", path)
+
+    def _send(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        with reachable(self.url):
+            response = self.http.request(method, path, **arguments)
+        check(response)
+        return response

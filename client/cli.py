@@ -1,0 +1,35 @@
+"""The ``aiao`` command line."""
+
+import sys
+
+import typer
+
+from aiao_core.errors import AiaoError
+from client.commands import jobs, keys, models, system, verifications
+from client.display import err
+from client.errors import ClientError
+
+app = typer.Typer(
+    help="Watermark a diffusion model, and prove later whether a checkpoint descends from it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command()(system.up)
+app.command()(system.demo)
+app.add_typer(models.app, name="models")
+app.command()(verifications.verify)
+app.command()(verifications.report)
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(keys.app, name="key")
+
+
+def main() -> None:
+    """Run a command. Exit status: 0 done (``verify``: match), 1 ``verify``: no match, 2 error."""
+    try:
+        app()
+    except (ClientError, AiaoError, OSError) as error:
+        err.print("error:", str(error), markup=False)  # no markup: file names and the service's words come from others
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,31 @@
+"""``aiao up`` and ``aiao demo``."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from client.demo import run_demo
+
+
+def up(
+    port: Annotated[int | None, typer.Option(help="Port of the API; default 8377.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder for everything the system keeps.")] = None,
+) -> None:
+    """Start the whole system on this machine: API, worker and a private Redis. Stop it with Ctrl-C."""
+    environment = dict(os.environ)
+    if port is not None:
+        environment["AIAO_PORT"] = str(port)
+    if data_dir is not None:
+        environment["AIAO_DATA_DIR"] = str(data_dir)
+    os.execve(sys.executable, [sys.executable, "-m", "service.embedded"], environment)  # noqa: S606
+
+
+def demo(
+    to: Annotated[Path, typer.Option(help="Folder for the reports.")] = Path("demo-output"),
+    steps: Annotated[int | None, typer.Option(help="Embedding steps instead of the default.")] = None,
+) -> None:
+    """Run the whole story on the shipped model: register, embed, steal, verify. About ten minutes on 2 cores."""
+    run_demo(to, steps)

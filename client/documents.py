@@ -1,0 +1,138 @@
+"""What the service answers, as typed objects. Unknown fields of a newer service are ignored."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, PrivateAttr
+
+from client.errors import JobCanceled, JobFailed
+
+if TYPE_CHECKING:
+    from client.resources import Jobs
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Failure(_Document):
+    """Why a job failed."""
+
+    code: str
+    detail: str
+
+
+class Progress(_Document):
+    """Where a running job stands."""
+
+    stage: str
+    step: int
+    total: int
+    metrics: dict[str, float]
+    seconds_left: float | None
+
+
+class Artifact(_Document):
+    """An uploaded file."""
+
+    id: str
+    filename: str
+    sha256: str
+    size: int
+    kind: Literal["archive", "safetensors", "pickle", "images"]
+
+
+class Job(_Document):
+    """An embedding or a verification under way."""
+
+    id: str
+    kind: Literal["embed", "verify"]
+    state: Literal["queued", "running", "succeeded", "failed", "canceled"]
+    attempt: int
+    subject_id: str
+    progress: Progress | None
+    result: str | None
+    error: Failure | None
+    cancel_requested: bool
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    _jobs: "Jobs | None" = PrivateAttr(None)
+
+    @property
+    def finished(self) -> bool:
+        return self.state in ("succeeded", "failed", "canceled")
+
+    def wait(self, progress: "Callable[[Job], None] | None" = None) -> "Job":
+        """Follow the job until it has succeeded, calling ``progress`` with every change of it.
+
+        Raises :class:`JobFailed` or :class:`JobCanceled`.
+        """
+        if self._jobs is None:
+            raise RuntimeError("this job came from no client; get it with Client().jobs.get(id)")
+        latest = self
+        for latest in self._jobs.follow(self.id):
+            if progress:
+                progress(latest)
+        if latest.state == "canceled":
+            raise JobCanceled(f"{self.id} was canceled")
+        if latest.error:
+            raise JobFailed(latest.error.code, latest.error.detail)
+        return latest
+
+
+class Checkpoint(_Document):
+    """The watermarked checkpoint."""
+
+    sha256: str
+    size: int
+
+
+class Model(_Document):
+    """A registered model."""
+
+    id: str
+    name: str
+    status: Literal["embedding", "ready", "failed", "retired"]
+    artifact_id: str
+    images_artifact_id: str | None
+    options: dict[str, Any]
+    checkpoint: Checkpoint | None
+    commitment: str
+    job_id: str
+    error: Failure | None
+    created_at: datetime
+
+
+class Verification(_Document):
+    """One test of a suspect."""
+
+    id: str
+    model_id: str
+    artifact_id: str
+    suspect_name: str
+    suspect_sha256: str
+    status: str
+    verdict: Literal["match", "no-match"] | None
+    log10_p: float | None
+    vs_rate: float | None
+    rs_rate: float | None
+    job_id: str
+    error: Failure | None
+    created_at: datetime
+
+
+class Registration(_Document):
+    """A model under embedding, its job, and its secret key: keep it, it is never shown again."""
+
+    model: Model
+    job: Job
+    secret_key: str | None
+
+
+class Submission(_Document):
+    """A verification and its job."""
+
+    verification: Verification
+    job: Job

@@ -1,0 +1,228 @@
+"""What a client can name: artifacts, models, verifications, jobs."""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import httpx
+from pydantic import BaseModel
+
+from aiao_core.archives import pack
+from aiao_core.digests import sha256_file
+from client.documents import Artifact, Job, Model, Registration, Submission, Verification
+from client.errors import ClientError
+from client.http import check, reachable
+
+if TYPE_CHECKING:
+    from client.api import Client
+
+CHUNK = 1 << 20
+RECONNECT_SECONDS = 1.0
+RECONNECT_TRIES = 30
+
+Bytes = Callable[[int, int], None]
+"""Called with the bytes that have been transferred and their total."""
+
+Document = TypeVar("Document", bound=BaseModel)
+
+
+class _Resource:
+    def __init__(self, client: "Client") -> None:
+        self._client = client
+
+    def _list(self, path: str, kind: type[Document]) -> Iterator[Document]:
+        cursor: str | None = None
+        while True:
+            page = self._client.get(path, limit=200, **({"cursor": cursor} if cursor else {})).json()
+            yield from (kind.model_validate(item) for item in page["items"])
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return
+
+
+class Artifacts(_Resource):
+    """Uploaded files."""
+
+    def upload(self, path: str | Path, *, progress: Bytes | None = None) -> Artifact:
+        """Upload a file, or a folder, which is packed as .zip first. The service checks the SHA-256."""
+        with _as_file(Path(path)) as file:
+            name = file.name if Path(path).is_file() else f"{Path(path).resolve().name}.zip"
+            params = {"filename": name, "sha256": sha256_file(file)}
+            return Artifact.model_validate(
+                self._client.post("/v1/artifacts", params=params, content=_chunks(file, progress)).json()
+            )
+
+    def get(self, artifact_id: str) -> Artifact:
+        return Artifact.model_validate(self._client.get(f"/v1/artifacts/{artifact_id}").json())
+
+
+class Models(_Resource):
+    """Registered models."""
+
+    def register(
+        self,
+        path: str | Path,
+        *,
+        name: str,
+        images: str | Path | None = None,
+        options: dict[str, Any] | None = None,
+        progress: Bytes | None = None,
+    ) -> Registration:
+        """Upload a diffusers pipeline folder (or an archive of one) and start embedding a watermark in it.
+
+        ``images`` is an optional image set to embed with; ``options`` are those of
+        :class:`aiao_core.options.EmbeddingOptions`. The secret key of the answer is never shown again.
+        """
+        body: dict[str, Any] = {"name": name, "artifact_id": self._client.artifacts.upload(path, progress=progress).id}
+        if images is not None:
+            body["images_artifact_id"] = self._client.artifacts.upload(images).id
+        if options:
+            body["options"] = options
+        registration = Registration.model_validate(self._client.post("/v1/models", json=body).json())
+        registration.job._jobs = self._client.jobs
+        return registration
+
+    def list(self) -> Iterator[Model]:
+        """All models, newest first."""
+        return self._list("/v1/models", Model)
+
+    def get(self, model_id: str) -> Model:
+        return Model.model_validate(self._client.get(f"/v1/models/{model_id}").json())
+
+    def retire(self, model_id: str) -> None:
+        self._client.delete(f"/v1/models/{model_id}")
+
+    def public_key(self, model_id: str) -> dict[str, Any]:
+        """The public part of the key, for :meth:`aiao_core.key.OwnerKey.from_public`."""
+        document: dict[str, Any] = self._client.get(f"/v1/models/{model_id}/key").json()
+        return {name: value for name, value in document.items() if name not in ("model_id", "created_at")}
+
+    def download(self, model_id: str, target: str | Path, *, progress: Bytes | None = None) -> Path:
+        """Save the watermarked checkpoint, a diffusers pipeline folder as .zip, and check its SHA-256."""
+        target = Path(target)
+        partial = target.with_name(target.name + ".partial")
+        expected = self.get(model_id).checkpoint
+        try:
+            with reachable(self._client.url), self._client.http.stream("GET", f"/v1/models/{model_id}/checkpoint") as answer:
+                check(answer)
+                total, done = int(answer.headers["content-length"]), 0
+                with partial.open("wb") as file:
+                    for chunk in answer.iter_bytes(CHUNK):
+                        file.write(chunk)
+                        done += len(chunk)
+                        if progress:
+                            progress(done, total)
+            if expected and sha256_file(partial) != expected.sha256:
+                raise ClientError("the download was damaged on the way; try again")
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+        return target
+
+
+class Verifications(_Resource):
+    """Tests of suspects."""
+
+    def create(
+        self,
+        model_id: str,
+        suspect: str | Path,
+        *,
+        options: dict[str, Any] | None = None,
+        progress: Bytes | None = None,
+    ) -> Submission:
+        """Upload a suspect (pipeline folder, archive, .safetensors or pickle) and test it against a registered model.
+
+        ``options`` are those of :class:`aiao_core.options.VerificationOptions`.
+        """
+        body: dict[str, Any] = {
+            "model_id": model_id,
+            "artifact_id": self._client.artifacts.upload(suspect, progress=progress).id,
+        }
+        if options:
+            body["options"] = options
+        submission = Submission.model_validate(self._client.post("/v1/verifications", json=body).json())
+        submission.job._jobs = self._client.jobs
+        return submission
+
+    def list(self) -> Iterator[Verification]:
+        """All verifications, newest first."""
+        return self._list("/v1/verifications", Verification)
+
+    def get(self, verification_id: str) -> Verification:
+        return Verification.model_validate(self._client.get(f"/v1/verifications/{verification_id}").json())
+
+    def report(self, verification_id: str) -> str:
+        """The report as JSON text; read it with :meth:`aiao_core.report.Report.from_json`."""
+        return self._client.get(f"/v1/verifications/{verification_id}/report").text
+
+    def report_html(self, verification_id: str) -> str:
+        """The report as a self-contained page."""
+        return self._client.get(f"/v1/verifications/{verification_id}/report", accept="text/html").text
+
+
+class Jobs(_Resource):
+    """Embeddings and verifications under way."""
+
+    def list(self) -> Iterator[Job]:
+        """All jobs, newest first."""
+        return (self._with_client(job) for job in self._list("/v1/jobs", Job))
+
+    def get(self, job_id: str) -> Job:
+        return self._with_client(Job.model_validate(self._client.get(f"/v1/jobs/{job_id}").json()))
+
+    def cancel(self, job_id: str) -> Job:
+        return self._with_client(Job.model_validate(self._client.post(f"/v1/jobs/{job_id}/cancel").json()))
+
+    def follow(self, job_id: str) -> Iterator[Job]:
+        """Yield the job at every change until it has ended. A broken connection is taken up again."""
+        tries = 0
+        while True:
+            try:
+                for job in self._events(job_id):
+                    tries = 0
+                    yield job
+                    if job.finished:
+                        return
+            except ClientError as error:
+                tries += 1
+                if tries > RECONNECT_TRIES or not isinstance(error.__cause__, httpx.HTTPError):
+                    raise
+            time.sleep(RECONNECT_SECONDS)
+
+    def _events(self, job_id: str) -> Iterator[Job]:
+        with reachable(self._client.url), self._client.http.stream("GET", f"/v1/jobs/{job_id}/events") as answer:
+            check(answer)
+            for line in answer.iter_lines():
+                if line.startswith("data:"):
+                    yield self._with_client(Job.model_validate_json(line.removeprefix("data:")))
+
+    def _with_client(self, job: Job) -> Job:
+        job._jobs = self
+        return job
+
+
+@contextmanager
+def _as_file(path: Path) -> Iterator[Path]:
+    if path.is_dir():
+        with tempfile.TemporaryDirectory() as scratch:
+            packed = Path(scratch) / "folder.zip"
+            pack(path, packed)
+            yield packed
+    elif path.is_file():
+        yield path
+    else:
+        raise ClientError(f"{path} does not exist")
+
+
+def _chunks(file: Path, progress: Bytes | None) -> Iterator[bytes]:
+    total, done = file.stat().st_size, 0
+    with file.open("rb") as stream:
+        while chunk := stream.read(CHUNK):
+            yield chunk
+            done += len(chunk)
+            if progress:
+                progress(done, total)
