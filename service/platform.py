@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 from typing import Self
 
+from service import tables
 from service.database import Database
 from service.jobs.doorbell import Doorbell
 from service.settings import Settings
 from service.storage import Storage
 from service.vault import Vault
+
+__all__ = ["Platform", "tables"]  # a mapper works only once every table it refers to is known
 
 
 @dataclass(frozen=True)

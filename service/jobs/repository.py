@@ -25,10 +25,11 @@ class LeaseRepository:
     def get(self, job_id: str) -> Job | None:
         return self.session.get(Job, job_id, populate_existing=True)
 
-    def change(self, job_id: str, state: str, attempt: int, **values: Any) -> bool:
+    def change(self, job_id: str, state: str, attempt: int, /, **values: Any) -> bool:
         """Compare and set: change the job if it is still in this state and attempt. False if it is not."""
         query = update(Job).where(Job.id == job_id, Job.state == state, Job.attempt == attempt).values(**values)
-        return bool(self.session.execute(query).rowcount)  # type: ignore[attr-defined]
+        result = self.session.execute(query, execution_options={"synchronize_session": False})
+        return bool(result.rowcount)  # type: ignore[attr-defined]
 
     def running(self, job_id: str, attempt: int) -> Job | None:
         """The job, if this attempt is still the one that runs it."""

@@ -17,4 +17,4 @@ class KeyRepository(TenantRepository[StoredKey]):
         query = select(StoredKey.model_id, StoredKey.commitment).where(
             StoredKey.tenant_id == self.tenant_id, StoredKey.model_id.in_(model_ids)
         )
-        return dict(self.session.execute(query))
+        return {row.model_id: row.commitment for row in self.session.execute(query)}
