@@ -27,7 +27,7 @@ class BitTest(_Frozen):
     """Bits decoded with one key, how many match it, and log10 of the chance that at least so many do by accident."""
 
     matches: int = Field(ge=0)
-    bits: int = Field(ge=1, le=10_000_000)
+    bits: int = Field(ge=0, le=10_000_000)
     log10_p: float = Field(le=0)
 
     @classmethod
@@ -54,7 +54,7 @@ class LayerResult(_Frozen):
 
     name: str
     matches: int = Field(ge=0)
-    bits: int = Field(ge=1)
+    bits: int = Field(ge=0, description="masked channels that have a sign at all")
 
 
 class SubpathResult(_Frozen):

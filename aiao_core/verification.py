@@ -178,10 +178,18 @@ def decode(watermark: Watermark, draws: Draws, clean: Means, triggered: Means) -
     for j in watermark.response_layers:
         used = watermark.reached[trigger_of, j]
         with_trigger = triggered[j][used].sum(0, keepdim=True)
-        decoded.difference[j] = (watermark.response(j, with_trigger - clean[j][used].sum(0, keepdim=True)) > 0)[0]
-        decoded.triggered[j] = (watermark.response(j, with_trigger) > 0)[0]
-        decoded.untriggered[j] = (watermark.response(j, clean[j].sum(0, keepdim=True)) > 0)[0]
+        decoded.difference[j] = _signs(watermark.response(j, with_trigger - clean[j][used].sum(0, keepdim=True)))
+        decoded.triggered[j] = _signs(watermark.response(j, with_trigger))
+        decoded.untriggered[j] = _signs(watermark.response(j, clean[j].sum(0, keepdim=True)))
     return decoded
+
+
+def _signs(response: Tensor) -> Tensor:
+    """True where a channel of ``response`` (1, masked) has the key's sign. A channel at exactly zero has no sign: it is no bit.
+
+    Which channels these are does not depend on the response signs, so the test of the others stays exact.
+    """
+    return response[response != 0] > 0
 
 
 def verify_decoy(denoiser: nn.Module, key: OwnerKey, seed: bytes, draws: Draws, clean: Means) -> Decoded:
