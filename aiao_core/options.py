@@ -30,7 +30,7 @@ class VerificationOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    draws: int = Field(128, ge=1, le=100_000, description="Monte Carlo draws of a subpath, an input and a timestep.")
+    draws: int = Field(100, ge=1, le=100_000, description="Monte Carlo draws of a subpath, an input and a timestep.")
     decoys: int = Field(32, ge=0, le=10_000, description="Random keys tested on the same suspect as a control.")
     tau: float = Field(0.75, gt=0.5, le=1, description="Share of right signs at which a draw counts as verified.")
     max_log10_p: float = Field(-9, lt=0, ge=-10_000, description="log10 of the p-value at or below which it is a match.")

@@ -8,7 +8,7 @@ among n bits is exactly Binomial(n, 1/2), whatever its activations look like (th
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.metadata import version
@@ -27,8 +27,8 @@ from aiao_core.tracing import check_layers, trace
 from aiao_core.training import draw_noise, draw_timesteps, predict
 from aiao_core.watermark import Watermark, channel_means, trigger_edits
 
-DECOY_DRAWS = 16
-"""Draws for one decoy key: enough for every bit to be decoded from several inputs, cheap enough for many keys."""
+DECOY_DRAWS = 4
+"""Draws for one decoy key: the exact test holds for any number, and few are cheap."""
 
 BATCH = 64
 """Inputs in one forward pass."""
@@ -93,17 +93,18 @@ def verify(
     watermark = Watermark(key, denoiser)
     draws = make_draws(key, options.draws, generator)
 
-    passes = 2 + options.decoys
     clean = observe(denoiser, watermark, draws)
-    progress(Progress("draws", 1, passes))
-    triggered = observe(denoiser, watermark, draws, triggered=True)
-    progress(Progress("draws", 2, passes))
+    progress(Progress("draws", 1, 2))
+    triggered = observe(denoiser, watermark, draws, [(watermark, i) for i, _ in draws.subpaths])
+    progress(Progress("draws", 2, 2))
     decoded = decode(watermark, draws, clean, triggered)
 
-    decoys = []
-    for number in range(options.decoys):
-        decoys.append(_test(verify_decoy(denoiser, key, decoy_seed(seed, number), draws, clean).difference))
-        progress(Progress("decoys", 3 + number, passes))
+    decoys: list[BitTest] = []
+    for start in range(0, options.decoys, BATCH // DECOY_DRAWS):
+        end = min(start + BATCH // DECOY_DRAWS, options.decoys)
+        seeds = [decoy_seed(seed, number) for number in range(start, end)]
+        decoys += [_test(decoy.difference) for decoy in decode_decoys(denoiser, key, seeds, draws, clean)]
+        progress(Progress("decoys", end, options.decoys))
 
     test = _test(decoded.difference)
     right = [(watermark.response(j, triggered[j][draw : draw + 1]) > 0)[0] for draw, (_, j) in enumerate(draws.subpaths)]
@@ -143,8 +144,10 @@ def make_draws(key: OwnerKey, count: int, generator: torch.Generator) -> Draws:
     )
 
 
-def observe(denoiser: nn.Module, watermark: Watermark, draws: Draws, *, triggered: bool = False) -> Means:
-    """Channel means of every response layer for every draw, with each draw's trigger or without.
+def observe(
+    denoiser: nn.Module, watermark: Watermark, draws: Draws, triggers: Sequence[tuple[Watermark, int]] | None = None
+) -> Means:
+    """Channel means of every response layer for every draw: without a trigger, or with one for each draw.
 
     The forward pass stops after the last response layer.
     """
@@ -153,7 +156,7 @@ def observe(denoiser: nn.Module, watermark: Watermark, draws: Draws, *, triggere
     collected: dict[int, list[Tensor]] = {j: [] for j in watermark.response_layers}
     for start in range(0, len(draws), BATCH):
         part = slice(start, start + BATCH)
-        edits = trigger_edits([(watermark, i) for i, _ in draws.subpaths[part]]) if triggered else {}
+        edits = trigger_edits(triggers[part]) if triggers else {}
         with torch.no_grad(), trace(denoiser, capture=names, edit=edits, stop=True) as features:
             predict(denoiser, draws.noisy[part].to(device), draws.timesteps[part].to(device))
         for j, batches in collected.items():
@@ -192,12 +195,21 @@ def _signs(response: Tensor) -> Tensor:
     return response[response != 0] > 0
 
 
-def verify_decoy(denoiser: nn.Module, key: OwnerKey, seed: bytes, draws: Draws, clean: Means) -> Decoded:
-    """What a key that nobody embedded reads from the suspect, at the owner's layers and on the owner's first draws."""
-    watermark = Watermark(OwnerKey(seed, key.architecture, key.num_train_timesteps, key.layers, key.subpaths), denoiser)
+def decode_decoys(denoiser: nn.Module, key: OwnerKey, seeds: Sequence[bytes], draws: Draws, clean: Means) -> list[Decoded]:
+    """What keys that nobody embedded read from the suspect, at the owner's layers and on the owner's first draws.
+
+    The keys share the forward passes.
+    """
     few = draws.first(DECOY_DRAWS)
-    triggered = observe(denoiser, watermark, few, triggered=True)
-    return decode(watermark, few, {j: means[: len(few)] for j, means in clean.items()}, triggered)
+    watermarks = [Watermark(replace(key, seed=seed), denoiser) for seed in seeds]
+    repeated = Draws(few.noisy.repeat(len(seeds), 1, 1, 1), few.timesteps.repeat(len(seeds)), few.subpaths * len(seeds))
+    triggers = [(watermark, i) for watermark in watermarks for i, _ in few.subpaths]
+    triggered = observe(denoiser, watermarks[0], repeated, triggers)
+    clean = {j: means[: len(few)] for j, means in clean.items()}
+    return [
+        decode(watermark, few, clean, {j: means[number * len(few) :][: len(few)] for j, means in triggered.items()})
+        for number, watermark in enumerate(watermarks)
+    ]
 
 
 def decoy_seed(seed: int, number: int) -> bytes:
