@@ -27,6 +27,7 @@ PREFIXES = ("", "unet.", "module.", "model.", "denoiser.", "_orig_mod.", "model.
 
 MAX_CONFIG_BYTES = 64 << 10
 MAX_CONFIG_ITEMS = 64
+MAX_PIXELS_ASIDE = 4096
 
 Weights = dict[str, Tensor]
 
@@ -143,6 +144,10 @@ def _build(architecture: Architecture) -> nn.Module:
     layers_per_block = config.get("layers_per_block", 1)
     if not isinstance(layers_per_block, int) or not 1 <= layers_per_block <= MAX_CONFIG_ITEMS:
         raise InvalidCheckpoint(f"unet/config.json: layers_per_block must be between 1 and {MAX_CONFIG_ITEMS}")
+    size = config.get("sample_size")
+    sides = size if isinstance(size, list | tuple) else [size or 1]
+    if not all(isinstance(side, int) and 1 <= side <= MAX_PIXELS_ASIDE for side in sides) or len(sides) > 2:
+        raise InvalidCheckpoint(f"unet/config.json: sample_size must be between 1 and {MAX_PIXELS_ASIDE} pixels")
     try:
         with torch.device("meta"):
             denoiser: nn.Module = DENOISERS[architecture.class_name].from_config(config)

@@ -51,5 +51,5 @@ def own_samples(
 def input_shape(config: dict[str, Any]) -> tuple[int, int, int]:
     """(channels, height, width) of x_t from a denoiser's configuration; 32 pixels where it names no size."""
     size = config.get("sample_size") or 32
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = (size, size) if isinstance(size, int) else (size[0], size[-1])
     return config["in_channels"], height, width

@@ -1,0 +1,121 @@
+import io
+import os
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aiao_core.archives import Limits, is_archive, opened, pack, unpack
+from aiao_core.errors import UnsafeArchive
+
+
+def make_zip(path: Path, entries: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    return path
+
+
+def make_tar(path: Path, entries: list[tuple[tarfile.TarInfo, bytes]], mode: str = "w") -> Path:
+    with tarfile.open(path, mode) as archive:
+        for entry, content in entries:
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    "name", ["../out.txt", "a/../../out.txt", "/etc/out.txt", "..\\out.txt", "C:\\out.txt", "C:out.txt", "a/../b"]
+)
+@pytest.mark.parametrize("form", ["zip", "tar"])
+def test_a_path_outside_is_refused_and_nothing_stays(tmp_path, name, form):
+    if form == "zip":
+        archive = make_zip(tmp_path / "evil.zip", {"fine.txt": b"1", name: b"2"})
+    else:
+        archive = make_tar(tmp_path / "evil.tar", [(tarfile.TarInfo("fine.txt"), b"1"), (tarfile.TarInfo(name), b"2")])
+    into = tmp_path / "deep" / "er" / "content"
+    with pytest.raises(UnsafeArchive, match="outside of its folder"):
+        unpack(archive, into)
+    assert not into.exists()
+    assert not list(tmp_path.rglob("out.txt"))
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
+def test_a_link_or_device_is_refused(tmp_path, kind):
+    entry = tarfile.TarInfo("link")
+    entry.type, entry.linkname = kind, "/etc/passwd"
+    with pytest.raises(UnsafeArchive, match="link or device"):
+        unpack(make_tar(tmp_path / "evil.tar", [(entry, b"")]), tmp_path / "content")
+
+
+def test_a_link_in_a_zip_is_refused(tmp_path):
+    entry = zipfile.ZipInfo("link")
+    entry.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
+        archive.writestr(entry, "/etc/passwd")
+    with pytest.raises(UnsafeArchive, match="link or device"):
+        unpack(tmp_path / "evil.zip", tmp_path / "content")
+
+
+@pytest.mark.parametrize("form", ["zip", "tar.gz"])
+def test_a_bomb_is_stopped_by_what_comes_out(tmp_path, form):
+    zeros = bytes(64 << 20)
+    if form == "zip":
+        archive = make_zip(tmp_path / "bomb.zip", {"zeros": zeros}, zipfile.ZIP_DEFLATED)
+    else:
+        archive = make_tar(tmp_path / "bomb.tar.gz", [(tarfile.TarInfo("zeros"), zeros)], "w:gz")
+    with pytest.raises(UnsafeArchive, match="expands beyond"):
+        unpack(archive, tmp_path / "content")
+    assert not (tmp_path / "content").exists()
+
+
+def test_too_many_files_are_refused(tmp_path):
+    archive = make_zip(tmp_path / "many.zip", {f"{number}": b"" for number in range(11)})
+    with pytest.raises(UnsafeArchive, match="more than 10 files"):
+        unpack(archive, tmp_path / "content", Limits(files=10))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_a_damaged_archive_unpacks_whole_or_not_at_all(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("damaged")
+    content = os.urandom(2000)
+    archive = make_zip(folder / "a.zip", {"model/a": content, "model/b": b"b"}, zipfile.ZIP_DEFLATED)
+    raw = bytearray(archive.read_bytes())
+    if data.draw(st.booleans()):
+        raw = raw[: data.draw(st.integers(0, len(raw)))]
+    else:
+        raw[data.draw(st.integers(0, len(raw) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    archive.write_bytes(raw)
+    into = folder / "content"
+    try:
+        unpack(archive, into)
+    except UnsafeArchive:
+        assert not into.exists()
+
+
+def test_pack_and_open_again(tmp_path):
+    source = tmp_path / "model"
+    (source / "unet").mkdir(parents=True)
+    (source / "model_index.json").write_text("{}")
+    (source / "unet" / "weights").write_bytes(os.urandom(3 << 20))
+    for name in ("one.zip", "two.zip"):
+        pack(source, tmp_path / name)
+        os.utime(source / "model_index.json", (0, 0))
+    assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
+    with opened(tmp_path / "one.zip") as folder:
+        assert (folder / "unet" / "weights").read_bytes() == (source / "unet" / "weights").read_bytes()
+    assert not folder.exists()
+
+
+def test_a_single_folder_is_the_root(tmp_path):
+    archive = make_tar(tmp_path / "a.tar", [(tarfile.TarInfo("model/config.json"), b"{}")])
+    assert (unpack(archive, tmp_path / "content") / "config.json").read_text() == "{}"
+
+
+def test_a_pytorch_checkpoint_is_no_archive(tmp_path):
+    assert not is_archive(make_zip(tmp_path / "weights.pt", {"archive/data.pkl": b"", "archive/data/0": b""}))
+    assert is_archive(make_zip(tmp_path / "model.zip", {"unet/config.json": b"{}"}))

@@ -1,0 +1,161 @@
+import base64
+import hashlib
+import hmac
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiao_core.errors import InvalidKey
+from aiao_core.key import (
+    Architecture,
+    Layer,
+    OwnerKey,
+    PublicKey,
+    choose_layers,
+    commitment,
+    decode_secret,
+    derive_bits,
+    encode_secret,
+    generate_seed,
+)
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+SEED = bytes(range(32))
+seeds = st.binary(min_size=32, max_size=32)
+
+
+def make_key(seed: bytes = SEED) -> OwnerKey:
+    layers = (Layer(name="down.conv", channels=12), Layer(name="mid.to_q", channels=9), Layer(name="up.conv", channels=20))
+    return OwnerKey(
+        seed, Architecture(class_name="UNet2DModel", config={"sample_size": 8}), 1000, layers, ((0, 1), (0, 2), (1, 2))
+    )
+
+
+def hkdf_by_hand(seed: bytes, info: bytes, length: int) -> bytes:
+    """RFC 5869 from its text: extract with a salt of zeros, then expand."""
+    key = hmac.new(bytes(32), seed, hashlib.sha256).digest()
+    output = block = b""
+    counter = 1
+    while len(output) < length:
+        block = hmac.new(key, block + info + bytes([counter]), hashlib.sha256).digest()
+        output += block
+        counter += 1
+    return output[:length]
+
+
+@given(seeds, st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=40), st.integers(1, 600))
+def test_bits_follow_from_hkdf_by_hand(seed, layer, count):
+    output = hkdf_by_hand(seed, f"aiao/v1/response-sign/{layer}".encode(), -(-count // 8))
+    expected = [bool(output[k // 8] >> (k % 8) & 1) for k in range(count)]
+    assert derive_bits(seed, "response-sign", layer, count).tolist() == expected
+
+
+def test_golden_vectors():
+    assert commitment(SEED) == "sha256:" + hashlib.sha256(b"aiao/v1/commitment\0" + SEED).hexdigest()
+    golden = json.loads((GOLDEN / "derivation-v1.json").read_text())
+    for vector in golden["bits"]:
+        bits = derive_bits(bytes.fromhex(golden["seed"]), vector["purpose"], vector["layer"], vector["count"])
+        assert "".join("01"[int(bit)] for bit in bits) == vector["bits"]
+    assert choose_layers(SEED, golden["candidates"], 3) == golden["chosen"]
+    assert encode_secret(SEED) == golden["secret"]
+
+
+@pytest.mark.parametrize("version", [1])
+def test_golden_key_files_of_every_version_are_read(version):
+    text = (GOLDEN / f"key-v{version}.json").read_text()
+    key = OwnerKey.from_json(text)
+    assert key == make_key()
+    public = PublicKey.model_validate_json((GOLDEN / f"public-key-v{version}.json").read_text())
+    assert public == key.public()
+    if version == 1:
+        assert key.to_json() == text
+
+
+@given(seeds)
+def test_secret_round_trip(seed):
+    secret = encode_secret(seed)
+    assert secret.startswith("aiao1")
+    assert decode_secret(f"  {secret[:20]} {secret[20:].upper()}\n") == seed
+
+
+@given(seeds, st.integers(5, 60), st.sampled_from("abcdefghijklmnopqrstuvwxyz234567"))
+def test_a_mistyped_character_is_refused(seed, place, character):
+    secret = encode_secret(seed)
+    mistyped = secret[:place] + character + secret[place + 1 :]
+    if mistyped != secret:
+        with pytest.raises(InvalidKey, match="checksum"):
+            decode_secret(mistyped)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("", "begins with"), ("aiao2" + "a" * 56, "begins with"), ("aiao1abc", "61 characters"), ("aiao1" + "0" * 56, "letters")],
+)
+def test_a_malformed_secret_says_why(text, reason):
+    with pytest.raises(InvalidKey, match=reason):
+        decode_secret(text)
+
+
+def test_the_seed_never_shows_in_a_log():
+    key = make_key()
+    assert SEED.hex() not in repr(key)
+    assert base64.b64encode(SEED).decode() not in repr(key)
+    assert key.secret not in f"{key!r} {key.public()!r}"
+
+
+@given(st.data())
+def test_an_altered_key_file_is_refused(data):
+    document = json.loads(make_key().to_json())
+    change = data.draw(st.sampled_from(["bits", "layer", "derived", "commitment", "subpath", "version", "secret"]))
+    if change == "bits":
+        document["bits"] += 1
+    elif change == "layer":
+        document["layers"][0]["name"] = "down.other"
+    elif change == "derived":
+        row = document["derived"][data.draw(st.integers(0, 2))]
+        row["response-sign"] = f"{int(row['response-sign'], 16) ^ 1:0{len(row['response-sign'])}x}"
+    elif change == "commitment":
+        document["commitment"] = commitment(bytes(32))
+    elif change == "subpath":
+        document["subpaths"][0] = [1, 0]
+    elif change == "version":
+        document["version"] = 2
+    else:
+        document["secret"] = encode_secret(bytes(32))
+    with pytest.raises(InvalidKey):
+        OwnerKey.from_json(json.dumps(document))
+
+
+@given(st.text(max_size=200) | st.just("[" * 100_000))
+def test_any_text_is_a_key_or_an_invalid_key(text):
+    with pytest.raises(InvalidKey):
+        OwnerKey.from_json(text)
+
+
+def test_secret_and_public_part_make_the_key_again():
+    key = make_key()
+    assert OwnerKey.from_public(key.public(), key.secret) == key
+    with pytest.raises(InvalidKey, match="belongs to the commitment"):
+        OwnerKey.from_public(key.public(), encode_secret(bytes(32)))
+
+
+def test_derived_bits_are_balanced_and_independent():
+    """Over many seeds: half of the bits are set, and signs of two purposes or layers agree half of the time."""
+    rows = []
+    for number in range(400):
+        seed = hashlib.sha256(str(number).encode()).digest()
+        rows.append([derive_bits(seed, purpose, layer, 64) for purpose in ("response-mask", "response-sign") for layer in "ab"])
+    bits = np.array(rows)
+    assert abs(bits.mean() - 0.5) < 5 * 0.5 / np.sqrt(bits.size)
+    for first in range(4):
+        for second in range(first):
+            agree = (bits[:, first] == bits[:, second]).mean()
+            assert abs(agree - 0.5) < 5 * 0.5 / np.sqrt(400 * 64)
+
+
+def test_generated_seeds_differ():
+    assert len({generate_seed() for _ in range(100)}) == 100
