@@ -138,7 +138,7 @@ def _start(settings: Settings, processes: list[Process], stop: threading.Event) 
 
     redis_socket = settings.data_dir / "redis.sock"
     if settings.broker_url.endswith(str(redis_socket)):
-        launch("redis", [_redis_server(), *_redis_options(settings.data_dir, redis_socket)], platform.doorbell.ping)
+        launch("redis", [redis_server(), *_redis_options(settings.data_dir, redis_socket)], platform.doorbell.ping)
     celery = [python, "-m", "celery", "--app", "worker.app", "worker", "--concurrency", "1", "--queues", settings.queue]
     hush = ["--loglevel", "INFO", "--without-gossip", "--without-mingle", "--hostname", f"aiao-{os.getpid()}@%h"]
     processes.append(Process("worker", celery + hush, logs / "worker.log", environment))
@@ -165,7 +165,7 @@ def _check_port(settings: Settings) -> None:
             ) from error
 
 
-def _redis_server() -> str:
+def redis_server() -> str:
     found = shutil.which("redis-server")
     if found:
         return found

@@ -1,0 +1,81 @@
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from client import Client
+from client.documents import Registration
+from examples.emoji.data import MODEL
+from tests.processes import System, postgres_database, private_redis, system
+
+# The same examples in every run: a red CI must be a change of this project, and a new example is found on purpose.
+settings.register_profile("ci", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+QUICK_EMBEDDING = {"steps": 160, "batch_size": 8, "samples": 32, "probe_steps": 4, "layers": 16, "checkpoint_every": 10}
+"""Enough for a proof far below 1e-9 on the emoji model, in half a minute."""
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    with private_redis() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    with postgres_database() as url:
+        yield url
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def api(request, tmp_path_factory, redis_url) -> Iterator[System]:
+    """The API on each database, without a worker: jobs stay queued."""
+    url = request.getfixturevalue("postgres_url") if request.param == "postgresql" else ""
+    with system(
+        tmp_path_factory.mktemp(f"api-{request.param}"),
+        database_url=url,
+        broker_url=redis_url,
+        AIAO_QUEUE=f"nobody-{request.param}",
+        AIAO_MAX_UPLOAD_BYTES=str(8 << 20),
+    ) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def production(tmp_path_factory) -> Iterator[System]:
+    """API, reaper and worker on PostgreSQL and Redis."""
+    with (
+        postgres_database() as database,
+        private_redis() as broker,
+        system(
+            tmp_path_factory.mktemp("production"),
+            database_url=database,
+            broker_url=broker,
+            AIAO_MAX_UNPACKED_BYTES=str(256 << 20),
+        ) as running,
+    ):
+        running.start_worker()
+        yield running
+
+
+@pytest.fixture(scope="session")
+def owner(production: System) -> Iterator[Client]:
+    with production.client("owner") as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def registered(owner: Client) -> Registration:
+    """The emoji model with its watermark embedded, on the production system."""
+    registration = owner.models.register(MODEL, name="emoji", options=QUICK_EMBEDDING)
+    registration.job.wait()
+    return registration
+
+
+@pytest.fixture(scope="session")
+def marked(owner: Client, registered: Registration, tmp_path_factory) -> Path:
+    """The watermarked checkpoint as .zip."""
+    return owner.models.download(registered.model.id, tmp_path_factory.mktemp("marked") / "marked.zip")
