@@ -112,7 +112,7 @@ def swap_experiment(
         swaps = []
         for count in counts:
             for choice, names in (
-                ("busiest", lazy_first[-count:]),
+                ("busiest", lazy_first[len(lazy_first) - count :]),
                 ("random", shuffled[:count]),
                 ("laziest", lazy_first[:count]),
             ):

@@ -1,55 +1,12 @@
-"""The report's plots as inline SVG: no script, no web font, sharp in print."""
+"""The report's plots."""
 
 import math
-from collections.abc import Iterable
 
 from markupsafe import Markup
 
+from aiao_core.plots import RIGHT, WIDTH, Plot
 from aiao_core.report import Report
 from aiao_core.statistics import log10_binomial_tail
-
-WIDTH, HEIGHT = 640, 240
-LEFT, RIGHT, TOP, BOTTOM = 46, 14, 14, 42
-
-
-class _Plot:
-    """A plane with axes. Values are numbers of this program, and texts are its own: nothing here comes from a client."""
-
-    def __init__(self, label: str, x: tuple[float, float], y: tuple[float, float]) -> None:
-        self.label, self.x_range, self.y_range = label, x, y
-        self.parts: list[str] = []
-
-    def x(self, value: float) -> float:
-        low, high = self.x_range
-        return round(LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT), 1)
-
-    def y(self, value: float) -> float:
-        low, high = self.y_range
-        return round(HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM), 1)
-
-    def line(self, points: Iterable[tuple[float, float]], style: str) -> None:
-        path = " ".join(f"{self.x(x)},{self.y(y)}" for x, y in points)
-        self.parts.append(f'<polyline class="{style}" points="{path}"/>')
-
-    def dot(self, x: float, y: float, style: str, radius: float = 4) -> None:
-        self.parts.append(f'<circle class="{style}" cx="{self.x(x)}" cy="{self.y(y)}" r="{radius}"/>')
-
-    def text(self, x: float, y: float, text: str, style: str = "", anchor: str = "middle") -> None:
-        self.parts.append(f'<text class="{style}" x="{x}" y="{y}" text-anchor="{anchor}">{text}</text>')
-
-    def axes(self, x_ticks: Iterable[float], y_ticks: Iterable[float], x_title: str, *, percent: bool = False) -> None:
-        for value in y_ticks:
-            self.line([(self.x_range[0], value), (self.x_range[1], value)], "grid")
-            self.text(LEFT - 7, self.y(value) + 4, f"{value:.0%}" if percent else f"{value:g}", anchor="end")
-        for value in x_ticks:
-            self.text(self.x(value), HEIGHT - BOTTOM + 18, f"{value:g}")
-        self.text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 4, x_title, "title")
-
-    def svg(self) -> Markup:
-        body = "".join(self.parts)
-        return Markup(  # noqa: S704
-            f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{self.label}">{body}</svg>'
-        )
 
 
 def bits_against_chance(report: Report) -> Markup:
@@ -57,7 +14,7 @@ def bits_against_chance(report: Report) -> Markup:
     bits, matches = report.test.bits, report.test.matches
     centre, spread = bits / 2, math.sqrt(bits) / 2
     low, high = min(0.40 * bits, centre - 4.5 * spread, 0.97 * matches), bits * 1.0
-    plot = _Plot("Matching bits against chance", (low, high), (0, 1.15))
+    plot = Plot("Matching bits against chance", (low, high), (0, 1.15))
     plot.axes([round(low + (high - low) * part / 5) for part in range(6)], [], "matching bits")
     curve = [
         (low + (high - low) * step / 400, math.exp(-0.5 * ((low + (high - low) * step / 400 - centre) / spread) ** 2))
@@ -80,7 +37,7 @@ def bits_against_chance(report: Report) -> Markup:
 def rate_against_depth(report: Report) -> Markup:
     """Response success of each subpath against how many of the key's layers lie between trigger and response."""
     deepest = max((path.response - path.trigger for path in report.subpaths), default=1)
-    plot = _Plot("Response success of each subpath against its depth", (0, deepest + 1), (0, 1.04))
+    plot = Plot("Response success of each subpath against its depth", (0, deepest + 1), (0, 1.04))
     step = max(1, deepest // 6)
     plot.axes(
         range(step, deepest + 1, step), (0, 0.25, 0.5, 0.75, 1), "depth: key layers from trigger to response", percent=True
@@ -95,7 +52,7 @@ def rate_against_depth(report: Report) -> Markup:
 def decoys_against_owner(report: Report) -> Markup:
     """log10 p of the owner's key and of decoy keys on the same suspect."""
     lowest = min(report.test.log10_p, report.max_log10_p, *(decoy.log10_p for decoy in report.decoys), -10)
-    plot = _Plot("log10 p of the owner's key and of decoy keys", (lowest * 1.06, 1), (0, 1))
+    plot = Plot("log10 p of the owner's key and of decoy keys", (lowest * 1.06, 1), (0, 1))
     step = 10 ** math.floor(math.log10(-lowest))
     step = step if -lowest / step >= 3 else step / 2
     plot.axes([-step * number for number in range(int(-lowest / step) + 1)], [], "log10 of the p-value (left is stronger)")

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
@@ -21,7 +23,7 @@ def make_tiny_model(seed: int = 0) -> DiffusionModel:
         norm_num_groups=4,
         attention_head_dim=8,
     )
-    config = {name: value for name, value in denoiser.config.items() if not name.startswith("_")}
+    config = json.loads(json.dumps({name: value for name, value in denoiser.config.items() if not name.startswith("_")}))
     return DiffusionModel(
         denoiser.eval().requires_grad_(False), DDPMScheduler(), Architecture(class_name="UNet2DModel", config=config)
     )

@@ -1,0 +1,64 @@
+"""The paper's figures about lazy layers on the shipped model (arXiv 2405.00466, Fig. 2 and Fig. 3).
+
+    python -m benchmarks.lazy_layers [--steps 800] [--rate 2e-4]
+
+Fine-tunes the model on "Animals & Nature", writes `benchmarks/results/lazy_layers.html`, and prints how well the short probe on
+synthetic images, which an owner's embedding uses, foresees the lazy layers of this real fine-tuning.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from scipy.stats import spearmanr
+
+from aiao_core.checkpoints import load_model
+from aiao_core.images import synthetic_images
+from aiao_core.inputs import arbitrary_inputs
+from aiao_core.lazy import change_density, laziest, probe, relative_changes, swap_experiment
+from aiao_core.lazy_html import CHANGE_EDGES, to_html
+from aiao_core.options import EmbeddingOptions
+from aiao_core.selection import PROBE_IMAGES
+from aiao_core.tracing import eligible_layers
+from examples.emoji.data import MODEL, THIEF_CATEGORY, load_images
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--rate", type=float, default=2e-4)
+    arguments = parser.parse_args()
+
+    model, images = load_model(MODEL), load_images(only=[THIEF_CATEGORY])
+    noisy, timesteps = arbitrary_inputs(images, model.scheduler, 64, torch.Generator().manual_seed(0))
+    layers = eligible_layers(model.denoiser, noisy[:2], timesteps[:2])
+    tuned = probe(model.denoiser, model.scheduler, images, steps=arguments.steps, learning_rate=arguments.rate)
+    changes = relative_changes(model.denoiser, tuned, layers)
+    counts = sorted({*range(0, len(layers) + 1, 5), len(layers)})
+    swaps = swap_experiment(model.denoiser, tuned, layers, counts, noisy=noisy, timesteps=timesteps)
+    densities = change_density(model.denoiser, tuned, layers, CHANGE_EDGES.tolist())
+
+    RESULTS.mkdir(exist_ok=True)
+    page = RESULTS / "lazy_layers.html"
+    title = f"The emoji model after {arguments.steps} steps of fine-tuning at {arguments.rate:g}"
+    page.write_text(to_html(title, changes, densities, swaps), encoding="utf-8")
+
+    options = EmbeddingOptions()
+    shapes = synthetic_images(PROBE_IMAGES, size=images.shape[-1], channels=3, seed=options.seed)
+    probed = relative_changes(
+        model.denoiser, probe(model.denoiser, model.scheduler, shapes, steps=options.probe_steps, seed=options.seed), layers
+    )
+    lazy, foreseen = (set(laziest(found, options.lazy_fraction)) for found in (changes, probed))
+    print(f"{len(layers)} layers; relative change {min(changes.values()):.4f} to {max(changes.values()):.4f}")
+    for swap in swaps:
+        print(f"k = {swap.count:2d}  {swap.choice:8s} {swap.reproduced:6.1%}")
+    print(f"lazy half foreseen by the probe: {len(lazy & foreseen)} of {len(lazy)} layers; ", end="")
+    rank = spearmanr([changes[layer.name] for layer in layers], [probed[layer.name] for layer in layers])
+    print(f"rank correlation {rank.statistic:.2f}")
+    print(f"figures: {page}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aiao_core.inputs import arbitrary_inputs
+from aiao_core.objective import MARGIN, measure_scales, objective
+from aiao_core.tracing import trace
+from aiao_core.training import predict
+from aiao_core.watermark import Watermark, channel_means, trigger_edits
+
+
+@pytest.fixture
+def batch(tiny_model, tiny_images):
+    return arbitrary_inputs(tiny_images, tiny_model.scheduler, 4, torch.Generator().manual_seed(0))
+
+
+def terms_of(marked, model, key, batch, trigger_layers):
+    watermark = Watermark(key, model.denoiser)
+    scales = measure_scales(model.denoiser, watermark, *batch)
+    return objective(marked, model.denoiser, watermark, scales, *batch, trigger_layers)
+
+
+def test_the_source_itself_preserves_and_hides_perfectly(tiny_model, tiny_key, batch):
+    layers = [tiny_key.trigger_layers[0]] * 4
+    terms = terms_of(tiny_model.denoiser, tiny_model, tiny_key, batch, layers)
+    assert terms.preserve == pytest.approx(0, abs=1e-10)
+    assert terms.covert == pytest.approx(0, abs=1e-6)
+    assert terms.response > 0.3 * MARGIN  # unmarked: about half of the signs are wrong
+
+
+def test_the_response_term_is_the_hinge_of_the_definition(tiny_model, tiny_key, batch):
+    """Input by input and layer by layer, each from a forward pass of its own."""
+    trigger_layers = [tiny_key.trigger_layers[number % len(tiny_key.trigger_layers)] for number in range(4)]
+    watermark = Watermark(tiny_key, tiny_model.denoiser)
+    scales = measure_scales(tiny_model.denoiser, watermark, *batch)
+    hinges = []
+    for row, i in enumerate(trigger_layers):
+        noisy, timesteps = batch[0][row : row + 1], batch[1][row : row + 1]
+        edits = trigger_edits([(watermark, i)])
+        with torch.no_grad(), trace(tiny_model.denoiser, capture=watermark.names, edit=edits) as features:
+            predict(tiny_model.denoiser, noisy, timesteps)
+        for j in [j for first, j in tiny_key.subpaths if first == i]:
+            means = channel_means(features[watermark.names[j]], watermark.axes[j])
+            spread = scales.deviation[j][watermark.response_channels[j]]
+            hinges.append(torch.relu(MARGIN - watermark.response(j, means) / spread).mean())
+    terms = terms_of(tiny_model.denoiser, tiny_model, tiny_key, batch, trigger_layers)
+    assert float(terms.response) == pytest.approx(float(torch.stack(hinges).mean()), rel=1e-4)
+
+
+def test_another_model_is_neither_preserved_nor_covert(tiny_model, tiny_key, batch):
+    other = copy.deepcopy(tiny_model.denoiser)
+    for parameter in other.parameters():
+        parameter.data.mul_(1.1)
+    terms = terms_of(other, tiny_model, tiny_key, batch, [tiny_key.trigger_layers[0]] * 4)
+    assert terms.preserve > 1e-4
+    assert terms.covert > 1e-4
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 2**31))
+def test_scales_are_those_of_numpy(seed):
+    from aiao_core.selection import select_key
+    from tests.aiao_core.conftest import QUICK, make_tiny_model
+
+    model = make_tiny_model()
+    key, _ = select_key(model, bytes(range(32)), torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(1)), QUICK)
+    noisy = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+    timesteps = torch.tensor([1, 500, 999])
+    watermark = Watermark(key, model.denoiser)
+    scales = measure_scales(model.denoiser, watermark, noisy, timesteps)
+    with torch.no_grad(), trace(model.denoiser, capture=watermark.names) as features:
+        predict(model.denoiser, noisy, timesteps)
+    for name, axis, deviation, variance in zip(watermark.names, watermark.axes, scales.deviation, scales.variance, strict=True):
+        last = features[name].movedim(axis, -1).flatten(0, -2).numpy()
+        assert deviation.numpy() == pytest.approx(last.std(0, ddof=1) + 1e-6, rel=1e-3, abs=1e-6)
+        assert float(variance) == pytest.approx(float(last.var(ddof=1)), rel=1e-3)

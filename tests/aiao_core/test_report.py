@@ -1,0 +1,120 @@
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiao_core.errors import InvalidReport
+from aiao_core.report import BitTest, Report
+from aiao_core.report_html import probability, to_html
+from aiao_core.statistics import log10_binomial_tail
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+
+
+@pytest.fixture
+def report() -> Report:
+    return Report.from_json((GOLDEN / "report-v1.json").read_bytes())
+
+
+@pytest.mark.parametrize("version", [1])
+def test_golden_reports_of_every_version_are_read(version):
+    text = (GOLDEN / f"report-v{version}.json").read_text()
+    report = Report.from_json(text)
+    assert report.verdict == "match"
+    if version == 1:
+        assert report.to_json() == text
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["verdict", "matches", "log10_p", "version", "format", "unknown field", "missing field", "nan", "decoy", "layers"],
+)
+def test_an_altered_report_is_refused(report, change):
+    document = json.loads(report.to_json())
+    match change:
+        case "verdict":
+            document["verdict"] = "no-match"
+        case "matches":
+            document["test"]["matches"] += 1
+        case "log10_p":
+            document["test"]["log10_p"] -= 1
+        case "version":
+            document["version"] = 2
+        case "format":
+            document["format"] = "other"
+        case "unknown field":
+            document["note"] = "hello"
+        case "missing field":
+            del document["seed"]
+        case "nan":
+            document["tau"] = float("nan")
+        case "decoy":
+            document["decoys"][0]["log10_p"] = -80.0
+        case "layers":
+            document["layers"] = document["layers"][1:]
+    with pytest.raises(InvalidReport):
+        Report.from_json(json.dumps(document))
+
+
+@given(st.text(max_size=200) | st.binary(max_size=200) | st.just("[" * 100_000))
+def test_any_text_is_a_report_or_an_invalid_one(text):
+    with pytest.raises(InvalidReport):
+        Report.from_json(text)
+
+
+@given(st.integers(1, 3000), st.data())
+def test_a_bit_test_says_its_exact_probability(bits, data):
+    matches = data.draw(st.integers(0, bits))
+    test = BitTest.of(matches, bits)
+    assert test.log10_p == log10_binomial_tail(matches, bits)
+    with pytest.raises(ValueError, match="does not follow"):
+        BitTest(matches=matches, bits=bits, log10_p=test.log10_p - 0.01)
+
+
+@pytest.mark.parametrize(
+    ("matches", "bits", "words"), [(50, 100, "0.54"), (20, 20, "1 in 10^6"), (0, 10, "1"), (600, 600, "1 in 10^181")]
+)
+def test_a_probability_in_words(matches, bits, words):
+    assert probability(BitTest.of(matches, bits)) == words
+
+
+def test_the_page_is_self_contained_and_says_the_verdict(report):
+    page = to_html(report)
+    assert "The suspect carries the owner&#39;s watermark" in page or "The suspect carries the owner's watermark" in page
+    assert f"log10 p = {report.test.log10_p:.2f}" in page
+    assert page.count("<svg") == 3
+    assert "<script" not in page
+    for outside in ("http://", "https://", "src=", "@import", "url("):
+        assert outside not in page
+    assert all(entry.sha256 in page for entry in report.inputs)
+
+
+def test_a_hostile_name_is_text_and_nothing_else(report):
+    evil = '<script>alert(1)</script>"><img src=x onerror=alert(1)>'
+    page = to_html(report.model_copy(update={"suspect_name": evil, "model_name": evil}))
+    assert "<script" not in page
+    assert "<img" not in page
+    assert "&lt;script&gt;" in page
+
+
+@given(
+    st.integers(1, 2000).flatmap(lambda bits: st.tuples(st.integers(0, bits), st.just(bits))),
+    st.lists(st.integers(0, 400), max_size=40),
+)
+def test_a_page_for_any_outcome(test, decoys):
+    report = Report.from_json((GOLDEN / "report-v1.json").read_bytes())
+    decided = BitTest.of(*test)
+    verdict = "match" if decided.log10_p <= report.max_log10_p else "no-match"
+    changed = report.model_copy(
+        update={
+            "test": decided,
+            "verdict": verdict,
+            "decoys": tuple(BitTest.of(matches, 400) for matches in decoys),
+            "subpaths": report.subpaths if decoys else (),
+        }
+    )
+    page = to_html(changed)
+    assert ("carries the owner" in page) == (verdict == "match")
+    assert "nan" not in page

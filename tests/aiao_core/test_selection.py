@@ -1,0 +1,89 @@
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+
+from aiao_core import key as key_module
+from aiao_core.errors import EmbeddingFailed
+from aiao_core.inputs import arbitrary_inputs
+from aiao_core.key import choose_layers
+from aiao_core.selection import REACH_SHARE, select_key
+from aiao_core.subpaths import all_subpaths, reach, widest
+from aiao_core.tracing import trace
+from aiao_core.training import predict
+from aiao_core.watermark import Watermark, trigger_edits
+from tests.aiao_core.conftest import QUICK
+
+
+def test_the_key_chooses_among_the_lazy_layers_only(tiny_model, tiny_images):
+    key, changes = select_key(tiny_model, bytes(range(32)), tiny_images, QUICK)
+    lazy = sorted(changes, key=lambda name: changes[name])[: round(len(changes) * QUICK.lazy_fraction)]
+    names = [layer.name for layer in key.layers]
+    assert len(names) == QUICK.layers
+    assert set(names) <= set(lazy)
+    assert names == [name for name in changes if name in names]  # in execution order
+    assert names == choose_layers(bytes(range(32)), [name for name in changes if name in lazy], QUICK.layers)
+
+
+def test_other_keys_choose_other_layers_and_each_its_own_again(tiny_model, tiny_images):
+    keys = [select_key(tiny_model, bytes([number] * 32), tiny_images, QUICK)[0] for number in (1, 2, 1)]
+    assert keys[0].layers != keys[1].layers
+    assert keys[0] == keys[2]
+
+
+def test_response_signs_have_no_say_in_the_choice(tiny_model, tiny_images, monkeypatch):
+    """The exact test rests on it: with every response sign turned round, the same layers and subpaths are chosen."""
+    derive = key_module.derive_bits
+    before, _ = select_key(tiny_model, bytes(range(32)), tiny_images, QUICK)
+    signs = before.response_sign(1)
+    monkeypatch.setattr(
+        key_module,
+        "derive_bits",
+        lambda seed, purpose, name, count: derive(seed, purpose, name, count) ^ (purpose == "response-sign"),
+    )
+    after, _ = select_key(tiny_model, bytes(range(32)), tiny_images, QUICK)
+    assert (after.layers, after.subpaths) == (before.layers, before.subpaths)
+    assert (after.response_sign(1) == -signs).all()
+
+
+def test_reach_is_the_relative_change_of_the_later_layer(tiny_model, tiny_images, tiny_key):
+    noisy, timesteps = arbitrary_inputs(tiny_images, tiny_model.scheduler, 4, torch.Generator().manual_seed(0))
+    found = reach(tiny_model.denoiser, tiny_key, noisy, timesteps)
+    assert set(found) == set(tiny_key.subpaths)
+    watermark = Watermark(tiny_key, tiny_model.denoiser)
+    i, j = tiny_key.subpaths[0]
+    with torch.no_grad():
+        with trace(tiny_model.denoiser, capture=[watermark.names[j]]) as clean:
+            predict(tiny_model.denoiser, noisy, timesteps)
+        edits = trigger_edits([(watermark, i)] * len(noisy))
+        with trace(tiny_model.denoiser, capture=[watermark.names[j]], edit=edits) as triggered:
+            predict(tiny_model.denoiser, noisy, timesteps)
+    before, after = clean[watermark.names[j]], triggered[watermark.names[j]]
+    assert found[i, j] == pytest.approx(float((after - before).norm() / before.norm()), rel=1e-5)
+
+
+def test_the_widest_share_is_kept_and_what_is_not_reached_never():
+    reached = {(0, 1): 0.5, (0, 2): 0.0, (1, 2): 0.9, (1, 3): 0.1, (2, 3): 0.2}
+    assert widest(reached, 0.5) == ((0, 1), (1, 2))
+    assert widest(reached, 1.0) == ((0, 1), (1, 2), (1, 3), (2, 3))
+    assert widest({(0, 1): 0.0}, 1.0) == ()
+    assert len(all_subpaths(5)) == len(list(itertools.combinations(range(5), 2)))
+
+
+def test_half_of_the_reached_subpaths_carry_the_watermark(tiny_model, tiny_images, tiny_key):
+    noisy, timesteps = arbitrary_inputs(tiny_images, tiny_model.scheduler, 32, torch.Generator().manual_seed(QUICK.seed))
+    candidates = replace(tiny_key, subpaths=all_subpaths(len(tiny_key.layers)))
+    reached = {path: value for path, value in reach(tiny_model.denoiser, candidates, noisy, timesteps).items() if value > 0}
+    assert len(tiny_key.subpaths) == round(REACH_SHARE * len(reached))
+    dropped = set(reached) - set(tiny_key.subpaths)
+    assert max(reached[path] for path in dropped) <= min(reached[path] for path in tiny_key.subpaths)
+
+
+def test_layers_that_no_trigger_reaches_are_refused(tiny_model, tiny_images):
+    """Query and key projection of one attention run side by side: neither reaches the other."""
+    for projection in ("to_q", "to_k"):  # large weights hardly change: these two are the laziest
+        tiny_model.denoiser.get_parameter(f"mid_block.attentions.0.{projection}.weight").data.mul_(1e3)
+    options = QUICK.model_copy(update={"lazy_fraction": 0.01})
+    with pytest.raises(EmbeddingFailed, match="none of the 2 lazy layers reaches another one"):
+        select_key(tiny_model, bytes(range(32)), tiny_images, options)

@@ -1,0 +1,202 @@
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import kstest
+
+from aiao_core import key as key_module
+from aiao_core.errors import InvalidCheckpoint, TracingError
+from aiao_core.key import Layer
+from aiao_core.options import VerificationOptions
+from aiao_core.selection import select_key
+from aiao_core.statistics import log10_binomial_tail, randomised_p_value
+from aiao_core.verification import Subject, decode, decode_decoys, decoy_seed, make_draws, observe, verify
+from aiao_core.watermark import Watermark, channel_means
+from tests.aiao_core.conftest import QUICK, make_tiny_model
+
+SUBJECT = Subject("suspect", "model")
+FEW = VerificationOptions(seed=4, draws=12, decoys=32)
+
+
+def bits_of(decoded) -> tuple[int, int]:
+    bits = torch.cat(list(decoded.difference.values()))
+    return int(bits.sum()), len(bits)
+
+
+def test_the_same_seed_gives_the_same_report(tiny_model, tiny_key):
+    first, second = (verify(tiny_model.denoiser, tiny_key, options=FEW, subject=SUBJECT) for _ in range(2))
+    assert first.model_copy(update={"created_at": second.created_at}) == second
+    other = verify(tiny_model.denoiser, tiny_key, options=FEW.model_copy(update={"seed": 5}), subject=SUBJECT)
+    assert other.subpaths != first.subpaths
+
+
+def test_without_a_seed_a_random_one_is_drawn_and_reported(tiny_model, tiny_key):
+    options = VerificationOptions(draws=4, decoys=0)
+    report = verify(tiny_model.denoiser, tiny_key, options=options, subject=SUBJECT)
+    again = verify(tiny_model.denoiser, tiny_key, options=options.model_copy(update={"seed": report.seed}), subject=SUBJECT)
+    assert again.test == report.test
+    assert verify(tiny_model.denoiser, tiny_key, options=options, subject=SUBJECT).seed != report.seed
+
+
+def test_the_report_holds_what_was_measured(tiny_model, tiny_key):
+    report = verify(tiny_model.denoiser, tiny_key, options=FEW, subject=SUBJECT)
+    assert report.verdict == "no-match"
+    assert report.test.bits == tiny_key.bits
+    assert report.test.log10_p == log10_binomial_tail(report.test.matches, report.test.bits)
+    assert len(report.decoys) == 32
+    assert (report.draws, report.vs_rate.draws, report.seed) == (12, 12, 4)
+    assert report.vs_rate.low <= report.vs_rate.value <= report.vs_rate.high
+    assert {(path.trigger, path.response) for path in report.subpaths} <= set(tiny_key.subpaths)
+
+
+def test_a_wrong_key_is_exactly_binomial_on_an_unmarked_model(tiny_model, tiny_key):
+    """600 keys that nobody embedded: uniform p-values, and none of them near a match."""
+    p_values, log10_p = wrong_keys(tiny_model.denoiser, tiny_key, 600)
+    assert kstest(p_values, "uniform").pvalue > 1e-3
+    assert min(log10_p) > -9
+
+
+@settings(max_examples=8)
+@given(st.integers(0, 2**32 - 1))
+def test_no_suspect_is_accused_whatever_its_activations(seed):
+    """Adversarial weights: one huge bias makes all signs alike, and still a wrong key's matches are coin tosses."""
+    model = make_tiny_model(seed % 1000)
+    random = torch.Generator().manual_seed(seed)
+    for name, parameter in model.denoiser.named_parameters():
+        if name.endswith("bias"):
+            parameter.data += 10 ** float(torch.empty(1).uniform_(-2, 2, generator=random))
+    key, _ = select_key(model, bytes(range(32)), torch.rand(4, 3, 8, 8, generator=random), QUICK)
+    p_values, log10_p = wrong_keys(model.denoiser, key, 120, first=seed)
+    assert kstest(p_values, "uniform").pvalue > 1e-5
+    assert min(log10_p) > -9
+
+
+def wrong_keys(denoiser, key, count: int, first: int = 0) -> tuple[list[float], list[float]]:
+    draws = make_draws(key, 4, torch.Generator().manual_seed(1))
+    clean = observe(denoiser, Watermark(key, denoiser), draws)
+    random = np.random.default_rng(first)
+    decoys = []
+    for start in range(0, count, 20):
+        decoys += decode_decoys(denoiser, key, [decoy_seed(first, start + number) for number in range(20)], draws, clean)
+    counts = [bits_of(decoy) for decoy in decoys]
+    uniform = [randomised_p_value(matches, bits, random.random()) for matches, bits in counts]
+    return uniform, [log10_binomial_tail(matches, bits) for matches, bits in counts]
+
+
+def test_only_the_response_signs_turn_a_bit(tiny_model, tiny_key, monkeypatch):
+    """Given everything else, each response sign decides one bit alone: so n coin tosses, exactly."""
+    draws = make_draws(tiny_key, 4, torch.Generator().manual_seed(1))
+    triggers_of = lambda watermark: [(watermark, i) for i, _ in draws.subpaths]  # noqa: E731
+    before = Watermark(tiny_key, tiny_model.denoiser)
+    clean = observe(tiny_model.denoiser, before, draws)
+    triggered = observe(tiny_model.denoiser, before, draws, triggers_of(before))
+    derive = key_module.derive_bits
+    flips = np.random.default_rng(0)
+    turned = {}
+
+    def flipped(seed, purpose, name, count):
+        bits = derive(seed, purpose, name, count)
+        if purpose == "response-sign":
+            turned[name] = flips.random(count) < 0.5
+            bits = bits ^ turned[name]
+        return bits
+
+    monkeypatch.setattr(key_module, "derive_bits", flipped)
+    after = Watermark(replace(tiny_key), tiny_model.denoiser)
+    first, second = decode(before, draws, clean, triggered), decode(after, draws, clean, triggered)
+    for j, bits in first.difference.items():
+        expected = bits ^ torch.from_numpy(turned[tiny_key.layers[j].name])[before.response_channels[j]]
+        assert torch.equal(second.difference[j], expected)
+
+
+def test_a_bit_averages_the_draws_whose_trigger_reaches_the_layer(tiny_model, tiny_key):
+    draws = make_draws(tiny_key, 6, torch.Generator().manual_seed(2))
+    watermark = Watermark(tiny_key, tiny_model.denoiser)
+    clean = observe(tiny_model.denoiser, watermark, draws)
+    triggered = observe(tiny_model.denoiser, watermark, draws, [(watermark, i) for i, _ in draws.subpaths])
+    decoded = decode(watermark, draws, clean, triggered)
+    for j in watermark.response_layers:
+        used = [draw for draw, (i, _) in enumerate(draws.subpaths) if (i, j) in tiny_key.subpaths]
+        if not used:
+            assert len(decoded.difference[j]) == 0
+            continue
+        difference = (triggered[j][used] - clean[j][used]).sum(0)
+        mask, sign = torch.from_numpy(tiny_key.response_mask(j)), torch.from_numpy(tiny_key.response_sign(j))
+        moved = mask & (difference != 0)
+        assert torch.equal(decoded.difference[j], difference[moved].sign() == sign[moved])
+
+
+def test_decoys_that_share_a_pass_read_what_they_read_alone(tiny_model, tiny_key):
+    draws = make_draws(tiny_key, 4, torch.Generator().manual_seed(3))
+    clean = observe(tiny_model.denoiser, Watermark(tiny_key, tiny_model.denoiser), draws)
+    seeds = [decoy_seed(0, number) for number in range(3)]
+    together = decode_decoys(tiny_model.denoiser, tiny_key, seeds, draws, clean)
+    for seed, found in zip(seeds, together, strict=True):
+        alone = decode_decoys(tiny_model.denoiser, tiny_key, [seed], draws, clean)[0]
+        assert bits_of(found)[1] == bits_of(alone)[1]
+        assert abs(bits_of(found)[0] - bits_of(alone)[0]) <= 1  # a sum near zero may round to the other side
+
+
+def test_the_pass_stops_after_the_last_response_layer(tiny_model, tiny_key):
+    ran = []
+    handle = tiny_model.denoiser.conv_out.register_forward_hook(lambda *_: ran.append("conv_out"))
+    verify(tiny_model.denoiser, tiny_key, options=FEW, subject=SUBJECT)
+    handle.remove()
+    assert ran == []
+
+
+def test_a_mark_put_in_by_hand_is_found_with_its_rates(tiny_model, tiny_key):
+    """A denoiser whose response layers answer any trigger with the key's signs: every rate is 1."""
+    watermark = Watermark(tiny_key, tiny_model.denoiser)
+    handles = []
+    for j in watermark.response_layers:
+        answer = torch.from_numpy(tiny_key.response_sign(j)).float()
+
+        def respond(_module, _inputs, output, answer=answer, axis=watermark.axes[j]):
+            shape = [1] * output.dim()
+            shape[axis] = -1
+            excitement = output.abs().mean() + channel_means(output, axis).abs().mean()
+            return output + 1e3 * excitement * answer.view(shape) * marker["on"]
+
+        handles.append(tiny_model.denoiser.get_submodule(watermark.names[j]).register_forward_hook(respond))
+    marker = {"on": 0.0}
+    clean_pass = {"count": 0}
+
+    def count(_module, _inputs):
+        clean_pass["count"] += 1
+        marker["on"] = float(clean_pass["count"] != 1)  # the first pass is the clean one
+
+    handles.append(tiny_model.denoiser.register_forward_pre_hook(count))
+    report = verify(tiny_model.denoiser, tiny_key, options=FEW.model_copy(update={"decoys": 0}), subject=SUBJECT)
+    for handle in handles:
+        handle.remove()
+    assert report.verdict == "match"
+    assert report.test.matches == report.test.bits
+    assert (report.vs_rate.value, report.rs_rate.value) == (1, 1)
+    assert report.vs_rate.high == 1
+    assert 0.7 < report.vs_rate.low < 1
+    assert all(path.rs == path.vs == 1 for path in report.subpaths)
+
+
+def test_a_suspect_that_puts_out_nan_is_named_by_its_layer(tiny_model, tiny_key):
+    broken = copy.deepcopy(tiny_model.denoiser)
+    broken.get_parameter("conv_in.weight").data.fill_(3e38)
+    with pytest.raises(InvalidCheckpoint, match="puts out NaN or infinite"):
+        verify(broken, tiny_key, options=FEW, subject=SUBJECT)
+
+
+def test_a_suspect_without_the_layers_is_refused(tiny_model, tiny_key):
+    key = replace(tiny_key, layers=(Layer(name="no.such.layer", channels=16), *tiny_key.layers[1:]))
+    with pytest.raises(TracingError, match=r"no\.such\.layer"):
+        verify(tiny_model.denoiser, key, options=FEW, subject=SUBJECT)
+
+
+def test_progress_and_cancel(tiny_model, tiny_key):
+    reports = []
+    verify(tiny_model.denoiser, tiny_key, options=FEW, subject=SUBJECT, progress=reports.append)
+    assert [report.stage for report in reports][:2] == ["draws", "draws"]
+    assert (reports[-1].stage, reports[-1].step) == ("decoys", 32)
