@@ -1,11 +1,142 @@
-"""The whole path on PostgreSQL and Redis, with processes as a company runs them."""
+"""From registration to verdict on PostgreSQL and Redis, every part a process of its own."""
 
+import json
+import zipfile
+
+import pytest
+from diffusers import DDPMPipeline
+
+from aiao_core.archives import unpack
+from aiao_core.checkpoints import load_model, save_model
+from aiao_core.digests import sha256_file
+from aiao_core.key import OwnerKey, PublicKey, decode_secret
+from aiao_core.options import VerificationOptions
 from aiao_core.report import Report
+from aiao_core.training import fine_tune
+from client.offline import verify_offline
+from examples.emoji.data import DATA, MODEL, THIEF_CATEGORY, load_images
+from tests.conftest import QUICK_EMBEDDING
+
+SEED = {"seed": 7}
 
 
-def test_smoke(owner, registered, marked):
-    submission = owner.verifications.create(registered.model.id, marked)
+def verified(owner, model_id, suspect, **options) -> Report:
+    submission = owner.verifications.create(model_id, suspect, options=options)
     submission.job.wait()
-    report = Report.from_json(owner.verifications.report(submission.verification.id))
-    print(report.test, report.vs_rate, report.untriggered)
+    return Report.from_json(owner.verifications.report(submission.verification.id))
+
+
+@pytest.fixture(scope="module")
+def marked_folder(marked, tmp_path_factory):
+    return unpack(marked, tmp_path_factory.mktemp("unpacked") / "content")
+
+
+@pytest.fixture(scope="module")
+def key_file(owner, registered, tmp_path_factory):
+    public = PublicKey.model_validate(owner.models.public_key(registered.model.id))
+    path = tmp_path_factory.mktemp("key") / "key.json"
+    path.write_text(OwnerKey.from_public(public, registered.secret_key).to_json())
+    return path
+
+
+def test_the_published_checkpoint_is_a_folder_that_diffusers_loads(owner, registered, marked, marked_folder):
+    model = owner.models.get(registered.model.id)
+    assert model.status == "ready"
+    assert model.checkpoint.sha256 == sha256_file(marked)
+    pipeline = DDPMPipeline.from_pretrained(marked_folder)
+    source = DDPMPipeline.from_pretrained(MODEL)
+    assert pipeline.unet.config == source.unet.config
+    change = (pipeline.unet.conv_in.weight - source.unet.conv_in.weight).abs().max()
+    assert 0 < change < 0.2
+    with zipfile.ZipFile(marked) as archive:
+        assert sorted(archive.namelist()) == sorted(
+            path.relative_to(MODEL).as_posix() for path in MODEL.rglob("*") if path.is_file()
+        )
+
+
+def test_the_published_model_is_a_match_and_its_source_is_not(owner, registered, marked):
+    report = verified(owner, registered.model.id, marked, **SEED)
     assert report.verdict == "match"
+    assert report.test.log10_p < -30
+    assert len(report.decoys) >= 32
+    assert min(decoy.log10_p for decoy in report.decoys) > -9
+    assert report.untriggered.log10_p > -9
+    digests = {entry.role: entry.sha256 for entry in report.inputs}
+    assert digests["watermarked"] == sha256_file(marked)
+
+    innocent = verified(owner, registered.model.id, MODEL, **SEED)
+    assert innocent.verdict == "no-match"
+    assert innocent.test.log10_p > -9
+
+
+def test_a_thief_who_fine_tunes_every_weight_is_found(owner, registered, marked_folder, tmp_path):
+    model = load_model(marked_folder)
+    images = load_images(only=[THIEF_CATEGORY])
+    fine_tune(model.denoiser, model.scheduler, images, steps=40, learning_rate=2e-4, batch_size=16)
+    save_model(model.denoiser, marked_folder, tmp_path / "stolen")
+    report = verified(owner, registered.model.id, tmp_path / "stolen" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert report.verdict == "match"
+    assert report.suspect_form == "safetensors"
+
+
+def test_offline_gives_the_same_numbers_for_the_same_seed(owner, registered, marked, key_file):
+    by_service = verified(owner, registered.model.id, marked, **SEED)
+    offline = verify_offline(marked, key_file, VerificationOptions(**SEED))
+    differing = {"created_at", "inputs", "model_name"}
+    assert offline.model_dump(exclude=differing) == by_service.model_dump(exclude=differing)
+
+
+def test_the_report_is_json_or_a_page(owner, registered, marked):
+    submission = owner.verifications.create(registered.model.id, marked, options=SEED)
+    submission.job.wait()
+    document = json.loads(owner.verifications.report(submission.verification.id))
+    assert document["format"] == "aiao.report"
+    page = owner.verifications.report_html(submission.verification.id)
+    assert page.startswith("<!doctype html>")
+    assert owner.verifications.get(submission.verification.id).log10_p == document["test"]["log10_p"]
+
+
+def test_the_key_is_kept_encrypted_and_its_public_part_tells_no_secret(production, owner, registered, marked):
+    seed, secret = decode_secret(registered.secret_key), registered.secret_key
+    public = json.dumps(owner.models.public_key(registered.model.id))
+    assert registered.model.commitment in public
+    everything = [production.log(name) for name in production.processes]
+    everything.append(dump_of(production.settings["AIAO_DATABASE_URL"]))
+    everything.append(public)
+    assert all(secret not in text and seed.hex() not in text for text in everything)
+
+
+def dump_of(database_url: str) -> str:
+    """Every value of every table as text; bytes as hex."""
+    import psycopg
+
+    with psycopg.connect(database_url.replace("+psycopg", "")) as connection:
+        tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+        rows = [connection.execute(f'SELECT t::text FROM "{name}" t').fetchall() for (name,) in tables]
+    assert sum(map(len, rows)) > 5
+    return str(rows)
+
+
+def test_an_owner_may_bring_images_and_follow_the_progress(owner):
+    seen = []
+    options = QUICK_EMBEDDING | {"steps": 60}
+    registration = owner.models.register(MODEL, name="with images", images=DATA, options=options)
+    job = registration.job.wait(progress=seen.append)
+    assert job.state == "succeeded"
+    stages = list(dict.fromkeys(job.progress.stage for job in seen if job.progress))
+    assert "embedding" in stages
+    assert "samples" not in stages
+    steps = [job.progress.step for job in seen if job.progress and job.progress.stage == "embedding"]
+    assert steps == sorted(steps)
+    assert len(steps) > 2
+    assert {"response", "preserve", "covert"} <= set(
+        next(job for job in seen if job.progress and steps).progress.metrics
+    ) or steps
+
+
+def test_a_retired_model_takes_no_more_suspects_and_keeps_its_checkpoint(owner, marked, tmp_path):
+    model = next(model for model in owner.models.list() if model.name == "with images")
+    owner.models.retire(model.id)
+    with pytest.raises(Exception, match="is retired"):
+        owner.verifications.create(model.id, marked)
+    assert owner.models.download(model.id, tmp_path / "kept.zip").stat().st_size == model.checkpoint.size

@@ -1,0 +1,204 @@
+"""`aiao up` and the command line, as a user meets them: one command, no set-up, nothing left behind."""
+
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from client.config import load_config
+from examples.emoji.data import MODEL
+from tests.conftest import QUICK_EMBEDDING
+from tests.processes import PROJECT, free_port, wait_for
+
+AIAO = str(Path(sys.executable).with_name("aiao"))
+
+
+class Up:
+    """A running `aiao up` with a data folder and a configuration file of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.config = folder, folder / "config.toml"
+        # The data folder is also a mark by which its processes are found.
+        self.environment = {**os.environ, "AIAO_CONFIG_FILE": str(self.config), "NO_COLOR": "1"}
+        for name in ("AIAO_URL", "AIAO_TOKEN", "AIAO_DATA_DIR"):
+            self.environment.pop(name, None)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def output(self) -> str:
+        return (self.folder / "output.txt").read_text()
+
+    def start(self) -> None:
+        command = [AIAO, "up", "--port", str(free_port()), "--data-dir", str(self.folder / "data")]
+        with (self.folder / "output.txt").open("wb") as output:
+            self.process = subprocess.Popen(
+                command, cwd=PROJECT, env=self.environment, stdout=output, stderr=output, start_new_session=True
+            )
+        wait_for(lambda: self.process.poll() is not None or "Stop: Ctrl-C" in self.output, "aiao up says nothing")
+
+    def interrupt(self) -> int:
+        """Ctrl-C, and the exit status."""
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(60)
+
+    def aiao(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [AIAO, *arguments], cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=300
+        )
+
+    def processes(self) -> list[str]:
+        """Command lines of all processes that know this data folder."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                known = (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes()
+            except OSError:
+                continue  # gone meanwhile, or not ours
+            if f"{self.folder}/data".encode() in known:
+                found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        return found
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory):
+    running = Up(tmp_path_factory.mktemp("up"))
+    running.start()
+    yield running
+    if running.process.poll() is None:
+        running.interrupt()
+
+
+@pytest.fixture(scope="module")
+def model_id(up) -> str:
+    options = [argument for name, value in QUICK_EMBEDDING.items() for argument in ("--option", f"{name}={value}")]
+    done = up.aiao("models", "register", str(MODEL), "--name", "emoji", "--json", *options)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)["id"]
+
+
+def test_up_says_where_it_listens_and_how_to_use_it(up):
+    config = load_config(up.config)
+    assert f"AIAO is listening on {config.url}" in up.output
+    assert "aiao models register" in up.output
+    assert stat.S_IMODE(up.config.stat().st_mode) == 0o600
+    assert config.token not in up.output
+    vault_key = up.folder / "data" / "key-encryption-key"
+    assert stat.S_IMODE(vault_key.stat().st_mode) == 0o600
+    assert any("redis-server" in process for process in up.processes())
+
+
+def test_a_second_up_on_the_same_port_says_so(up):
+    port = load_config(up.config).url.rpartition(":")[2]
+    done = up.aiao("up", "--port", port, "--data-dir", str(up.folder / "other"))
+    assert done.returncode == 1
+    assert f"port {port} of 127.0.0.1 cannot be used" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_register_saves_a_complete_key_file(up, model_id):
+    key_file = up.folder / "emoji.key.json"
+    assert stat.S_IMODE(key_file.stat().st_mode) == 0o600
+    done = up.aiao("key", "check", str(key_file), "--json")
+    shown = json.loads(up.aiao("models", "show", model_id, "--json").stdout)
+    assert json.loads(done.stdout) == {"valid": True, "commitment": shown["commitment"]}
+    assert shown["status"] == "ready"
+
+
+def test_verify_exits_with_its_verdict(up, model_id):
+    assert up.aiao("models", "download", model_id, "--to", "marked.zip").returncode == 0
+    match = up.aiao("verify", "--model", model_id, "--seed", "7", "--json", "marked.zip")
+    assert match.returncode == 0, match.stderr
+    report = json.loads(match.stdout)
+    assert report["verdict"] == "match"
+
+    offline = up.aiao("verify", "--offline", "--key", "emoji.key.json", "--seed", "7", "--json", "marked.zip")
+    assert offline.returncode == 0, offline.stderr
+    same = ("test", "triggered_alone", "untriggered", "vs_rate", "rs_rate", "decoys", "subpaths", "layers", "seed")
+    assert {name: json.loads(offline.stdout)[name] for name in same} == {name: report[name] for name in same}
+
+    innocent = up.aiao("verify", "--model", model_id, str(MODEL))
+    assert innocent.returncode == 1
+    assert "NO MATCH" in innocent.stdout
+
+    (up.folder / "text.safetensors").write_text("no weights")
+    broken = up.aiao("verify", "--model", model_id, "text.safetensors")
+    assert broken.returncode == 2
+    assert "no complete safetensors file" in broken.stderr
+    assert "Traceback" not in broken.stderr
+
+
+def test_verify_and_report_for_people(up, model_id):
+    done = up.aiao("verify", "--model", model_id, "--report", "report.html", "marked.zip")
+    assert done.returncode == 0
+    assert "MATCH" in done.stdout
+    assert "log10 p (exact)" in done.stdout
+    assert "aiao.report" not in done.stdout
+    assert (up.folder / "report.html").read_text().startswith("<!doctype html>")
+    verification = re.search(r"ver_\w+", done.stdout).group()
+    shown = up.aiao("report", verification, "--json")
+    assert json.loads(shown.stdout)["format"] == "aiao.report"
+    assert up.aiao("report", verification, "--to", "again.json").returncode == 0
+    assert json.loads((up.folder / "again.json").read_text()) == json.loads(shown.stdout)
+
+
+def test_jobs_are_listed_and_watched(up, model_id):
+    jobs = json.loads(up.aiao("jobs", "list", "--json").stdout)
+    embed = next(job for job in jobs if job["kind"] == "embed")
+    assert embed["subject_id"] == model_id
+    watched = up.aiao("jobs", "watch", embed["id"])
+    assert f"{embed['id']} has succeeded: /v1/models/{model_id}" in watched.stdout
+    again = up.aiao("jobs", "cancel", embed["id"])
+    assert "is succeeded" in again.stdout
+
+
+def test_ctrl_c_leaves_no_process_and_the_next_start_knows_everything(up, model_id):
+    token = load_config(up.config).token
+    assert len(up.processes()) > 3
+    assert up.interrupt() == 0
+    assert "AIAO has stopped." in up.output
+    assert up.processes() == []
+    up.start()
+    assert load_config(up.config).token == token
+    assert [model["id"] for model in json.loads(up.aiao("models", "list", "--json").stdout)] == [model_id]
+
+
+def test_ctrl_c_during_an_embedding_loses_nothing(up, model_id):
+    """The job goes on after the next start, from its last checkpoint."""
+    done = up.aiao(
+        "models", "register", str(MODEL), "--name", "second", "--no-wait", "--json",
+        "--option", "steps=60", "--option", "batch_size=8", "--option", "samples=8", "--option", "probe_steps=1",
+        "--option", "checkpoint_every=5", "--option", "layers=12",
+    )  # fmt: skip
+    job_id = json.loads(done.stdout)["job_id"]
+
+    def step() -> int:
+        jobs = json.loads(up.aiao("jobs", "list", "--json").stdout)
+        progress = next(job["progress"] for job in jobs if job["id"] == job_id)
+        return progress["step"] if progress and progress["stage"] == "embedding" else 0
+
+    wait_for(lambda: step() >= 10, "the embedding does not get going", 120)
+    assert up.interrupt() == 0
+    assert up.processes() == []
+    up.start()
+    watched = up.aiao("jobs", "watch", job_id, "--json")
+    last = json.loads(watched.stdout.splitlines()[-1])
+    assert (last["state"], last["attempt"]) == ("succeeded", 2)
+
+
+def test_up_outlives_the_death_of_a_part(up):
+    """A worker that dies is started again."""
+    worker = next(
+        int(entry.name)
+        for entry in Path("/proc").glob("[0-9]*")
+        if b"worker.app" in (entry / "cmdline").read_bytes()
+        and f"{up.folder}/data".encode() in (entry / "environ").read_bytes()
+    )
+    os.kill(worker, signal.SIGKILL)
+    wait_for(lambda: "the worker died" in up.output, "nobody notices")
+    wait_for(lambda: sum("worker.app" in process for process in up.processes()) >= 2, "the worker does not come back")

@@ -1,0 +1,164 @@
+"""Whatever a client uploads is attacker-made: each gets a clear reason, nothing runs, nothing stays, the worker lives."""
+
+import io
+import json
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMPipeline
+from safetensors.torch import load_file, save_file
+
+from client import ApiError, JobFailed
+from examples.emoji.data import MODEL
+from tests.aiao_core.conftest import make_tiny_model
+
+WEIGHTS = MODEL / "unet" / "diffusion_pytorch_model.safetensors"
+
+
+class Evil:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self):
+        return Path.touch, (self.marker,)
+
+
+def write_zip(path: Path, entries: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    return path
+
+
+def make(case: str, folder: Path) -> Path:
+    """The hostile suspect of that name."""
+    match case:
+        case "zip slip":
+            return write_zip(folder / "slip.zip", {"unet/config.json": b"{}", "../../../../escaped.txt": b"out"})
+        case "zip bomb":
+            return write_zip(folder / "bomb.zip", {"unet/zeros.safetensors": bytes(300 << 20)}, zipfile.ZIP_DEFLATED)
+        case "pickle that runs code":
+            torch.save({"conv_in.weight": Evil(folder / "executed")}, folder / "evil.bin")
+            return folder / "evil.bin"
+        case "bare pickle that runs code":
+            (folder / "evil.pt").write_bytes(pickle.dumps(Evil(folder / "executed")))
+            return folder / "evil.pt"
+        case "truncated safetensors":
+            (folder / "cut.safetensors").write_bytes(WEIGHTS.read_bytes()[:-1000])
+            return folder / "cut.safetensors"
+        case "truncated safetensors in a zip":
+            return write_zip(folder / "cut.zip", {"unet/model.safetensors": WEIGHTS.read_bytes()[:-1000]})
+        case "text named safetensors":
+            (folder / "text.safetensors").write_text("These are not the weights you are looking for.")
+            return folder / "text.safetensors"
+        case "another architecture":
+            tiny = make_tiny_model()
+            DDPMPipeline(tiny.denoiser, tiny.scheduler).save_pretrained(folder / "tiny")
+            return folder / "tiny"
+        case "another class":
+            config = {"_class_name": "os.system", "sample_size": 16}
+            return write_zip(folder / "class.zip", {"unet/config.json": json.dumps(config).encode(), "unet/a.bin": b""})
+        case "NaN weights":
+            weights = load_file(WEIGHTS)
+            weights["mid_block.attentions.0.to_q.weight"][0, 0] = torch.nan
+            save_file(weights, folder / "nan.safetensors")
+            return folder / "nan.safetensors"
+        case "activations that overflow":
+            weights = {name: value.float() for name, value in load_file(WEIGHTS).items()}
+            weights["conv_in.weight"].fill_(3e38)
+            save_file(weights, folder / "overflow.safetensors")
+            return folder / "overflow.safetensors"
+        case "no weights":
+            return write_zip(folder / "none.zip", {"readme.txt": b"hello"})
+    raise ValueError(case)
+
+
+FAILED_JOBS = {
+    "zip slip": ("unsafe-archive", "outside of its folder"),
+    "zip bomb": ("unsafe-archive", "expands beyond"),
+    "pickle that runs code": ("invalid-checkpoint", "nothing else in it is ever loaded"),
+    "bare pickle that runs code": ("invalid-checkpoint", "nothing else in it is ever loaded"),
+    "truncated safetensors in a zip": ("invalid-checkpoint", "no complete safetensors file"),
+    "another architecture": ("wrong-architecture", "layer"),
+    "another class": ("wrong-architecture", "os.system"),
+    "NaN weights": ("invalid-checkpoint", "layer mid_block.attentions.0.to_q"),
+    "activations that overflow": ("invalid-checkpoint", "puts out NaN or infinite"),
+    "no weights": ("invalid-checkpoint", "holds no weights"),
+}
+REFUSED_UPLOADS = {
+    "truncated safetensors": "no complete safetensors file",
+    "text named safetensors": "no complete safetensors file",
+}
+
+
+@pytest.mark.parametrize("case", FAILED_JOBS)
+def test_a_hostile_suspect_is_a_failed_job_with_its_reason(production, owner, registered, tmp_path, case):
+    code, words = FAILED_JOBS[case]
+    submission = owner.verifications.create(registered.model.id, make(case, tmp_path))
+    with pytest.raises(JobFailed, match=words) as failure:
+        submission.job.wait()
+    assert failure.value.code == code
+    verification = owner.verifications.get(submission.verification.id)
+    assert (verification.status, verification.verdict, verification.error.code) == ("failed", None, code)
+    assert not (tmp_path / "executed").exists()
+    assert not list(production.data_dir.parent.rglob("escaped.txt"))
+    assert not list((production.data_dir / "scratch").iterdir())
+    assert production.processes["worker"].poll() is None
+
+
+@pytest.mark.parametrize("case", REFUSED_UPLOADS)
+def test_a_broken_file_is_refused_at_once(production, owner, registered, tmp_path, case):
+    before = [path for path in (production.data_dir / "storage").rglob("*") if path.is_file()]
+    with pytest.raises(ApiError, match=REFUSED_UPLOADS[case]) as refusal:
+        owner.verifications.create(registered.model.id, make(case, tmp_path))
+    assert (refusal.value.status, refusal.value.type) == (422, "invalid-artifact")
+    assert [path for path in (production.data_dir / "storage").rglob("*") if path.is_file()] == before
+
+
+def empty_npz(folder: Path) -> Path:
+    np.savez(folder / "empty.npz", x=np.zeros((0, 16, 16, 3), np.uint8))
+    return folder / "empty.npz"
+
+
+def broken_picture(folder: Path) -> Path:
+    return write_zip(folder / "broken.zip", {"a.png": b"\x89PNG\r\n\x1a\nbroken"})
+
+
+@pytest.mark.parametrize(("images", "words"), [(empty_npz, "the image set is empty"), (broken_picture, "no readable image")])
+def test_an_unusable_image_set_fails_the_registration(owner, tmp_path, images, words):
+    registration = owner.models.register(MODEL, name="no images", images=images(tmp_path), options={"steps": 1})
+    with pytest.raises(JobFailed, match=words):
+        registration.job.wait()
+    model = owner.models.get(registration.model.id)
+    assert (model.status, model.error.code, model.checkpoint) == ("failed", "invalid-images", None)
+
+
+def test_a_folder_that_is_no_pipeline_fails_the_registration(owner, tmp_path):
+    registration = owner.models.register(write_zip(tmp_path / "a.zip", {"readme.txt": b"hi"}), name="nothing")
+    with pytest.raises(JobFailed, match=r"model_index\.json or unet/ is missing"):
+        registration.job.wait()
+
+
+def test_a_watermark_that_cannot_be_proved_is_not_handed_out(owner):
+    registration = owner.models.register(MODEL, name="too short", options={"steps": 1, "samples": 4, "probe_steps": 1})
+    with pytest.raises(JobFailed, match="use more steps or more layers") as failure:
+        registration.job.wait()
+    assert failure.value.code == "embedding-failed"
+    assert owner.models.get(registration.model.id).checkpoint is None
+
+
+def test_a_pickle_of_plain_weights_is_read(owner, registered, marked):
+    content = io.BytesIO()
+    with zipfile.ZipFile(marked) as archive:
+        content.write(archive.read("unet/diffusion_pytorch_model.safetensors"))
+    file = marked.with_name("marked.bin")
+    marked_weights = marked.with_name("marked.safetensors")
+    marked_weights.write_bytes(content.getvalue())
+    torch.save({"state_dict": load_file(marked_weights)}, file)
+    submission = owner.verifications.create(registered.model.id, file)
+    submission.job.wait()
+    assert owner.verifications.get(submission.verification.id).verdict == "match"

@@ -1,0 +1,179 @@
+import pytest
+
+from aiao_core.errors import InvalidCheckpoint
+from aiao_core.progress import Progress
+from service.database import utc_now
+from service.ids import new_id
+from service.jobs import service as jobs
+from service.jobs.leases import CancelRequested, LeaseLost
+from service.jobs.repository import LeaseRepository
+from service.platform import Platform
+from service.settings import Settings
+from service.tokens.repository import TokenRepository
+from service.tokens.tables import Tenant
+from worker import running
+
+TENANT = "ten_test"
+
+
+@pytest.fixture
+def platform(tmp_path, monkeypatch, redis_url):
+    """The worker's own platform on a fresh database."""
+    monkeypatch.setenv("AIAO_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("AIAO_BROKER_URL", redis_url)
+    monkeypatch.setenv("AIAO_HEARTBEAT_SECONDS", "0.05")
+    running._platform.cache_clear()
+    platform = Platform.open(Settings())
+    platform.database.migrate()
+    with platform.database.session() as session:
+        TokenRepository(session).add(Tenant(id=TENANT, name="test", created_at=utc_now()))
+    yield platform
+    running._platform().close()
+    running._platform.cache_clear()
+    platform.close()
+
+
+@pytest.fixture
+def job_id(platform) -> str:
+    with platform.database.session() as session:
+        return jobs.create(session, TENANT, "verify", new_id("ver")).id
+
+
+def job(platform, job_id):
+    with platform.database.session() as session:
+        return LeaseRepository(session).get(job_id)
+
+
+def scratch_of(platform) -> list[str]:
+    return [path.name for path in platform.settings.scratch_dir.iterdir()]
+
+
+def finish(work) -> None:
+    with work.platform.database.session() as session:
+        work.lease.succeed(session, "/v1/verifications/x")
+
+
+def test_a_task_gets_the_job_and_a_scratch_folder_that_goes(platform, job_id):
+    seen = {}
+
+    def task(work) -> None:
+        seen.update(job=work.job.id, state=job(platform, job_id).state, scratch=work.scratch)
+        (work.scratch / "file").write_text("x")
+        finish(work)
+
+    running.run(job_id, task)
+    assert (seen["job"], seen["state"]) == (job_id, "running")
+    assert not seen["scratch"].exists()
+    done = job(platform, job_id)
+    assert (done.state, done.attempt, done.result) == ("succeeded", 1, "/v1/verifications/x")
+
+
+def test_the_same_job_is_not_run_twice(platform, job_id):
+    runs = []
+
+    def task(work) -> None:
+        runs.append(work.lease.attempt)
+        running.run(job_id, task)  # rung for again while it runs
+        finish(work)
+
+    running.run(job_id, task)
+    running.run(job_id, task)
+    assert runs == [1]
+
+
+def test_an_error_with_a_reason_is_the_jobs_reason(platform, job_id):
+    def task(work) -> None:
+        raise InvalidCheckpoint("layer x is missing")
+
+    running.run(job_id, task)
+    failed = job(platform, job_id)
+    assert (failed.state, failed.error) == ("failed", {"code": "invalid-checkpoint", "detail": "layer x is missing"})
+    assert scratch_of(platform) == []
+
+
+def test_an_unexpected_error_is_a_failed_job_that_leaks_nothing(platform, job_id, caplog):
+    def task(work) -> None:
+        raise RuntimeError("password=hunter2")
+
+    running.run(job_id, task)
+    failed = job(platform, job_id)
+    assert (failed.state, failed.error["code"]) == ("failed", "internal-error")
+    assert "hunter2" not in failed.error["detail"]
+    assert job_id in failed.error["detail"]
+    assert "hunter2" in caplog.text  # the operator's log has it
+
+
+def test_a_cancel_takes_effect_at_the_very_next_step(platform, job_id):
+    steps = []
+
+    def task(work) -> None:
+        for step in range(1, 100):
+            work.progress(Progress("embedding", step, 100))
+            steps.append(step)
+            if step == 3:
+                with platform.database.session() as session:
+                    jobs.cancel(session, TENANT, job_id)
+
+    running.run(job_id, task)
+    assert steps == [1, 2, 3]
+    assert job(platform, job_id).state == "canceled"
+
+
+def test_a_lost_lease_stops_the_attempt_and_stores_nothing(platform, job_id):
+    def task(work) -> None:
+        with platform.database.session() as session:  # the reaper gave the job to another worker
+            LeaseRepository(session).change(job_id, "running", 1, state="queued")
+            LeaseRepository(session).change(job_id, "queued", 1, state="running", attempt=2)
+        with pytest.raises(LeaseLost):
+            work.progress(Progress("embedding", 1, 2))
+        finish(work)
+
+    running.run(job_id, task)
+    still = job(platform, job_id)
+    assert (still.state, still.attempt, still.result) == ("running", 2, None)
+
+
+def test_the_heartbeat_writes_progress_and_holds_the_lease_during_one_long_step(platform, job_id):
+    def task(work) -> None:
+        first = job(platform, job_id).lease_until
+        work.progress(Progress("embedding", 5, 10, {"response": 0.5}))
+        from tests.processes import wait_for
+
+        wait_for(lambda: job(platform, job_id).progress, "no progress was written")
+        wait_for(lambda: job(platform, job_id).lease_until > first, "the lease was not renewed")
+        finish(work)
+
+    running.run(job_id, task)
+    progress = job(platform, job_id).progress
+    assert (progress["stage"], progress["step"], progress["total"]) == ("embedding", 5, 10)
+
+
+def test_what_a_killed_attempt_left_is_removed(platform, job_id):
+    left = platform.settings.scratch_dir / f"{job_id}-killed"
+    left.mkdir()
+    (left / "file").write_text("x")
+    running.run(job_id, finish)
+    assert scratch_of(platform) == []
+
+
+def test_pace_tells_the_seconds_that_are_left():
+    pace = running.Pace()
+    pace.note(Progress("embedding", 1, 10))
+    assert pace.latest()["seconds_left"] is None
+    pace._began -= 4  # four seconds for the next two steps
+    pace.note(Progress("embedding", 3, 10))
+    assert pace.latest()["seconds_left"] == pytest.approx(14, abs=1)
+    pace.note(Progress("decoys", 1, 2))
+    assert pace.latest()["seconds_left"] is None
+
+
+def test_cancel_requested_is_told_by_the_lease(platform, job_id):
+    def task(work) -> None:
+        with platform.database.session() as session:
+            jobs.cancel(session, TENANT, job_id)
+        with pytest.raises(CancelRequested):
+            work.lease.check()
+        finish(work)  # it was done already: the result counts
+
+    running.run(job_id, task)
+    assert job(platform, job_id).state == "succeeded"
