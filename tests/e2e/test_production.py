@@ -129,9 +129,8 @@ def test_an_owner_may_bring_images_and_follow_the_progress(owner):
     steps = [job.progress.step for job in seen if job.progress and job.progress.stage == "embedding"]
     assert steps == sorted(steps)
     assert len(steps) > 2
-    assert {"response", "preserve", "covert"} <= set(
-        next(job for job in seen if job.progress and steps).progress.metrics
-    ) or steps
+    metrics = [job.progress.metrics for job in seen if job.progress and job.progress.stage == "embedding"]
+    assert set(metrics[-1]) == {"response", "preserve", "covert"}
 
 
 def test_a_retired_model_takes_no_more_suspects_and_keeps_its_checkpoint(owner, marked, tmp_path):
