@@ -1,11 +1,12 @@
 """Owner keys at rest: AES-256-GCM under a key-encryption key that never enters the database."""
 
 import base64
-import binascii
 import hashlib
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -33,7 +34,7 @@ class Vault:
         text = setting.get_secret_value() if setting else _read_or_create(file)
         try:
             return cls(base64.b64decode(text, validate=True))
-        except binascii.Error as error:
+        except ValueError as error:
             raise VaultError("the key-encryption key is no base64; make one with: openssl rand -base64 32") from error
 
     def encrypt(self, plaintext: str, *, tenant_id: str, model_id: str) -> bytes:
@@ -45,7 +46,7 @@ class Vault:
         nonce, sealed = ciphertext[:NONCE_BYTES], ciphertext[NONCE_BYTES:]
         try:
             return self._cipher.decrypt(nonce, sealed, _context(tenant_id, model_id)).decode()
-        except InvalidTag as error:
+        except (InvalidTag, ValueError) as error:
             raise VaultError(
                 "an owner key cannot be decrypted: AIAO_KEY_ENCRYPTION_KEY is not the one it was stored under"
             ) from error
@@ -57,10 +58,11 @@ def _context(tenant_id: str, model_id: str) -> bytes:
 
 def _read_or_create(file: Path) -> str:
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    try:
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return file.read_text().strip()
-    with os.fdopen(descriptor, "w") as target:
-        target.write(base64.b64encode(secrets.token_bytes(32)).decode() + "\n")
-    return file.read_text().strip()
+    if not file.exists():
+        # Linked into place whole: of processes that start together one makes the key, and none reads half of it.
+        with NamedTemporaryFile("w", dir=file.parent, prefix=f"{file.name}-") as made, suppress(FileExistsError):
+            made.write(base64.b64encode(secrets.token_bytes(32)).decode() + "\n")
+            made.flush()
+            os.fsync(made.fileno())
+            os.link(made.name, file)
+    return file.read_text(errors="replace").strip()

@@ -1,0 +1,89 @@
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.database import Database
+from service.ids import new_id
+from service.platform import Platform
+from service.settings import Settings
+from tests.processes import System, postgres_database
+from tests.service import rows
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request, tmp_path) -> Iterator[str]:
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'data' / 'aiao.sqlite'}"
+    else:
+        with postgres_database() as url:
+            yield url
+
+
+@pytest.fixture
+def database(database_url) -> Iterator[Database]:
+    """A database with every table."""
+    database = Database(database_url)
+    database.migrate()
+    yield database
+    database.dispose()
+
+
+@pytest.fixture
+def platform(tmp_path: Path, database: Database, redis_url: str) -> Iterator[Platform]:
+    """What the processes of the service share, with a queue of its own."""
+    url = database.engine.url.render_as_string(hide_password=False)
+    settings = Settings(
+        data_dir=tmp_path / "data", database_url=url, broker_url=redis_url, queue=new_id("queue"), max_attempts=2
+    )
+    platform = Platform.open(settings)
+    yield platform
+    platform.close()
+
+
+@pytest.fixture
+def tenant(platform: Platform) -> str:
+    return rows.tenant(platform.database)
+
+
+@pytest.fixture(scope="session")
+def backstage(api: System) -> Iterator[Platform]:
+    """The database, storage and keys behind the API, to do what a worker would do."""
+    settings = Settings(
+        data_dir=api.data_dir,
+        database_url=api.settings["AIAO_DATABASE_URL"],
+        broker_url=api.settings["AIAO_BROKER_URL"],
+        queue=api.settings["AIAO_QUEUE"],
+    )
+    platform = Platform.open(settings)
+    yield platform
+    platform.close()
+
+
+@pytest.fixture(scope="session")
+def caller(api: System, backstage: Platform) -> Iterator[Callable[[], httpx.Client]]:
+    """Makes HTTP clients, each with the token of a new tenant."""
+    clients = []
+
+    def call() -> httpx.Client:
+        headers = {"Authorization": f"Bearer {rows.token(backstage.database)}"}
+        clients.append(httpx.Client(base_url=api.url, headers=headers, timeout=30))
+        return clients[-1]
+
+    yield call
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture(scope="session")
+def http(caller) -> httpx.Client:
+    """The API, as one tenant."""
+    return caller()
+
+
+@pytest.fixture(scope="session")
+def stranger(caller) -> httpx.Client:
+    """The API, as another tenant."""
+    return caller()

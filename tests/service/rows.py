@@ -1,0 +1,120 @@
+"""What a test needs in the database, made by the service's own rules; and a key and a report without any model."""
+
+from datetime import UTC, datetime
+
+from sqlalchemy import select
+
+from aiao_core.key import Architecture, Layer, OwnerKey, decode_secret
+from aiao_core.report import BitTest, Interval, LayerResult, Report
+from service.artifacts.tables import Artifact
+from service.database import Database, utc_now
+from service.ids import new_id
+from service.jobs.leases import Lease
+from service.jobs.tables import Job
+from service.models import service as models
+from service.models.schemas import ModelIn
+from service.models.tables import Model
+from service.platform import Platform
+from service.tokens.service import authenticate, issue_token
+from service.verifications import service as verifications
+
+ARCHITECTURE = Architecture(class_name="UNet2DModel", config={"sample_size": 16})
+
+
+def token(database: Database) -> str:
+    """A token of a new tenant."""
+    with database.session() as session:
+        return issue_token(session, new_id("tenant"))
+
+
+def tenant(database: Database) -> str:
+    """A new tenant's identifier."""
+    secret = token(database)
+    with database.session() as session:
+        return authenticate(session, secret)
+
+
+def artifact(database: Database, tenant_id: str, kind: str = "archive") -> str:
+    """An artifact's row alone; nothing is in storage."""
+    artifact_id = new_id("art")
+    with database.session() as session:
+        session.add(
+            Artifact(
+                id=artifact_id, tenant_id=tenant_id, filename="model.zip", sha256="0" * 64, size=1, kind=kind,
+                storage_key=f"artifacts/{artifact_id}", created_at=utc_now(),
+            )
+        )  # fmt: skip
+    return artifact_id
+
+
+def registered(platform: Platform, tenant_id: str) -> tuple[Model, Job, str]:
+    """A model under embedding, its queued job, and its secret."""
+    request = ModelIn(name="model", artifact_id=artifact(platform.database, tenant_id))
+    with platform.database.session() as session:
+        return models.register(session, platform.vault, tenant_id, request)
+
+
+def job(database: Database, job_id: str) -> Job:
+    """The job as it is now."""
+    with database.session() as session:
+        return session.scalars(select(Job).where(Job.id == job_id)).one()
+
+
+def model(database: Database, model_id: str) -> Model:
+    """The model as it is now."""
+    with database.session() as session:
+        return session.scalars(select(Model).where(Model.id == model_id)).one()
+
+
+def finish_embedding(platform: Platform, model_id: str, secret: str, checkpoint: models.Checkpoint) -> OwnerKey:
+    """Do what a worker does at the end of an embedding."""
+    row = model(platform.database, model_id)
+    key = OwnerKey(
+        decode_secret(secret), ARCHITECTURE, 1000, (Layer(name="a", channels=64), Layer(name="b", channels=64)), ((0, 1),)
+    )
+    lease = Lease.take(platform.database, row.job_id, 60)
+    assert lease
+    with platform.database.session() as session:
+        models.mark_ready(session, platform.vault, row.tenant_id, model_id, key, checkpoint)
+        lease.succeed(session, f"/v1/models/{model_id}")
+    return key
+
+
+def finish_verification(platform: Platform, tenant_id: str, verification_id: str, job_id: str) -> Report:
+    """Do what a worker does at the end of a verification."""
+    lease = Lease.take(platform.database, job_id, 60)
+    assert lease
+    report = a_report()
+    with platform.database.session() as session:
+        verifications.record_report(session, tenant_id, verification_id, report)
+        lease.succeed(session, f"/v1/verifications/{verification_id}")
+    return report
+
+
+def a_report() -> Report:
+    """A match with 64 of 64 bits."""
+    rate = Interval(value=1, low=0.9, high=1, draws=10)
+    return Report(
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+        software={"aiao": "0"},
+        verdict="match",
+        max_log10_p=-9,
+        model_name="model",
+        suspect_name="<script>alert(1)</script>",
+        suspect_form="safetensors",
+        commitment="sha256:" + "0" * 64,
+        architecture=ARCHITECTURE.fingerprint,
+        layers=(LayerResult(name="b", matches=64, bits=64),),
+        trigger_layers=1,
+        test=BitTest.of(64, 64),
+        triggered_alone=BitTest.of(64, 64),
+        untriggered=BitTest.of(30, 64),
+        vs_rate=rate,
+        rs_rate=rate,
+        tau=0.75,
+        decoys=(BitTest.of(31, 64),),
+        subpaths=(),
+        inputs=(),
+        seed=0,
+        draws=10,
+    )
