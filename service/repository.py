@@ -19,9 +19,15 @@ class TenantRepository(Generic[Row]):
     def __init__(self, session: Session, tenant_id: str) -> None:
         self.session, self.tenant_id = session, tenant_id
 
-    def get(self, row_id: str) -> Row:
-        """Raises :class:`NotFound` for a row that does not exist and for one of another tenant alike."""
-        row: Row | None = self.session.scalar(self._mine().where(self.table.id == row_id))
+    def get(self, row_id: str, *, lock: bool = False) -> Row:
+        """Raises :class:`NotFound` for a row that does not exist and for one of another tenant alike.
+
+        Nobody else changes a row under ``lock`` before the transaction ends (SQLite runs one at a time anyway).
+        """
+        query = self._mine().where(self.table.id == row_id)
+        if lock:
+            query = query.with_for_update().execution_options(populate_existing=True)
+        row: Row | None = self.session.scalar(query)
         if row is None:
             raise NotFound(f"there is no {self.noun} {row_id} for this token")
         return row

@@ -65,8 +65,8 @@ def _store(work: Work, row: Model, key: OwnerKey, archive: Path) -> None:
     checkpoint = models.Checkpoint(storage_key, sha256_file(archive), archive.stat().st_size)
     try:
         with work.platform.database.session() as session:
-            models.mark_ready(session, work.platform.vault, row.tenant_id, row.id, key, checkpoint)
             work.lease.succeed(session, f"/v1/models/{row.id}")
+            models.mark_ready(session, work.platform.vault, row.tenant_id, row.id, key, checkpoint)
     except BaseException:
         work.platform.storage.delete(storage_key)
         raise

@@ -71,7 +71,7 @@ def cancel(job_id: JobId, platform: PlatformDep, tenant_id: TenantDep, idempoten
     with platform.database.session() as session:
         if replay := idempotency.replay(session):
             return replay
-        job = JobOut.model_validate(service.cancel(session, tenant_id, job_id))
+        job = JobOut.model_validate(service.cancel(session, platform.storage, tenant_id, job_id))
         idempotency.remember(session, 200, job.model_dump(mode="json"), {})
     return Response(job.model_dump_json(), media_type="application/json")
 

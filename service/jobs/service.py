@@ -4,10 +4,11 @@ from sqlalchemy.orm import Session
 
 from service.database import utc_now
 from service.ids import new_id
-from service.jobs.outcomes import record_failure
+from service.jobs.outcomes import discard_training_state, record_failure
 from service.jobs.repository import JobRepository, LeaseRepository
 from service.jobs.schemas import JobKind
 from service.jobs.tables import Job
+from service.storage import Storage
 
 FINAL = ("succeeded", "failed", "canceled")
 
@@ -22,14 +23,16 @@ def create(session: Session, tenant_id: str, kind: JobKind, subject_id: str) -> 
     return JobRepository(session, tenant_id).add(job)
 
 
-def cancel(session: Session, tenant_id: str, job_id: str) -> Job:
+def cancel(session: Session, storage: Storage, tenant_id: str, job_id: str) -> Job:
     """Cancel a queued job at once, ask a running one to stop at its next step, and leave a finished one as it is."""
-    job = JobRepository(session, tenant_id).get(job_id)
+    # Locked, or a worker that takes the job between reading and writing would never hear of it.
+    job = JobRepository(session, tenant_id).get(job_id, lock=True)
     if job.state in FINAL:
         return job
     leases = LeaseRepository(session)
     if leases.change(job.id, "queued", job.attempt, state="canceled", cancel_requested=True, finished_at=utc_now()):
         record_failure(session, job, {"code": "canceled", "detail": "the job was canceled before it started"})
+        discard_training_state(storage, job.id)  # of an attempt whose worker was lost
     else:
         leases.change(job.id, "running", job.attempt, cancel_requested=True)
     session.refresh(job)

@@ -54,7 +54,7 @@ def show(model_id: ModelId, platform: PlatformDep, tenant_id: TenantDep) -> Mode
 def retire(model_id: ModelId, platform: PlatformDep, tenant_id: TenantDep) -> None:
     """No more verifications; its key, reports and checkpoint are kept for disputes."""
     with platform.database.session() as session:
-        service.retire(session, tenant_id, model_id)
+        service.retire(session, platform.storage, tenant_id, model_id)
 
 
 @router.get(

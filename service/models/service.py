@@ -15,6 +15,7 @@ from service.keys import service as keys
 from service.models.repository import ModelRepository
 from service.models.schemas import ModelIn
 from service.models.tables import Model
+from service.storage import Storage
 from service.vault import Vault
 
 
@@ -45,10 +46,10 @@ def register(session: Session, vault: Vault, tenant_id: str, request: ModelIn) -
     return model, job, keys.create(session, vault, tenant_id, model_id)
 
 
-def retire(session: Session, tenant_id: str, model_id: str) -> None:
+def retire(session: Session, storage: Storage, tenant_id: str, model_id: str) -> None:
     """Stop a model's embedding, if it runs, and take no more verifications. Key and reports are kept for disputes."""
     model = ModelRepository(session, tenant_id).get(model_id)
-    jobs.cancel(session, tenant_id, model.job_id)
+    jobs.cancel(session, storage, tenant_id, model.job_id)
     model.status = "retired"
 
 
@@ -62,7 +63,10 @@ class Checkpoint:
 
 
 def mark_ready(session: Session, vault: Vault, tenant_id: str, model_id: str, key: OwnerKey, checkpoint: Checkpoint) -> None:
-    """Record a finished embedding. A model that was retired meanwhile stays so."""
+    """Record a finished embedding. A model that was retired meanwhile stays so.
+
+    End the job first: that locks it, so that a call to retire comes before or after, and never in between.
+    """
     model = ModelRepository(session, tenant_id).get(model_id)
     model.architecture = key.architecture.fingerprint
     model.checkpoint_key, model.checkpoint_sha256 = checkpoint.storage_key, checkpoint.sha256

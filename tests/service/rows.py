@@ -18,6 +18,7 @@ from service.platform import Platform
 from service.tokens.service import authenticate, issue_token
 from service.verifications import service as verifications
 
+LAYERS = (Layer(name="a", channels=64), Layer(name="b", channels=64))
 ARCHITECTURE = Architecture(class_name="UNet2DModel", config={"sample_size": 16})
 
 
@@ -66,17 +67,18 @@ def model(database: Database, model_id: str) -> Model:
         return session.scalars(select(Model).where(Model.id == model_id)).one()
 
 
+def a_key(secret: str) -> OwnerKey:
+    return OwnerKey(decode_secret(secret), ARCHITECTURE, 1000, LAYERS, ((0, 1),))
+
+
 def finish_embedding(platform: Platform, model_id: str, secret: str, checkpoint: models.Checkpoint) -> OwnerKey:
     """Do what a worker does at the end of an embedding."""
-    row = model(platform.database, model_id)
-    key = OwnerKey(
-        decode_secret(secret), ARCHITECTURE, 1000, (Layer(name="a", channels=64), Layer(name="b", channels=64)), ((0, 1),)
-    )
+    row, key = model(platform.database, model_id), a_key(secret)
     lease = Lease.take(platform.database, row.job_id, 60)
     assert lease
     with platform.database.session() as session:
-        models.mark_ready(session, platform.vault, row.tenant_id, model_id, key, checkpoint)
         lease.succeed(session, f"/v1/models/{model_id}")
+        models.mark_ready(session, platform.vault, row.tenant_id, model_id, key, checkpoint)
     return key
 
 

@@ -54,10 +54,14 @@ def test_a_point_in_time_comes_back_the_same_and_aware(database, moment):
 
 
 def test_a_session_that_fails_leaves_nothing(database):
-    with pytest.raises(RuntimeError, match="halfway"), database.session() as session:
-        session.add(Tenant(id=new_id("ten"), name="one", created_at=utc_now()))
-        session.flush()
-        raise RuntimeError("halfway")
+    def fail_halfway() -> None:
+        with database.session() as session:
+            session.add(Tenant(id=new_id("ten"), name="one", created_at=utc_now()))
+            session.flush()
+            raise RuntimeError("halfway")
+
+    with pytest.raises(RuntimeError, match="halfway"):
+        fail_halfway()
     with database.session() as session:
         assert session.scalar(sa.select(sa.func.count()).select_from(Tenant)) == 0
 

@@ -112,7 +112,7 @@ def test_a_cancel_takes_effect_at_the_very_next_step(platform, job_id):
             steps.append(step)
             if step == 3:
                 with platform.database.session() as session:
-                    jobs.cancel(session, TENANT, job_id)
+                    jobs.cancel(session, platform.storage, TENANT, job_id)
 
     running.run(job_id, task)
     assert steps == [1, 2, 3]
@@ -170,7 +170,7 @@ def test_pace_tells_the_seconds_that_are_left():
 def test_cancel_requested_is_told_by_the_lease(platform, job_id):
     def task(work) -> None:
         with platform.database.session() as session:
-            jobs.cancel(session, TENANT, job_id)
+            jobs.cancel(session, platform.storage, TENANT, job_id)
         with pytest.raises(CancelRequested):
             work.lease.check()
         finish(work)  # it was done already: the result counts
