@@ -15,6 +15,15 @@ logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
+SLUGS = {413: "body-too-large"}
+"""Where the phrase is no stable slug: Python 3.13 renamed this one."""
+
+UNROUTED = {
+    404: "there is no such path; the calls are listed under /docs",
+    405: "this path does not take this method; the calls are listed under /docs",
+}
+"""Starlette says no more than the phrase."""
+
 
 class Problem(BaseModel):
     """RFC 9457 problem details."""
@@ -99,9 +108,10 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def http_error(_: Request, error: HTTPException) -> JSONResponse:
-        slug = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
-        headers = dict(error.headers) if error.headers else None
-        return problem(error.status_code, slug, str(error.detail), headers)
+        phrase = HTTPStatus(error.status_code).phrase
+        slug = SLUGS.get(error.status_code, phrase.lower().replace(" ", "-"))
+        detail = UNROUTED.get(error.status_code, phrase) if error.detail == phrase else str(error.detail)
+        return problem(error.status_code, slug, detail, dict(error.headers) if error.headers else None)
 
     @app.exception_handler(Exception)
     def unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -10,6 +10,7 @@ from service.platform import Platform
 from service.settings import Settings
 from tests.processes import System, postgres_database
 from tests.service import rows
+from tests.service.calls import Owned, own
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -87,3 +88,9 @@ def http(caller) -> httpx.Client:
 def stranger(caller) -> httpx.Client:
     """The API, as another tenant."""
     return caller()
+
+
+@pytest.fixture(scope="session")
+def owned(http, backstage, tmp_path_factory) -> Owned:
+    """What ``http`` has. Tests read it; one that changes something makes its own."""
+    return own(http, backstage, tmp_path_factory.mktemp("owned"))
