@@ -7,7 +7,7 @@ from typing import Any, Self
 import httpx
 
 from client.config import load_config
-from client.http import check, reachable
+from client.http import check, checked_token, checked_url, reachable
 from client.resources import Artifacts, Jobs, Models, Verifications
 
 
@@ -20,12 +20,10 @@ class Client:
     """
 
     def __init__(self, url: str | None = None, token: str | None = None, *, timeout: float = 60) -> None:
-        if url is None or token is None:
-            config = load_config()
-            url, token = url or config.url, token or config.token
-        self.url = url
-        headers = {"Authorization": f"Bearer {token}"}
-        self.http = httpx.Client(base_url=url, headers=headers, timeout=timeout)
+        config = load_config(url=url, token=token)
+        self.url = checked_url(config.url)
+        headers = {"Authorization": f"Bearer {checked_token(config.token)}"}
+        self.http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout)
         self.artifacts = Artifacts(self)
         self.models = Models(self)
         self.verifications = Verifications(self)

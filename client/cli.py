@@ -1,6 +1,7 @@
 """The ``aiao`` command line."""
 
 import sys
+import traceback
 
 import typer
 
@@ -25,11 +26,14 @@ app.add_typer(keys.app, name="key")
 
 
 def main() -> None:
-    """Run a command. Exit status: 0 done (``verify``: match), 1 ``verify``: no match, 2 error."""
+    """Run a command. Exit status: 0 done (``verify``: match), 1 ``verify``: no match, 2 error, 130 interrupted."""
     try:
         app()
     except (ClientError, AiaoError, OSError) as error:
-        err.print("error:", str(error), markup=False)  # no markup: file names and the service's words come from others
+        err.print("error:", str(error))
+        sys.exit(2)
+    except Exception:  # a mistake in this program; Python's own exit status for it would be that of "no match"
+        traceback.print_exc()
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -23,14 +23,14 @@ def config_file() -> Path:
     return Path(os.environ.get("AIAO_CONFIG_FILE") or platformdirs.user_config_path("aiao") / "config.toml")
 
 
-def load_config(file: Path | None = None) -> Config:
-    """From ``file``; without it from ``AIAO_URL`` and ``AIAO_TOKEN``, or from :func:`config_file`.
+def load_config(file: Path | None = None, *, url: str | None = None, token: str | None = None) -> Config:
+    """From ``file``; without it what is given, then ``AIAO_URL`` and ``AIAO_TOKEN``, then what :func:`config_file` says.
 
     Raises :class:`ClientError` if none is there.
     """
     if file is not None:
         return _read(file)
-    url, token = os.environ.get("AIAO_URL"), os.environ.get("AIAO_TOKEN")
+    url, token = url or os.environ.get("AIAO_URL"), token or os.environ.get("AIAO_TOKEN")
     if url and token:
         return Config(url, token)
     config = _read(config_file())

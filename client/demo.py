@@ -33,7 +33,7 @@ def run_demo(folder: Path, steps: int | None) -> None:
             rows = _story(client, scratch, folder, steps)
     out.print()
     print_table(["suspect", "verdict", "log10 p", "VS-rate", "RS-rate", "report"], rows)
-    out.print(f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes. Open the reports in {folder.resolve()}", markup=False)
+    out.print(f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes. Open the reports in {folder.resolve()}")
     if [row[1] for row in rows] != ["match", "match", "no-match"]:
         raise ClientError("a verdict is not the expected one; please report this with the files in the folder")
 
@@ -75,7 +75,7 @@ def _verify(client: Client, model_id: str, name: str, path: Path, folder: Path) 
 
 
 def _say(sentence: str) -> None:
-    err.print(f"\n[bold]{sentence}[/]")
+    err.print(f"\n{sentence}", style="bold")
 
 
 def _run(module: str, *arguments: str) -> None:

@@ -4,20 +4,39 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from aiao_core.report import Report
+from aiao_core import progress
+from client import documents
 from client.documents import Job
 
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+if TYPE_CHECKING:
+    from aiao_core.report import Report
+
+
+Stage = progress.Progress | documents.Progress
+"""Where a computation stands, on this machine or in the service."""
+
+
+def _console(*, stderr: bool, width: int) -> Console:
+    """A console that prints text as it is: names and the service's words come from others and are no markup.
+
+    ``width`` is for files and pipes, which have none of their own.
+    """
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    width_given = None if terminal else width
+    return Console(stderr=stderr, width=width_given, soft_wrap=True, highlight=False, markup=False, emoji=False)
+
+
+out = _console(stderr=False, width=200)
 """Results, which scripts may read."""
 
-err = Console(stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else 120)
+err = _console(stderr=True, width=120)
 """Progress and errors."""
 
 
@@ -27,8 +46,8 @@ def print_json(value: BaseModel | dict[str, Any] | list[Any]) -> None:
     print(json.dumps(plain, indent=1))  # noqa: T201
 
 
-def print_table(columns: list[str], rows: list[list[str]], title: str | None = None) -> None:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+def print_table(columns: list[str], rows: list[list[str]]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
@@ -39,50 +58,55 @@ def print_table(columns: list[str], rows: list[list[str]], title: str | None = N
 @contextmanager
 def transfer(label: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
     """A progress bar of bytes; the block gets the function that moves it."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn())
     with Progress(*columns, console=err, disable=quiet) as bars:
         bar = bars.add_task(label, total=None)
         yield lambda done, total: bars.update(bar, completed=done, total=total)
 
 
 @contextmanager
-def follow(label: str, *, quiet: bool = False) -> Iterator[Callable[[Job], None]]:
-    """A progress bar for each stage of a job; the block gets the function that moves them."""
+def stages(label: str, *, quiet: bool = False) -> Iterator[Callable[[Stage], None]]:
+    """A progress bar for each stage of a computation; the block gets the function that moves them."""
     columns = (
-        TextColumn("{task.description:<24}"),
+        TextColumn("{task.description:<24}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[metrics]}", style="dim"),
+        TextColumn("{task.fields[metrics]}", style="dim", markup=False),
     )
     with Progress(*columns, console=err, disable=quiet) as bars:
-        stages: dict[str, Any] = {}
-        waiting = bars.add_task(f"{label}: queued", total=None, metrics="")
+        known = {"queued": bars.add_task(f"{label}: queued", total=None, metrics="")}
 
-        def show(job: Job) -> None:
-            if job.state != "queued":
-                bars.update(waiting, visible=False)
-            if job.progress is None:
-                return
-            stage, total = job.progress.stage, job.progress.total
-            if stage not in stages:
-                for earlier in stages.values():
-                    bars.update(earlier, completed=bars.tasks[earlier].total)
-                stages[stage] = bars.add_task(f"{label}: {stage}", total=total, metrics="")
-            metrics = "  ".join(f"{name} {value:.3g}" for name, value in job.progress.metrics.items())
-            done = total if job.state == "succeeded" else job.progress.step
-            bars.update(stages[stage], completed=done, total=total, metrics=metrics)
+        def show(at: Stage) -> None:
+            if at.stage not in known:
+                for earlier in bars.tasks:  # done, but for the waiting, which has no end to show
+                    bars.update(earlier.id, completed=earlier.total, visible=earlier.total is not None)
+                known[at.stage] = bars.add_task(f"{label}: {at.stage}", metrics="")
+            metrics = "  ".join(f"{name} {value:.3g}" for name, value in at.metrics.items())
+            bars.update(known[at.stage], completed=at.step, total=at.total, metrics=metrics)
 
         yield show
 
 
-def print_verdict(report: Report) -> None:
+@contextmanager
+def follow(label: str, *, quiet: bool = False) -> Iterator[Callable[[Job], None]]:
+    """The same for a job."""
+    with stages(label, quiet=quiet) as show:
+
+        def show_job(job: Job) -> None:
+            if job.progress:
+                done = job.progress.total if job.state == "succeeded" else job.progress.step
+                show(job.progress.model_copy(update={"step": done}))
+
+        yield show_job
+
+
+def print_verdict(report: "Report") -> None:
     """The verdict and the figures it rests on."""
-    found = report.verdict == "match"
-    out.print(
-        "[bold green]MATCH[/]: the suspect carries the owner's watermark" if found
-        else "[bold]NO MATCH[/]: the owner's watermark was not found in the suspect"
-    )  # fmt: skip
+    if report.verdict == "match":
+        out.print("MATCH: the suspect carries the owner's watermark", style="bold green")
+    else:
+        out.print("NO MATCH: the owner's watermark was not found in the suspect", style="bold")
     vs, rs, test = report.vs_rate, report.rs_rate, report.test
     best_decoy = min((decoy.log10_p for decoy in report.decoys), default=0.0)
     print_table(

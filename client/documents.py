@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 
+from aiao_core.key import PublicKey
 from client.errors import JobCanceled, JobFailed
 
 if TYPE_CHECKING:
@@ -41,6 +42,13 @@ class Artifact(_Document):
     sha256: str
     size: int
     kind: Literal["archive", "safetensors", "pickle", "images"]
+
+
+class Page(_Document):
+    """A page of a list."""
+
+    items: list[dict[str, Any]]
+    next_cursor: str | None
 
 
 class Job(_Document):
@@ -105,6 +113,12 @@ class Model(_Document):
     created_at: datetime
 
 
+class PublicKeyDocument(PublicKey):
+    """The public part of a model's key."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
 class Verification(_Document):
     """One test of a suspect."""
 
@@ -113,6 +127,7 @@ class Verification(_Document):
     artifact_id: str
     suspect_name: str
     suspect_sha256: str
+    options: dict[str, Any]
     status: str
     verdict: Literal["match", "no-match"] | None
     log10_p: float | None

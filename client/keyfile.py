@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from aiao_core.errors import InvalidKey
 from aiao_core.key import OwnerKey, PublicKey, decode_secret
 from client.errors import ClientError
+from client.http import read
 
 if TYPE_CHECKING:
     from client.api import Client
@@ -16,9 +17,11 @@ SAVED_SECRET = "aiao.secret"  # noqa: S105
 
 
 def check_free(path: Path) -> None:
-    """Raise :class:`ClientError` if there is a file already: it may be the only copy of another key."""
-    if path.exists():
+    """Raise :class:`ClientError` if there is a file already, perhaps the only copy of another key, or none can be made."""
+    if os.path.lexists(path):
         raise ClientError(f"{path} exists and is not overwritten; name another file with --key-file")
+    if not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+        raise ClientError(f"{path.parent} is no folder that you can write to; name another file with --key-file")
 
 
 def save_secret(path: Path, secret: str, model_id: str) -> None:
@@ -29,7 +32,7 @@ def save_secret(path: Path, secret: str, model_id: str) -> None:
 def complete(path: Path, client: "Client") -> OwnerKey:
     """Turn a saved secret into the whole key file, once the embedding has chosen its layers."""
     document = _secret_document(path)
-    public = PublicKey.model_validate(client.models.public_key(document["model_id"]))
+    public = read(PublicKey, client.models.public_key(document["model_id"]))
     key = OwnerKey.from_public(public, document["secret"])
     partial = path.with_name(path.name + ".partial")
     partial.unlink(missing_ok=True)
@@ -62,13 +65,13 @@ def _secret_document(path: Path) -> dict[str, str]:
         if document["format"] != SAVED_SECRET:
             raise InvalidKey(f"{path} is no saved secret; a key file that is complete needs nothing more")
         return {"secret": str(document["secret"]), "model_id": str(document["model_id"])}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InvalidKey(f"{path} is damaged; restore it from a copy") from error
 
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text("utf-8")
+        return path.read_text("utf-8-sig")  # some editors write the mark
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidKey(f"{path} cannot be read: {error}") from error
 

@@ -5,16 +5,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import httpx
-from pydantic import BaseModel
 
 from aiao_core.archives import pack
 from aiao_core.digests import sha256_file
-from client.documents import Artifact, Job, Model, Registration, Submission, Verification
-from client.errors import ClientError
-from client.http import check, reachable
+from client.documents import Artifact, Job, Model, Page, PublicKeyDocument, Registration, Submission, Verification
+from client.errors import ApiError, ClientError
+from client.http import Document, check, reachable, read
 
 if TYPE_CHECKING:
     from client.api import Client
@@ -26,8 +25,6 @@ RECONNECT_TRIES = 30
 Bytes = Callable[[int, int], None]
 """Called with the bytes that have been transferred and their total."""
 
-Document = TypeVar("Document", bound=BaseModel)
-
 
 class _Resource:
     def __init__(self, client: "Client") -> None:
@@ -36,9 +33,9 @@ class _Resource:
     def _list(self, path: str, kind: type[Document]) -> Iterator[Document]:
         cursor: str | None = None
         while True:
-            page = self._client.get(path, limit=200, **({"cursor": cursor} if cursor else {})).json()
-            yield from (kind.model_validate(item) for item in page["items"])
-            cursor = page["next_cursor"]
+            page = read(Page, self._client.get(path, limit=200, **({"cursor": cursor} if cursor else {})).content)
+            yield from (read(kind, item) for item in page.items)
+            cursor = page.next_cursor
             if cursor is None:
                 return
 
@@ -51,12 +48,10 @@ class Artifacts(_Resource):
         with _as_file(Path(path)) as file:
             name = file.name if Path(path).is_file() else f"{Path(path).resolve().name}.zip"
             params = {"filename": name, "sha256": sha256_file(file)}
-            return Artifact.model_validate(
-                self._client.post("/v1/artifacts", params=params, content=_chunks(file, progress)).json()
-            )
+            return read(Artifact, self._client.post("/v1/artifacts", params=params, content=_chunks(file, progress)).content)
 
     def get(self, artifact_id: str) -> Artifact:
-        return Artifact.model_validate(self._client.get(f"/v1/artifacts/{artifact_id}").json())
+        return read(Artifact, self._client.get(f"/v1/artifacts/{artifact_id}").content)
 
 
 class Models(_Resource):
@@ -81,7 +76,7 @@ class Models(_Resource):
             body["images_artifact_id"] = self._client.artifacts.upload(images).id
         if options:
             body["options"] = options
-        registration = Registration.model_validate(self._client.post("/v1/models", json=body).json())
+        registration = read(Registration, self._client.post("/v1/models", json=body).content)
         registration.job._jobs = self._client.jobs
         return registration
 
@@ -90,32 +85,34 @@ class Models(_Resource):
         return self._list("/v1/models", Model)
 
     def get(self, model_id: str) -> Model:
-        return Model.model_validate(self._client.get(f"/v1/models/{model_id}").json())
+        return read(Model, self._client.get(f"/v1/models/{model_id}").content)
 
     def retire(self, model_id: str) -> None:
         self._client.delete(f"/v1/models/{model_id}")
 
     def public_key(self, model_id: str) -> dict[str, Any]:
         """The public part of the key, for :meth:`aiao_core.key.OwnerKey.from_public`."""
-        document: dict[str, Any] = self._client.get(f"/v1/models/{model_id}/key").json()
-        return {name: value for name, value in document.items() if name not in ("model_id", "created_at")}
+        document = read(PublicKeyDocument, self._client.get(f"/v1/models/{model_id}/key").content)
+        return document.model_dump(mode="json")
 
     def download(self, model_id: str, target: str | Path, *, progress: Bytes | None = None) -> Path:
         """Save the watermarked checkpoint, a diffusers pipeline folder as .zip, and check its SHA-256."""
         target = Path(target)
         partial = target.with_name(target.name + ".partial")
-        expected = self.get(model_id).checkpoint
         try:
             with reachable(self._client.url), self._client.http.stream("GET", f"/v1/models/{model_id}/checkpoint") as answer:
                 check(answer)
-                total, done = int(answer.headers["content-length"]), 0
+                expected = self.get(model_id).checkpoint
+                if expected is None:  # never of an AIAO service, which has just answered with one
+                    raise ClientError(f"{model_id} has no checkpoint")
+                done = 0
                 with partial.open("wb") as file:
                     for chunk in answer.iter_bytes(CHUNK):
                         file.write(chunk)
                         done += len(chunk)
                         if progress:
-                            progress(done, total)
-            if expected and sha256_file(partial) != expected.sha256:
+                            progress(done, expected.size)
+            if sha256_file(partial) != expected.sha256:
                 raise ClientError("the download was damaged on the way; try again")
             partial.replace(target)
         finally:
@@ -144,7 +141,7 @@ class Verifications(_Resource):
         }
         if options:
             body["options"] = options
-        submission = Submission.model_validate(self._client.post("/v1/verifications", json=body).json())
+        submission = read(Submission, self._client.post("/v1/verifications", json=body).content)
         submission.job._jobs = self._client.jobs
         return submission
 
@@ -153,7 +150,7 @@ class Verifications(_Resource):
         return self._list("/v1/verifications", Verification)
 
     def get(self, verification_id: str) -> Verification:
-        return Verification.model_validate(self._client.get(f"/v1/verifications/{verification_id}").json())
+        return read(Verification, self._client.get(f"/v1/verifications/{verification_id}").content)
 
     def report(self, verification_id: str) -> str:
         """The report as JSON text; read it with :meth:`aiao_core.report.Report.from_json`."""
@@ -172,10 +169,10 @@ class Jobs(_Resource):
         return (self._with_client(job) for job in self._list("/v1/jobs", Job))
 
     def get(self, job_id: str) -> Job:
-        return self._with_client(Job.model_validate(self._client.get(f"/v1/jobs/{job_id}").json()))
+        return self._with_client(read(Job, self._client.get(f"/v1/jobs/{job_id}").content))
 
     def cancel(self, job_id: str) -> Job:
-        return self._with_client(Job.model_validate(self._client.post(f"/v1/jobs/{job_id}/cancel").json()))
+        return self._with_client(read(Job, self._client.post(f"/v1/jobs/{job_id}/cancel").content))
 
     def follow(self, job_id: str) -> Iterator[Job]:
         """Yield the job at every change until it has ended. A broken connection is taken up again."""
@@ -189,7 +186,7 @@ class Jobs(_Resource):
                         return
             except ClientError as error:
                 tries += 1
-                if tries > RECONNECT_TRIES or not isinstance(error.__cause__, httpx.HTTPError):
+                if tries > RECONNECT_TRIES or not _passing(error):
                     raise
             time.sleep(RECONNECT_SECONDS)
 
@@ -198,11 +195,16 @@ class Jobs(_Resource):
             check(answer)
             for line in answer.iter_lines():
                 if line.startswith("data:"):
-                    yield self._with_client(Job.model_validate_json(line.removeprefix("data:")))
+                    yield self._with_client(read(Job, line.removeprefix("data:")))
 
     def _with_client(self, job: Job) -> Job:
         job._jobs = self
         return job
+
+
+def _passing(error: ClientError) -> bool:
+    """Whether the connection broke or a proxy found no service behind it, as while one is restarted."""
+    return isinstance(error.__cause__, httpx.HTTPError) or (isinstance(error, ApiError) and error.status in (502, 503, 504))
 
 
 @contextmanager

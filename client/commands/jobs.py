@@ -30,7 +30,7 @@ def watch(job: JobId, json: Json = False) -> None:
     """Follow a job to its end. With --json every change is a line."""
     with Client() as client:
         if json:
-            client.jobs.get(job).wait(progress=lambda latest: print(latest.model_dump_json()))  # noqa: T201
+            client.jobs.get(job).wait(progress=lambda latest: print(latest.model_dump_json(), flush=True))  # noqa: T201
             return
         with follow(job) as show:
             finished = client.jobs.get(job).wait(progress=show)

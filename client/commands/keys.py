@@ -1,5 +1,6 @@
 """``aiao key``: check and complete the owner's key."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -23,11 +24,15 @@ def check(
 ) -> None:
     """Is a secret key free of typing errors, and to which commitment does it belong?"""
     # Never as an argument: the shell's history and the list of processes would keep it.
-    seed = keyfile.load_seed(file) if file else decode_secret(typer.prompt("Secret key", hide_input=True))
+    seed = keyfile.load_seed(file) if file else decode_secret(_ask())
     if json:
         print_json({"valid": True, "commitment": commitment(seed)})
     else:
         out.print(f"The key is valid. Commitment: {commitment(seed)}")
+
+
+def _ask() -> str:
+    return str(typer.prompt("Secret key", hide_input=True)) if sys.stdin.isatty() else sys.stdin.read()
 
 
 @app.command()
@@ -35,4 +40,4 @@ def complete(file: Annotated[Path, typer.Argument(help="The file that `aiao mode
     """Turn a saved secret into the whole key file, once the embedding is done."""
     with Client() as client:
         key = keyfile.complete(file, client)
-    out.print(f"{file} is complete: {len(key.layers)} layers, {key.bits} bits.", markup=False)
+    out.print(f"{file} is complete: {len(key.layers)} layers, {key.bits} bits.")

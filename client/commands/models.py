@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
+from aiao_core.options import EmbeddingOptions
 from client import keyfile
 from client.api import Client
 from client.display import err, follow, out, print_json, print_table, transfer
@@ -29,14 +31,15 @@ def register(
     """Upload a model and embed a watermark in it. The secret key is saved to a file that only you can read."""
     target = key_file or Path(f"{name}.key.json".replace("/", "-"))
     keyfile.check_free(target)
+    options = _options(option)
     with Client() as client:
         with transfer("upload", quiet=json) as moved:
-            registration = client.models.register(path, name=name, images=images, options=_options(option), progress=moved)
+            registration = client.models.register(path, name=name, images=images, options=options, progress=moved)
         if registration.secret_key is None:
             raise ClientError("the service answered without the secret key; register the model again")
         # At once: whatever happens now, the secret is not lost.
         keyfile.save_secret(target, registration.secret_key, registration.model.id)
-        err.print(f"Secret key saved to {target}; keep a copy in a safe place.", markup=False)
+        err.print(f"Secret key saved to {target}; keep a copy in a safe place.")
         if not wait:
             print_json(registration.model) if json else out.print(registration.model.id, registration.job.id)
             return
@@ -44,8 +47,8 @@ def register(
             with follow("embed", quiet=json) as show:
                 registration.job.wait(progress=show)
         except KeyboardInterrupt:
-            err.print(f"The embedding goes on. Follow it: aiao jobs watch {registration.job.id}", markup=False)
-            err.print(f"When it is done: aiao key complete {target}", markup=False)
+            err.print(f"The embedding goes on. Follow it: aiao jobs watch {registration.job.id}")
+            err.print(f"When it is done: aiao key complete {target}")
             raise
         keyfile.complete(target, client)
         model = client.models.get(registration.model.id)
@@ -99,7 +102,7 @@ def download(
     target = to or Path(f"{model}.zip")
     with Client() as client, transfer("download", quiet=json) as moved:
         client.models.download(model, target, progress=moved)
-    print_json({"path": str(target)}) if json else out.print(f"Saved {target}", markup=False)
+    print_json({"path": str(target)}) if json else out.print(f"Saved {target}")
 
 
 @app.command()
@@ -111,7 +114,7 @@ def retire(model: ModelId) -> None:
 
 
 def _options(pairs: list[str] | None) -> dict[str, Any]:
-    """``name=value`` pairs; the service checks names and ranges."""
+    """``name=value`` pairs, checked before anything is uploaded."""
     options: dict[str, Any] = {}
     for pair in pairs or []:
         name, equals, value = pair.partition("=")
@@ -121,4 +124,9 @@ def _options(pairs: list[str] | None) -> dict[str, Any]:
             options[name] = float(value) if "." in value or "e" in value else int(value)
         except ValueError as error:
             raise ClientError(f"--option {pair}: {value} is no number") from error
+    try:
+        EmbeddingOptions.model_validate(options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ClientError(f"--option {first['loc'][0]}: {first['msg']}") from error
     return options

@@ -11,7 +11,7 @@ from client.demo import run_demo
 
 
 def up(
-    port: Annotated[int | None, typer.Option(help="Port of the API; default 8377.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port of the API; default 8377.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder for everything the system keeps.")] = None,
 ) -> None:
     """Start the whole system on this machine: API, worker and a private Redis. Stop it with Ctrl-C."""
@@ -25,7 +25,7 @@ def up(
 
 def demo(
     to: Annotated[Path, typer.Option(help="Folder for the reports.")] = Path("demo-output"),
-    steps: Annotated[int | None, typer.Option(help="Embedding steps instead of the default.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Embedding steps instead of the default.")] = None,
 ) -> None:
     """Run the whole story on the shipped model: register, embed, steal, verify. About ten minutes on 2 cores."""
     run_demo(to, steps)

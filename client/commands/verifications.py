@@ -1,17 +1,18 @@
 """``aiao verify`` and ``aiao report``."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from aiao_core.options import VerificationOptions
-from aiao_core.report import Report
-from aiao_core.report_html import to_html
 from client.api import Client
 from client.commands.models import Json
-from client.display import err, follow, out, print_verdict, transfer
+from client.display import err, follow, out, print_verdict, stages, transfer
 from client.errors import ClientError
+
+if TYPE_CHECKING:
+    from aiao_core.report import Report
 
 MATCH, NO_MATCH = 0, 1
 
@@ -22,28 +23,32 @@ def verify(
     offline: Annotated[bool, typer.Option("--offline", help="Test on this machine, without any service.")] = False,
     key: Annotated[Path | None, typer.Option(help="The owner's key file, for --offline.")] = None,
     report_file: Annotated[Path | None, typer.Option("--report", help="Save the report: .html or .json.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the draws: the same seed gives the same numbers.")] = None,
-    draws: Annotated[int | None, typer.Option(help="Monte Carlo draws.")] = None,
-    decoys: Annotated[int | None, typer.Option(help="Decoy keys tested as a control.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of the draws: the same seed gives the same numbers.")
+    ] = None,
+    draws: Annotated[int | None, typer.Option(min=1, max=100_000, help="Monte Carlo draws.")] = None,
+    decoys: Annotated[int | None, typer.Option(min=0, max=10_000, help="Decoy keys tested as a control.")] = None,
     json: Json = False,
 ) -> None:
     """Test whether a checkpoint descends from a registered model. Exit status: 0 match, 1 no match, 2 error."""
     chosen = {"seed": seed, "draws": draws, "decoys": decoys}
     options = {name: value for name, value in chosen.items() if value is not None}
+    if report_file:
+        _check_form(report_file)
     if offline:
         if key is None or model is not None:
             raise ClientError("an offline test needs the owner's key and no model: aiao verify --offline --key KEYFILE SUSPECT")
-        result = _offline(suspect, key, options)
+        result = _offline(suspect, key, options, quiet=json)
     else:
         if model is None or key is not None:
             raise ClientError("name the registered model: aiao verify --model mdl_… SUSPECT, or test with --offline --key")
         result = _by_service(suspect, model, options, quiet=json)
-    if report_file:
-        _save(result, report_file)
     if json:
-        out.print(result.to_json(), markup=False, end="")
+        out.print(result.to_json(), end="")
     else:
         print_verdict(result)
+    if report_file:
+        _save(result, report_file)
     raise typer.Exit(MATCH if result.verdict == "match" else NO_MATCH)
 
 
@@ -53,17 +58,19 @@ def report(
     json: Json = False,
 ) -> None:
     """Show or save the report of a finished verification."""
+    if to:
+        _check_form(to)
     with Client() as client:
-        result = Report.from_json(client.verifications.report(verification))
+        result = _read(client.verifications.report(verification))
     if to:
         _save(result, to)
     if json:
-        out.print(result.to_json(), markup=False, end="")
+        out.print(result.to_json(), end="")
     elif to is None:
         print_verdict(result)
 
 
-def _by_service(suspect: Path, model: str, options: dict[str, Any], *, quiet: bool) -> Report:
+def _by_service(suspect: Path, model: str, options: dict[str, Any], *, quiet: bool) -> "Report":
     with Client() as client:
         with transfer("upload", quiet=quiet) as moved:
             submission = client.verifications.create(model, suspect, options=options, progress=moved)
@@ -71,19 +78,31 @@ def _by_service(suspect: Path, model: str, options: dict[str, Any], *, quiet: bo
             submission.job.wait(progress=show)
         if not quiet:
             out.print(f"Verification {submission.verification.id}")
-        return Report.from_json(client.verifications.report(submission.verification.id))
+        return _read(client.verifications.report(submission.verification.id))
 
 
-def _offline(suspect: Path, key_file: Path, options: dict[str, Any]) -> Report:
+def _read(text: str) -> "Report":
+    from aiao_core.report import Report  # here: it takes a second to load, for which no other command should wait
+
+    return Report.from_json(text)
+
+
+def _offline(suspect: Path, key_file: Path, options: dict[str, Any], *, quiet: bool) -> "Report":
     try:
         from client.offline import verify_offline
     except ModuleNotFoundError as error:
         raise ClientError(f"an offline test needs {error.name}; install it with: pip install 'aiao[worker]'") from error
-    return verify_offline(suspect, key_file, VerificationOptions.model_validate(options))
+    with stages("verify", quiet=quiet) as show:
+        return verify_offline(suspect, key_file, VerificationOptions.model_validate(options), show)
 
 
-def _save(result: Report, file: Path) -> None:
+def _check_form(file: Path) -> None:
     if file.suffix not in (".html", ".json"):
         raise ClientError(f"{file} is neither .html nor .json; the report can be saved as these")
+
+
+def _save(result: "Report", file: Path) -> None:
+    from aiao_core.report_html import to_html
+
     file.write_text(to_html(result) if file.suffix == ".html" else result.to_json(), encoding="utf-8")
-    err.print(f"Report saved to {file}", markup=False)
+    err.print(f"Report saved to {file}")
