@@ -19,7 +19,11 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
 @router.post(
-    "", status_code=202, summary="Register a model", response_model=Registered, responses=responses(401, 404, 409, 413, 422)
+    "",
+    status_code=202,
+    summary="Register a model",
+    response_model=Registered,
+    responses=responses(400, 401, 404, 409, 413, 422),
 )
 def register(request: ModelIn, platform: PlatformDep, tenant_id: TenantDep, idempotency: IdempotentJson) -> Response:
     """Start embedding a watermark in an uploaded model. The answer shows the **secret key, this once**."""

@@ -23,7 +23,7 @@ router = APIRouter(prefix="/v1/verifications", tags=["verifications"])
 
 
 @router.post(
-    "", status_code=202, summary="Submit a suspect", response_model=Submitted, responses=responses(401, 404, 409, 413, 422)
+    "", status_code=202, summary="Submit a suspect", response_model=Submitted, responses=responses(400, 401, 404, 409, 413, 422)
 )
 def submit(request: VerificationIn, platform: PlatformDep, tenant_id: TenantDep, idempotency: IdempotentJson) -> Response:
     """Test whether an uploaded checkpoint descends from a registered model."""
