@@ -12,7 +12,8 @@ def log10_binomial_tail(matches: int, bits: int) -> float:
     Summed in whole numbers, so that it neither underflows nor rounds before the logarithm. 0 for no matches.
     """
     _check(matches, bits)
-    return _log10(_tail(matches, bits)) - bits * math.log10(2)
+    # The difference of two logarithms may round to a hair above 0 where the probability is almost 1.
+    return min(0.0, _log10(_tail(matches, bits)) - bits * math.log10(2))
 
 
 def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:

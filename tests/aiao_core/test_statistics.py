@@ -22,6 +22,7 @@ def test_tail_is_exact(bits, data):
 def test_tail_does_not_underflow(bits):
     assert log10_binomial_tail(bits, bits) == pytest.approx(-bits * math.log10(2))
     assert log10_binomial_tail(0, bits) == pytest.approx(0, abs=1e-9)
+    assert log10_binomial_tail(0, bits) <= 0
 
 
 @given(st.integers(1, 2000), st.data())
