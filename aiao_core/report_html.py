@@ -1,8 +1,9 @@
 """The report as one self-contained page for people: judges, hosts and owners. No script, no request, printable."""
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-from aiao_core.report import BitTest, Report
+from aiao_core.report import Report
 from aiao_core.report_plots import bits_against_chance, decoys_against_owner, rate_against_depth
 
 PLAIN_LIMIT = -4
@@ -23,11 +24,11 @@ def to_html(report: Report) -> str:
     return _environment.get_template("report.html").render(report=report, plots=plots)
 
 
-def probability(test: BitTest) -> str:
-    """The p-value in words that need no mathematics: ``1 in 10^153``, ``0.31``."""
-    if test.log10_p > PLAIN_LIMIT:
-        return f"{10**test.log10_p:.2g}"
-    return f"1 in 10^{-test.log10_p:.0f}"
+def probability(log10_p: float) -> str | Markup:
+    """A p-value in words that need no mathematics: 1 in 10 to the 153rd, or 0.31."""
+    if log10_p > PLAIN_LIMIT:
+        return f"{10**log10_p:.2g}"
+    return Markup("1 in 10<sup>{:g}</sup>").format(round(-log10_p, 1) if log10_p > -20 else round(-log10_p))
 
 
 _environment.filters["probability"] = probability

@@ -55,7 +55,7 @@ def decoys_against_owner(report: Report) -> Markup:
     plot = Plot("log10 p of the owner's key and of decoy keys", (lowest * 1.06, 1), (0, 1))
     step = 10 ** math.floor(math.log10(-lowest))
     step = step if -lowest / step >= 3 else step / 2
-    plot.axes([-step * number for number in range(int(-lowest / step) + 1)], [], "log10 of the p-value (left is stronger)")
+    plot.axes([step * number for number in range(-int(-lowest / step), 1)], [], "log10 of the p-value (left is stronger)")
     plot.line([(lowest * 1.06, 0), (1, 0)], "axis")
     plot.line([(report.max_log10_p, 0), (report.max_log10_p, 0.9)], "threshold")
     plot.text(plot.x(report.max_log10_p) - 6, plot.y(0.84), "match", anchor="end")

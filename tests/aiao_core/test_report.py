@@ -74,10 +74,17 @@ def test_a_bit_test_says_its_exact_probability(bits, data):
 
 
 @pytest.mark.parametrize(
-    ("matches", "bits", "words"), [(50, 100, "0.54"), (20, 20, "1 in 10^6"), (0, 10, "1"), (600, 600, "1 in 10^181")]
+    ("log10_p", "words"),
+    [
+        (-0.27, "0.54"),
+        (-6.02, "1 in 10<sup>6</sup>"),
+        (0.0, "1"),
+        (-180.6, "1 in 10<sup>181</sup>"),
+        (-9.5, "1 in 10<sup>9.5</sup>"),
+    ],
 )
-def test_a_probability_in_words(matches, bits, words):
-    assert probability(BitTest.of(matches, bits)) == words
+def test_a_probability_in_words(log10_p, words):
+    assert probability(log10_p) == words
 
 
 def test_the_page_is_self_contained_and_says_the_verdict(report):
