@@ -1,0 +1,451 @@
+import json
+import threading
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from aiao_core.archives import pack
+from aiao_core.key import OwnerKey, PublicKey, commitment, decode_secret
+from aiao_core.report import Report
+from client import ApiError, Client, ClientError, JobCanceled, JobFailed
+from client.documents import Artifact, Job, Model, Registration, Submission, Verification
+from service.ids import new_id
+from tests.processes import free_port, stop, system, wait_for
+from tests.service import rows
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+
+
+@contextmanager
+def answering(status: int, body: bytes, kind: str = "application/json") -> Iterator[Client]:
+    """A client of a server that is no AIAO service: it gives everybody the same answer."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with Client(f"http://127.0.0.1:{server.server_port}", "token") as client:
+            yield client
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_folder_is_registered(client, folder):
+    registration = client.models.register(folder, name="mine", options={"steps": 7})
+    assert registration.model.name == "mine"
+    assert registration.model.status == "embedding"
+    assert registration.model.options["steps"] == 7
+    assert registration.model.commitment == commitment(decode_secret(registration.secret_key))
+    assert registration.job.state == "queued"
+    assert registration.job.subject_id == registration.model.id
+    assert client.models.get(registration.model.id) == registration.model
+    assert client.jobs.get(registration.model.job_id) == registration.job
+    artifact = client.artifacts.get(registration.model.artifact_id)
+    assert (artifact.filename, artifact.kind) == ("my model.zip", "archive")
+
+
+def test_an_archive_is_registered_as_it_is(client, folder, tmp_path):
+    with zipfile.ZipFile(tmp_path / "packed.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(folder / "model_index.json", "model_index.json")
+        archive.write(folder / "unet" / "config.json", "unet/config.json")
+    registration = client.models.register(tmp_path / "packed.zip", name="packed")
+    artifact = client.artifacts.get(registration.model.artifact_id)
+    assert artifact.filename == "packed.zip"
+    assert artifact.sha256 == sha256((tmp_path / "packed.zip").read_bytes()).hexdigest()
+
+
+def test_images_may_be_brought(client, folder, tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(b"1")
+    registration = client.models.register(folder, name="mine", images=tmp_path / "images")
+    assert client.artifacts.get(registration.model.images_artifact_id).kind == "images"
+
+
+def test_an_upload_tells_how_far_it_is_and_leaves_the_files_bytes(client, folder, tmp_path):
+    (folder / "unet" / "weights.safetensors").write_bytes(bytes(range(256)) * 12_000)
+    pack(folder, tmp_path / "packed.zip")
+    size = (tmp_path / "packed.zip").stat().st_size
+    seen = []
+    artifact = client.artifacts.upload(folder, progress=lambda done, total: seen.append((done, total)))
+    assert artifact.size == size
+    assert artifact.sha256 == sha256((tmp_path / "packed.zip").read_bytes()).hexdigest()
+    assert len(seen) == 3
+    assert seen == sorted(seen)
+    assert seen[-1] == (size, size)
+    assert {total for _, total in seen} == {size}
+
+
+def test_a_file_that_is_not_there_is_named(client, tmp_path):
+    with pytest.raises(ClientError, match="nowhere does not exist"):
+        client.models.register(tmp_path / "nowhere", name="mine")
+    assert not list(client.models.list())
+
+
+def test_an_upload_beyond_the_limit_is_refused_in_words(client, tmp_path):
+    (tmp_path / "large.bin").write_bytes(bytes(24 << 20))
+    with pytest.raises(ApiError, match="the largest that this service takes") as caught:
+        client.artifacts.upload(tmp_path / "large.bin")
+    assert (caught.value.status, caught.value.type) == (413, "upload-too-large")
+
+
+def test_lists_go_over_many_pages_newest_first(client, backstage):
+    names = [f"model {number:03}" for number in range(203)]
+    artifact = rows.artifact(backstage.database, tenant_of(client, backstage))
+    for name in names:
+        client.post("/v1/models", json={"name": name, "artifact_id": artifact})
+    assert [model.name for model in client.models.list()] == names[::-1]
+    jobs = list(client.jobs.list())
+    assert [job.subject_id for job in jobs] == [model.id for model in client.models.list()]
+
+
+def tenant_of(client: Client, backstage) -> str:
+    from service.tokens.service import authenticate
+
+    with backstage.database.session() as session:
+        return authenticate(session, client.http.headers["Authorization"].removeprefix("Bearer "))
+
+
+def test_a_list_of_nothing_is_empty(client):
+    assert list(client.models.list()) == list(client.jobs.list()) == list(client.verifications.list()) == []
+
+
+def test_a_retired_model_stays_in_the_list(client, folder):
+    model = client.models.register(folder, name="mine").model
+    client.models.retire(model.id)
+    assert [(model.id, model.status) for model in client.models.list()] == [(model.id, "retired")]
+
+
+def test_waiting_for_a_canceled_job_says_so(client, folder):
+    job = client.models.register(folder, name="mine").job
+    assert client.jobs.cancel(job.id).state == "canceled"
+    seen = []
+    with pytest.raises(JobCanceled, match=job.id):
+        job.wait(progress=seen.append)
+    assert [job.state for job in seen] == ["canceled"]
+    assert client.jobs.cancel(job.id).state == "canceled"
+
+
+def test_waiting_for_a_failed_job_says_why(client, folder, change):
+    job = client.models.register(folder, name="mine").job
+    change(job.id, state="failed", error={"code": "invalid-checkpoint", "detail": "layer mid_block is missing"})
+    for again in (job, client.jobs.get(job.id), *client.jobs.list()):
+        with pytest.raises(JobFailed, match="layer mid_block is missing") as caught:
+            again.wait()
+        assert caught.value.code == "invalid-checkpoint"
+
+
+def test_waiting_follows_every_change(client, folder, change):
+    job = client.models.register(folder, name="mine").job
+    progress = {"stage": "embedding", "step": 1, "total": 2, "metrics": {"response": 0.5}, "seconds_left": None}
+    steps = iter(
+        [
+            {"state": "running", "attempt": 1},
+            {"progress": progress},
+            {"progress": progress | {"step": 2, "seconds_left": 0.5}},
+            {"state": "succeeded", "result": f"/v1/models/{job.subject_id}"},
+        ]
+    )
+    seen = []
+
+    def show(latest: Job) -> None:
+        seen.append(latest)
+        if not latest.finished:
+            change(job.id, **next(steps))
+
+    assert job.wait(progress=show) == seen[-1]
+    assert [latest.state for latest in seen] == ["queued", "running", "running", "running", "succeeded"]
+    assert [latest.progress and latest.progress.step for latest in seen] == [None, None, 1, 2, 2]
+    assert seen[2].progress.metrics == {"response": 0.5}
+    assert seen[-1].result == f"/v1/models/{job.subject_id}"
+
+
+def test_an_error_of_the_callers_own_ends_the_waiting(client, folder):
+    job = client.models.register(folder, name="mine").job
+    with pytest.raises(ZeroDivisionError):
+        job.wait(progress=lambda _: 1 / 0)
+
+
+def test_a_job_from_nowhere_cannot_be_waited_for(client, folder):
+    job = client.models.register(folder, name="mine").job
+    with pytest.raises(RuntimeError, match="Client"):
+        Job.model_validate(job.model_dump()).wait()
+
+
+def test_waiting_outlives_a_restart_of_the_api(tmp_path, redis_url, folder):
+    with (
+        system(tmp_path / "system", broker_url=redis_url, AIAO_QUEUE="nobody-restarted") as running,
+        running.client() as client,
+    ):
+        job = client.models.register(folder, name="mine").job
+        first, ended = threading.Event(), []
+
+        def wait() -> None:
+            try:
+                job.wait(progress=lambda _: first.set())
+            except ClientError as error:
+                ended.append(error)
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        assert first.wait(60)
+        stop(running.processes["api"])
+        running.start_api()
+        with running.client() as other:
+            other.jobs.cancel(job.id)
+        waiting.join(60)
+        assert [type(error) for error in ended] == [JobCanceled]
+
+
+@pytest.mark.parametrize(("status", "tries"), [(503, 3), (404, 1)])
+def test_waiting_goes_on_while_a_proxy_finds_no_service(status, tries, monkeypatch):
+    monkeypatch.setattr("client.resources.RECONNECT_TRIES", 2)
+    monkeypatch.setattr("client.resources.RECONNECT_SECONDS", 0)
+    with answering(status, b"<html>proxy</html>", "text/html") as client:
+        asked = []
+        client.http.event_hooks["request"].append(asked.append)
+        with pytest.raises(ApiError, match=f"answered {status} without a reason"):
+            list(client.jobs.follow("job_1"))
+        assert len(asked) == tries
+
+
+def test_a_refusal_has_status_type_and_a_sentence(client):
+    missing = new_id("mdl")
+    with pytest.raises(ApiError) as caught:
+        client.models.get(missing)
+    assert (caught.value.status, caught.value.type) == (404, "not-found")
+    assert missing in caught.value.detail
+    assert str(caught.value) == caught.value.detail
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client: client.models.get("mdl_1"),
+        lambda client: client.jobs.cancel("../models"),
+        lambda client: client.verifications.report("x y"),
+        lambda client: list(client.jobs.follow("job_1")),
+        lambda client: client.models.download("mdl_1", "never written"),
+    ],
+)
+def test_a_malformed_identifier_is_refused_by_the_service(client, call):
+    with pytest.raises(ApiError) as caught:
+        call(client)
+    assert caught.value.status in (404, 405, 422)
+
+
+def test_options_that_no_embedding_has_are_refused(client, folder):
+    for options in ({"steps": 0}, {"stepps": 10}):
+        with pytest.raises(ApiError, match=next(iter(options))) as caught:
+            client.models.register(folder, name="mine", options=options)
+        assert caught.value.status == 422
+
+
+def test_a_wrong_token_is_refused(api, folder):
+    with Client(api.url, "wrong") as client, pytest.raises(ApiError) as caught:
+        client.models.register(folder, name="mine")
+    assert (caught.value.status, caught.value.type) == (401, "unauthorized")
+    assert "wrong" not in str(caught.value)
+
+
+def test_another_tenants_things_do_not_exist(api, backstage, client, folder):
+    model = client.models.register(folder, name="mine").model
+    with Client(api.url, rows.token(backstage.database)) as stranger:
+        for call in (lambda: stranger.models.get(model.id), lambda: stranger.jobs.get(model.job_id)):
+            with pytest.raises(ApiError) as caught:
+                call()
+            assert caught.value.status == 404
+
+
+def test_nothing_listening_is_said_in_words(folder, monkeypatch):
+    monkeypatch.setattr("client.resources.RECONNECT_SECONDS", 0)
+    url = f"http://127.0.0.1:{free_port()}"
+    with Client(url, "token") as client:
+        for call in (
+            lambda: list(client.models.list()),
+            lambda: client.models.register(folder, name="mine"),
+            lambda: list(client.jobs.follow("job_1")),
+            lambda: client.models.download("mdl_1", "never written"),
+        ):
+            with pytest.raises(ClientError, match=f"nothing answers at {url}.*aiao up"):
+                call()
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>Welcome</html>", b"[]", b'{"items": 1}', b'{"items": [{"id": 1}], "next_cursor": null}']
+)
+def test_an_answer_of_another_server_is_refused_in_words(body, tmp_path):
+    with answering(200, body, "text/html") as client:
+        for call in (
+            lambda: client.models.get("mdl_1"),
+            lambda: list(client.models.list()),
+            lambda: client.models.public_key("mdl_1"),
+            lambda: client.models.download("mdl_1", tmp_path / "marked.zip"),
+        ):
+            with pytest.raises(ClientError, match="is it an AIAO service"):
+                call()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_problem_without_a_document_has_its_status(tmp_path):
+    for body in (b"", b"[]", b'{"type": "x"}', b"<html>Bad gateway</html>"):
+        with answering(502, body) as client, pytest.raises(ApiError, match="502 without a reason") as caught:
+            client.models.get("mdl_1")
+        assert (caught.value.status, caught.value.type) == (502, "unknown")
+
+
+def test_the_watermarked_checkpoint_is_downloaded_with_progress(client, folder, publish, tmp_path):
+    registration = client.models.register(folder, name="mine")
+    content = bytes(range(256)) * 12_000
+    publish(registration.model.id, registration.secret_key, content)
+    seen = []
+    path = client.models.download(registration.model.id, tmp_path / "marked.zip", progress=lambda *at: seen.append(at))
+    assert path.read_bytes() == content
+    assert seen == sorted(seen)
+    assert seen[-1] == (len(content), len(content))
+    model = client.models.get(registration.model.id)
+    assert (model.status, model.checkpoint.sha256) == ("ready", sha256(content).hexdigest())
+    assert not (tmp_path / "marked.zip.partial").exists()
+
+
+def test_a_model_under_embedding_has_nothing_to_download(client, folder, tmp_path):
+    model = client.models.register(folder, name="mine").model
+    with pytest.raises(ApiError, match=f"{model.id} has no checkpoint: it is embedding") as caught:
+        client.models.download(model.id, tmp_path / "marked.zip")
+    assert (caught.value.status, caught.value.type) == (409, "conflict")
+    assert not list(tmp_path.glob("marked*"))
+
+
+@pytest.mark.parametrize(("damaged", "reason"), [(b"chEckpoint", "damaged on the way"), (b"check", "connection .* broke")])
+def test_a_damaged_download_leaves_what_was_there(client, backstage, folder, publish, tmp_path, damaged, reason):
+    registration = client.models.register(folder, name="mine")
+    key = publish(registration.model.id, registration.secret_key, b"checkpoint")
+    (tmp_path / "damage").write_bytes(damaged)
+    backstage.storage.put(key, tmp_path / "damage")
+    target = tmp_path / "target" / "marked.zip"
+    target.parent.mkdir()
+    for before in (None, b"an older download"):
+        if before:
+            target.write_bytes(before)
+        with pytest.raises(ClientError, match=reason):
+            client.models.download(registration.model.id, target)
+        assert [file.read_bytes() for file in target.parent.iterdir()] == ([before] if before else [])
+
+
+def test_a_suspect_is_verified_against_a_ready_model(client, backstage, folder, suspect, publish):
+    registration = client.models.register(folder, name="mine")
+    with pytest.raises(ApiError, match="only a model that is ready"):
+        client.verifications.create(registration.model.id, suspect)
+    publish(registration.model.id, registration.secret_key)
+    moved = []
+    submission = client.verifications.create(
+        registration.model.id, suspect, options={"draws": 3, "seed": 5}, progress=lambda *at: moved.append(at)
+    )
+    verification = submission.verification
+    assert moved[-1] == (suspect.stat().st_size,) * 2
+    assert (verification.suspect_name, verification.status, verification.verdict) == ("suspect.zip", "queued", None)
+    assert (verification.options["draws"], verification.options["seed"]) == (3, 5)
+    with pytest.raises(ApiError, match="has no report yet"):
+        client.verifications.report(verification.id)
+    expected = rows.finish_verification(backstage, tenant_of(client, backstage), verification.id, submission.job.id)
+    assert submission.job.wait().result == f"/v1/verifications/{verification.id}"
+    finished = client.verifications.get(verification.id)
+    assert (finished.status, finished.verdict, finished.log10_p) == ("succeeded", "match", expected.test.log10_p)
+    assert list(client.verifications.list()) == [finished]
+    assert Report.from_json(client.verifications.report(verification.id)) == expected
+    page = client.verifications.report_html(verification.id)
+    assert page.lower().startswith("<!doctype html>")
+    assert "<script>alert" not in page
+
+
+def test_secret_and_public_key_make_the_owners_key(client, folder, publish):
+    registration = client.models.register(folder, name="mine")
+    publish(registration.model.id, registration.secret_key)
+    public = PublicKey.model_validate(client.models.public_key(registration.model.id))
+    assert OwnerKey.from_public(public, registration.secret_key) == rows.a_key(registration.secret_key)
+
+
+def test_a_newer_service_may_say_more(client, folder, suspect, publish):
+    registration = client.models.register(folder, name="mine")
+    publish(registration.model.id, registration.secret_key)
+    submission = client.verifications.create(registration.model.id, suspect)
+    artifact = client.artifacts.get(registration.model.artifact_id)
+    for document in (artifact, registration.job, registration.model, registration, submission, submission.verification):
+        newer = json.dumps(more(document.model_dump(mode="json")))
+        assert type(document).model_validate_json(newer) == document
+    assert {Artifact, Job, Model, Registration, Submission, Verification} >= {
+        type(document) for document in (artifact, submission)
+    }
+    public = json.loads((GOLDEN / "public-key-v1.json").read_text())
+    with answering(200, json.dumps(public | {"model_id": "mdl_1", "created_at": "2030-01-01", "later": 1}).encode()) as newer:
+        assert newer.models.public_key("mdl_1") == public
+
+
+def more(document: object) -> object:
+    """The document with a field that no client knows, at every depth."""
+    if isinstance(document, dict):
+        return {name: value if name == "options" else more(value) for name, value in document.items()} | {"later": [1]}
+    return document
+
+
+def test_a_repeated_call_with_the_same_key_does_nothing_twice(client, folder):
+    artifact = client.artifacts.upload(folder)
+    body = {"name": "mine", "artifact_id": artifact.id}
+    answers = [client.post("/v1/models", json=body, idempotency_key="once").json() for _ in range(2)]
+    assert answers[0]["model"] == answers[1]["model"]
+    assert Registration.model_validate(answers[1]).secret_key is None
+    assert len(list(client.models.list())) == 1
+
+
+def test_the_example_of_the_documentation_runs(api, token, monkeypatch, tmp_path, folder, suspect, backstage):
+    """The docstring of the package, with somebody who does the worker's part."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AIAO_URL", api.url)
+    monkeypatch.setenv("AIAO_TOKEN", token)
+    import client as package
+
+    example = package.__doc__.partition("\n\n")[2]
+    assert "with Client() as aiao:" in example
+    folder.rename(tmp_path / "emoji")
+    suspect.rename(tmp_path / "suspect.safetensors")
+    printed: list[object] = []
+
+    def run() -> None:
+        exec(compile(example, "example", "exec"), {"print": printed.append})
+
+    running = threading.Thread(target=run, daemon=True)
+    running.start()
+    with Client() as observer:
+        wait_for(lambda: printed and list(observer.models.list()), "nothing was registered")
+        (model,) = observer.models.list()
+        content = b"marked"
+        (tmp_path / "content").write_bytes(content)
+        backstage.storage.put("checkpoints/example", tmp_path / "content")
+        from service.models.service import Checkpoint
+
+        rows.finish_embedding(
+            backstage, model.id, printed[0], Checkpoint("checkpoints/example", sha256(content).hexdigest(), 6)
+        )
+        wait_for(lambda: list(observer.verifications.list()), "nothing was submitted")
+        (verification,) = observer.verifications.list()
+        rows.finish_verification(backstage, tenant_of(observer, backstage), verification.id, verification.job_id)
+    running.join(60)
+    assert (tmp_path / "emoji-marked.zip").read_bytes() == content
+    assert printed[1:] == ["match"]
