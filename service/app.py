@@ -5,6 +5,7 @@ uvicorn --factory service.app:create_app
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http import HTTPMethod
 from typing import Any
 
 from fastapi import FastAPI
@@ -23,6 +24,7 @@ from service.settings import Settings
 from service.verifications import endpoints as verifications
 
 MAX_JSON_BYTES = 1 << 20
+METHODS = {method.value for method in HTTPMethod}
 
 DESCRIPTION = """Register a diffusion model, publish its watermarked checkpoint, and prove later, with an exact probability,
 whether a suspect checkpoint descends from it."""
@@ -95,7 +97,9 @@ class RequestCounter:
             if message["type"] == "http.response.start":
                 route = scope.get("route")
                 path = getattr(route, "path", "unknown")
-                health.METRICS.requests.labels(scope["method"], path, message["status"]).inc()
+                # Of a made-up method or path nothing is kept, or strangers could fill the memory with them.
+                method = scope["method"] if scope["method"] in METHODS else "unknown"
+                health.METRICS.requests.labels(method, path, message["status"]).inc()
             await send(message)
 
         await self.app(scope, receive, counting if scope["type"] == "http" else send)

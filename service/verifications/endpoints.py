@@ -72,8 +72,9 @@ def report(
     """Everything that the verdict rests on, as versioned JSON or as a self-contained page."""
     with platform.database.session() as session:
         row = VerificationRepository(session, tenant_id).get(verification_id)
+        state = JobRepository(session, tenant_id).get(row.job_id).state
     if row.report is None:
-        raise Conflict(f"{verification_id} has no report yet; follow {row.job_id}")
+        raise Conflict(f"{verification_id} has no report: it is {state}; follow {row.job_id}")
     if "text/html" in accept.lower():
         policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
         return HTMLResponse(to_html(Report.from_json(row.report)), headers={"Content-Security-Policy": policy})
