@@ -2,10 +2,11 @@ import re
 from collections.abc import Iterator
 
 import httpx
+import psycopg
 import pytest
 
 from service.database import Database
-from tests.processes import System, free_port, wait_for
+from tests.processes import POSTGRES, System, free_port, postgres_database, wait_for
 from tests.service import rows
 from tests.service.calls import post, problem, register, send
 
@@ -19,19 +20,21 @@ def test_the_process_says_that_it_is_alive_and_ready(api):
 @pytest.fixture(scope="module")
 def without_broker(tmp_path_factory) -> Iterator[tuple[System, httpx.Client]]:
     """An API whose broker is down from the start."""
-    port, folder = str(free_port()), tmp_path_factory.mktemp("without-broker")
-    system = System(folder, {"AIAO_PORT": port, "AIAO_BROKER_URL": f"redis://:hush@127.0.0.1:{free_port()}/0"})
-    database = Database(f"sqlite:///{folder / 'aiao.sqlite'}")
-    database.migrate()
-    headers = {"Authorization": f"Bearer {rows.token(database)}"}
-    database.dispose()
-    try:
-        system.start("api", "uvicorn", "--factory", "service.app:create_app", "--port", port)
-        wait_for(lambda: httpx.get(f"{system.url}/healthz").is_success, "the API did not start")
-        with httpx.Client(base_url=system.url, headers=headers, timeout=30) as client:
-            yield system, client
-    finally:
-        system.stop()
+    with postgres_database() as url:
+        database = Database(url)
+        database.migrate()
+        headers = {"Authorization": f"Bearer {rows.token(database)}"}
+        database.dispose()
+        port, broker = str(free_port()), f"redis://:hush@127.0.0.1:{free_port()}/0"
+        folder = tmp_path_factory.mktemp("without-broker")
+        system = System(folder, {"AIAO_PORT": port, "AIAO_BROKER_URL": broker, "AIAO_DATABASE_URL": url})
+        try:
+            system.start("api", "uvicorn", "--factory", "service.app:create_app", "--port", port)
+            wait_for(lambda: httpx.get(f"{system.url}/healthz").is_success, "the API did not start")
+            with httpx.Client(base_url=system.url, headers=headers, timeout=30) as client:
+                yield system, client
+        finally:
+            system.stop()
 
 
 def test_a_broker_that_is_down_is_named_and_loses_no_job(without_broker):
@@ -47,12 +50,13 @@ def test_a_broker_that_is_down_is_named_and_loses_no_job(without_broker):
 def test_a_database_that_is_gone_is_named(without_broker):
     """The last test of this API."""
     system, http = without_broker
-    for file in system.data_dir.glob("aiao.sqlite*"):
-        file.rename(file.with_name(f"away-{file.name}"))
-    (system.data_dir / "aiao.sqlite").mkdir()
+    name = system.settings["AIAO_DATABASE_URL"].rpartition("/")[2]
+    with psycopg.connect(POSTGRES, autocommit=True) as server:
+        server.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
     assert "database" in problem(http.get("/readyz"), 503, "not-ready")
-    detail = problem(http.get("/v1/models"), 500, "internal-server-error")
-    assert "sqlite" not in detail.lower()
+    assert http.get("/healthz").status_code == 200
+    assert name not in problem(http.get("/v1/models"), 500, "internal-server-error")
     assert "Traceback" in system.log("api")
 
 
