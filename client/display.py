@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from aiao_core import progress
@@ -75,23 +75,24 @@ def stages(label: str, *, quiet: bool = False) -> Iterator[Callable[[Stage], Non
         TextColumn("{task.fields[metrics]}", style="dim", markup=False),
     )
     with Progress(*columns, console=err, disable=quiet) as bars:
-        known = {"queued": bars.add_task(f"{label}: queued", total=None, metrics="")}
+        known: dict[str, TaskID] = {}
 
         def show(at: Stage) -> None:
             if at.stage not in known:
-                for earlier in bars.tasks:  # done, but for the waiting, which has no end to show
+                for earlier in bars.tasks:  # done; but waiting, which has no total, leaves nothing to show
                     bars.update(earlier.id, completed=earlier.total, visible=earlier.total is not None)
-                known[at.stage] = bars.add_task(f"{label}: {at.stage}", metrics="")
+                known[at.stage] = bars.add_task(f"{label}: {at.stage}", total=None, metrics="")
             metrics = "  ".join(f"{name} {value:.3g}" for name, value in at.metrics.items())
-            bars.update(known[at.stage], completed=at.step, total=at.total, metrics=metrics)
+            bars.update(known[at.stage], completed=at.step, total=at.total or None, metrics=metrics)
 
         yield show
 
 
 @contextmanager
 def follow(label: str, *, quiet: bool = False) -> Iterator[Callable[[Job], None]]:
-    """The same for a job."""
+    """The same for a job, which may have to wait first."""
     with stages(label, quiet=quiet) as show:
+        show(progress.Progress("queued", 0, 0))
 
         def show_job(job: Job) -> None:
             if job.progress:

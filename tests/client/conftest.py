@@ -4,13 +4,16 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from client import Client
+from client.cli import main
 from service.ids import new_id
 from service.jobs.tables import Job
+from service.models.service import Checkpoint
 from service.platform import Platform
 from service.settings import Settings
 from tests.processes import System
@@ -50,8 +53,27 @@ class Shell:
         """The sentence of a command that is refused."""
         done = self.aiao(*arguments, status=2, stdin=stdin)
         assert not done.stdout
-        assert done.stderr.startswith("error: ")
-        return done.stderr
+        sentence = done.stderr.splitlines()[-1]  # perhaps after what was left of a progress bar
+        assert sentence.startswith("error: ")
+        return sentence
+
+
+def run(monkeypatch, *arguments: str) -> int:
+    """Run a command in this process, which saves a second, and return its exit status."""
+    monkeypatch.setattr("sys.argv", ["aiao", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code
+
+
+@pytest.fixture
+def nowhere(tmp_path, monkeypatch) -> Path:
+    """An empty folder to work in, and no service."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AIAO_CONFIG_FILE", str(tmp_path / "config.toml"))
+    for name in ("AIAO_URL", "AIAO_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
 
 
 @pytest.fixture
@@ -129,10 +151,6 @@ def publish(backstage: Platform, tmp_path: Path) -> Callable[..., None]:
     """Finishes an embedding with these bytes as the watermarked checkpoint."""
 
     def publish(model_id: str, secret: str, content: bytes = b"checkpoint" * 100_000) -> str:
-        from hashlib import sha256
-
-        from service.models.service import Checkpoint
-
         file = tmp_path / new_id("chk")
         file.write_bytes(content)
         key = f"checkpoints/{model_id}.zip"

@@ -13,8 +13,10 @@ from aiao_core.archives import pack
 from aiao_core.key import OwnerKey, PublicKey, commitment, decode_secret
 from aiao_core.report import Report
 from client import ApiError, Client, ClientError, JobCanceled, JobFailed
-from client.documents import Artifact, Job, Model, Registration, Submission, Verification
+from client.documents import Job, Registration
 from service.ids import new_id
+from service.models.service import Checkpoint
+from service.tokens.service import authenticate
 from tests.processes import free_port, stop, system, wait_for
 from tests.service import rows
 
@@ -32,8 +34,6 @@ def answering(status: int, body: bytes, kind: str = "application/json") -> Itera
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
-
-        do_POST = do_GET
 
         def log_message(self, *_: object) -> None:
             pass
@@ -107,18 +107,13 @@ def test_an_upload_beyond_the_limit_is_refused_in_words(client, tmp_path):
 
 
 def test_lists_go_over_many_pages_newest_first(client, backstage):
-    names = [f"model {number:03}" for number in range(203)]
-    artifact = rows.artifact(backstage.database, tenant_of(client, backstage))
-    for name in names:
-        client.post("/v1/models", json={"name": name, "artifact_id": artifact})
-    assert [model.name for model in client.models.list()] == names[::-1]
-    jobs = list(client.jobs.list())
-    assert [job.subject_id for job in jobs] == [model.id for model in client.models.list()]
+    tenant = tenant_of(client, backstage)
+    models = [rows.registered(backstage, tenant)[0].id for _ in range(203)]
+    assert [model.id for model in client.models.list()] == models[::-1]
+    assert [job.subject_id for job in client.jobs.list()] == models[::-1]
 
 
 def tenant_of(client: Client, backstage) -> str:
-    from service.tokens.service import authenticate
-
     with backstage.database.session() as session:
         return authenticate(session, client.http.headers["Authorization"].removeprefix("Bearer "))
 
@@ -208,8 +203,7 @@ def test_waiting_outlives_a_restart_of_the_api(tmp_path, redis_url, folder):
         assert first.wait(60)
         stop(running.processes["api"])
         running.start_api()
-        with running.client() as other:
-            other.jobs.cancel(job.id)
+        client.jobs.cancel(job.id)
         waiting.join(60)
         assert [type(error) for error in ended] == [JobCanceled]
 
@@ -362,7 +356,7 @@ def test_a_suspect_is_verified_against_a_ready_model(client, backstage, folder, 
     assert moved[-1] == (suspect.stat().st_size,) * 2
     assert (verification.suspect_name, verification.status, verification.verdict) == ("suspect.zip", "queued", None)
     assert (verification.options["draws"], verification.options["seed"]) == (3, 5)
-    with pytest.raises(ApiError, match="has no report yet"):
+    with pytest.raises(ApiError, match="has no report"):
         client.verifications.report(verification.id)
     expected = rows.finish_verification(backstage, tenant_of(client, backstage), verification.id, submission.job.id)
     assert submission.job.wait().result == f"/v1/verifications/{verification.id}"
@@ -389,10 +383,7 @@ def test_a_newer_service_may_say_more(client, folder, suspect, publish):
     artifact = client.artifacts.get(registration.model.artifact_id)
     for document in (artifact, registration.job, registration.model, registration, submission, submission.verification):
         newer = json.dumps(more(document.model_dump(mode="json")))
-        assert type(document).model_validate_json(newer) == document
-    assert {Artifact, Job, Model, Registration, Submission, Verification} >= {
-        type(document) for document in (artifact, submission)
-    }
+        assert type(document).model_validate_json(newer).model_dump() == document.model_dump()
     public = json.loads((GOLDEN / "public-key-v1.json").read_text())
     with answering(200, json.dumps(public | {"model_id": "mdl_1", "created_at": "2030-01-01", "later": 1}).encode()) as newer:
         assert newer.models.public_key("mdl_1") == public
@@ -438,8 +429,6 @@ def test_the_example_of_the_documentation_runs(api, token, monkeypatch, tmp_path
         content = b"marked"
         (tmp_path / "content").write_bytes(content)
         backstage.storage.put("checkpoints/example", tmp_path / "content")
-        from service.models.service import Checkpoint
-
         rows.finish_embedding(
             backstage, model.id, printed[0], Checkpoint("checkpoints/example", sha256(content).hexdigest(), 6)
         )

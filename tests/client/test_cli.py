@@ -1,0 +1,149 @@
+import json
+import os
+import pty
+from pathlib import Path
+
+import pytest
+
+from aiao_core.key import commitment, encode_secret
+from tests.client.conftest import AIAO, run
+from tests.processes import free_port
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+SEED = bytes(range(32))
+SECRET = encode_secret(SEED)
+COMMANDS = [
+    [],
+    ["up"],
+    ["demo"],
+    ["models", "register"],
+    ["models", "list"],
+    ["models", "show"],
+    ["models", "download"],
+    ["models", "retire"],
+    ["verify"],
+    ["report"],
+    ["jobs", "list"],
+    ["jobs", "watch"],
+    ["jobs", "cancel"],
+    ["key", "check"],
+    ["key", "complete"],
+]
+
+
+def test_every_command_explains_itself(shell):
+    running = [shell.start(*command, "--help") for command in COMMANDS]
+    for command, process in zip(COMMANDS, running, strict=True):
+        out, err = process.communicate(timeout=120)
+        assert (process.returncode, err) == (0, "")
+        assert f"Usage: aiao {' '.join(command)}".strip() in out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["verify"],
+        ["verify", "--surprise", "x.zip"],
+        ["verify", "--max-log10-p", "-1", "x.zip"],
+        ["verify", "--offline", "--key", "k", "--draws", "0", "x.zip"],
+        ["verify", "--offline", "--key", "k", "--seed", "-1", "x.zip"],
+        ["verify", "--model", "mdl_1", "--decoys", "many", "x.zip"],
+        ["models", "register", "folder"],
+        ["jobs", "watch"],
+        ["up", "--port", "70000"],
+        ["demo", "--steps", "0"],
+    ],
+)
+def test_bad_usage_is_an_error_and_no_verdict(nowhere, monkeypatch, capsys, arguments):
+    assert run(monkeypatch, *arguments) == 2
+    printed = capsys.readouterr()
+    assert "Usage: " in printed.err
+    assert not printed.out
+
+
+def test_bad_usage_is_exit_status_2_in_a_shell_too(shell):
+    assert "No such option: --surprise" in shell.aiao("verify", "--surprise", "x.zip", status=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["verify", "x.zip"], "name the registered model: aiao verify --model mdl_"),
+        (["verify", "--model", "mdl_1", "--key", "k", "x.zip"], "name the registered model"),
+        (["verify", "--offline", "x.zip"], "needs the owner's key and no model: aiao verify --offline --key"),
+        (["verify", "--offline", "--key", "k", "--model", "mdl_1", "x.zip"], "needs the owner's key and no model"),
+        (["verify", "--offline", "--key", "k", "--report", "r.pdf", "x.zip"], "r.pdf is neither .html nor .json"),
+        (["verify", "--model", "mdl_1", "--json", "x.zip"], "no service is known: start one with `aiao up`"),
+        (["report", "ver_1", "--to", "r"], "r is neither .html nor .json"),
+        (["models", "list"], "no service is known: start one with `aiao up`"),
+        (["models", "register", "x", "--name", "n", "--option", "steps"], "--option steps is no NAME=VALUE"),
+        (["models", "register", "x", "--name", "n", "--option", "steps=many"], "many is no number"),
+        (["models", "register", "x", "--name", "n", "--option", "steps=0"], "--option steps: Input should be greater"),
+        (["models", "register", "x", "--name", "n", "--option", "steps=1e999"], "--option steps: "),
+        (["models", "register", "x", "--name", "n", "--option", "surprise=1"], "--option surprise: "),
+        (["models", "register", "x", "--name", "n", "--key-file", "no/k.json"], "no is no folder that you can write to"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_words_before_any_work(nowhere, monkeypatch, capsys, arguments, reason):
+    assert run(monkeypatch, *arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: ")
+    assert reason in printed.err
+    assert not printed.out
+    assert not list(nowhere.iterdir())
+
+
+def test_a_mistake_in_the_program_is_no_verdict(nowhere, monkeypatch, capsys):
+    """Python's own exit status for an exception is 1, which is that of "no match"."""
+    monkeypatch.setattr("client.keyfile.load_seed", None)
+    assert run(monkeypatch, "key", "check", "key") == 2
+    assert "TypeError" in capsys.readouterr().err
+
+
+def test_no_service_running_is_said_in_words(shell, folder):
+    shell.environment |= {"AIAO_URL": f"http://127.0.0.1:{free_port()}", "AIAO_TOKEN": "token"}
+    for command in (["models", "list", "--json"], ["models", "register", str(folder), "--name", "mine"]):
+        assert "nothing answers at http://127.0.0.1" in shell.error(*command)
+    assert not list(shell.folder.glob("*.key.json"))
+
+
+@pytest.mark.parametrize("content", [f" {SECRET[:30].upper()}\n{SECRET[30:]}\n", (GOLDEN / "key-v1.json").read_text()])
+def test_a_key_is_checked(shell, content):
+    (shell.folder / "key").write_text(content)
+    done = shell.aiao("key", "check", "key")
+    assert f"The key is valid. Commitment: {commitment(SEED)}" in done.stdout
+    assert SECRET not in done.stdout + done.stderr
+
+
+def test_a_secret_is_checked_from_the_standard_input(shell):
+    done = shell.aiao("key", "check", "--json", stdin=f"{SECRET}\n")
+    assert json.loads(done.stdout) == {"valid": True, "commitment": commitment(SEED)}
+    assert done.stderr == ""
+
+
+def test_a_secret_is_asked_for_in_a_terminal_and_not_shown(shell):
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execve(AIAO, [AIAO, "key", "check"], shell.environment)
+    shown = b""
+    while b"Secret key" not in shown:
+        shown += os.read(terminal, 1000)
+    os.write(terminal, f"{SECRET}\n".encode())
+    try:
+        while more := os.read(terminal, 1000):
+            shown += more
+    except OSError:  # how a terminal says that nobody is left
+        pass
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert commitment(SEED).encode() in shown
+    assert SECRET.encode() not in shown
+
+
+def test_a_typing_error_is_found_and_the_secret_not_repeated(shell):
+    mistyped = SECRET[:-1] + ("a" if SECRET[-1] != "a" else "b")
+    (shell.folder / "key").write_text(mistyped)
+    for done in (shell.error("key", "check", "key"), shell.error("key", "check", stdin=mistyped)):
+        assert "the checksum of this secret key is wrong: at least one character was mistyped" in done
+        assert mistyped not in done
+    assert "begins with aiao1" in shell.error("key", "check", stdin="")

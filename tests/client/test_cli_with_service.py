@@ -1,0 +1,257 @@
+"""The command line with a service behind it. It speaks HTTP alone, so one database is enough."""
+
+import json
+import signal
+
+import pytest
+
+from aiao_core.key import commitment, encode_secret
+from client import Client
+from client.keyfile import load_key, load_seed
+from service.ids import new_id
+from tests.client.conftest import Shell
+from tests.processes import wait_for
+from tests.service import rows
+
+pytestmark = pytest.mark.parametrize("api", ["sqlite"], indirect=True, scope="session")
+
+# Models
+
+
+def test_a_model_is_registered_and_its_key_saved(user, client, folder):
+    done = user.aiao("models", "register", str(folder), "--name", "a/b", "--no-wait", "--option", "steps=7", "--option",
+                     "learning_rate=1e-3", "--json")  # fmt: skip
+    model = json.loads(done.stdout)
+    key_file = user.folder / "a-b.key.json"
+    assert key_file.stat().st_mode & 0o777 == 0o600
+    seed = load_seed(key_file)
+    assert model["commitment"] == commitment(seed)
+    assert encode_secret(seed) not in done.stdout + done.stderr
+    assert "Secret key saved to a-b.key.json; keep a copy in a safe place." in done.stderr
+    (registered,) = client.models.list()
+    assert (registered.id, registered.name) == (model["id"], "a/b")
+    assert (registered.options["steps"], registered.options["learning_rate"]) == (7, 1e-3)
+    assert "aiao key complete a-b.key.json" in user.error("verify", "--offline", "--key", "a-b.key.json", str(folder))
+    assert "is not complete: the model is embedding" in user.error("key", "complete", "a-b.key.json")
+    assert load_seed(key_file) == seed
+
+
+def test_a_key_file_is_not_overwritten_and_nothing_is_uploaded(user, client, folder, api):
+    (user.folder / "mine.key.json").write_text("the only copy")
+    before = api.log("api").count("POST")
+    refusal = user.error("models", "register", str(folder), "--name", "mine", "--no-wait")
+    assert "mine.key.json exists and is not overwritten; name another file with --key-file" in refusal
+    assert (user.folder / "mine.key.json").read_text() == "the only copy"
+    assert api.log("api").count("POST") == before
+    user.aiao("models", "register", str(folder), "--name", "mine", "--no-wait", "--key-file", "other.json")
+    assert load_seed(user.folder / "other.json")
+
+
+def test_registering_waits_and_completes_the_key(user, client, folder, publish):
+    process = user.start("models", "register", str(folder), "--name", "mine")
+    key_file = user.folder / "mine.key.json"
+    wait_for(lambda: load_seed(key_file), "no key was saved")
+    (model,) = client.models.list()
+    secret = encode_secret(load_seed(key_file))
+    publish(model.id, secret)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert f"{model.id} is ready" in out
+    assert f"aiao models download {model.id} --to marked.zip" in out
+    assert load_key(key_file) == rows.a_key(secret)
+    assert key_file.stat().st_mode & 0o777 == 0o600
+    assert secret not in out + err
+    done = user.aiao("models", "download", model.id, "--to", "marked.zip")
+    assert done.stdout == "Saved marked.zip\n"
+    assert (user.folder / "marked.zip").stat().st_size == client.models.get(model.id).checkpoint.size
+    assert "1000000 bytes, sha256 " in user.aiao("models", "show", model.id).stdout
+
+
+def test_an_interrupted_registration_says_how_to_go_on(api, user, client, folder, publish):
+    process = user.start("models", "register", str(folder), "--name", "mine")
+    key_file = user.folder / "mine.key.json"
+    wait_for(lambda: load_seed(key_file), "no key was saved")
+    (model,) = client.models.list()
+    wait_for(lambda: f"{model.job_id}/events" in api.log("api"), "the job is not followed")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert client.jobs.get(model.job_id).state == "queued"
+    publish(model.id, encode_secret(load_seed(key_file)))
+    assert f"aiao jobs watch {model.job_id}" in err
+    assert "aiao key complete mine.key.json" in err
+    assert "mine.key.json is complete: 2 layers" in user.aiao("key", "complete", "mine.key.json").stdout
+    assert load_key(key_file).commitment == model.commitment
+
+
+def test_a_failed_embedding_is_an_error_with_its_reason_and_keeps_the_secret(user, client, folder, change):
+    process = user.start("models", "register", str(folder), "--name", "mine", "--json")
+    wait_for(lambda: load_seed(user.folder / "mine.key.json"), "no key was saved")
+    (model,) = client.models.list()
+    change(model.job_id, state="failed", error={"code": "embedding-failed", "detail": "the [bold]model[/] has no lazy layers"})
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert out == ""
+    assert err.endswith("error: the [bold]model[/] has no lazy layers\n")
+    assert load_seed(user.folder / "mine.key.json")
+
+
+def test_names_are_printed_literally(user, client, folder):
+    names = ["[red]x[/red]", "[/x]", ":smile:", "[link=http://x]y", "é 模型"]
+    artifact = client.artifacts.upload(folder)
+    for name in names:
+        client.post("/v1/models", json={"name": name, "artifact_id": artifact.id})
+    listed = user.aiao("models", "list").stdout
+    for name, model in zip(names[::-1], client.models.list(), strict=True):
+        assert name in listed
+        assert model.id in listed
+    assert [model["name"] for model in user.json("models", "list")] == names[::-1]
+    done = user.aiao("models", "register", str(folder), "--name", "[/red]:smile:", "--no-wait")
+    assert "Secret key saved to [-red]:smile:.key.json" in done.stderr
+
+
+def test_wide_tables_are_not_cut(user, client, folder, change):
+    user.environment["COLUMNS"] = "40"
+    artifact = client.artifacts.upload(folder)
+    name = "".join(f"name{number:03} " for number in range(25))[:-1]
+    answer = client.post("/v1/models", json={"name": name, "artifact_id": artifact.id}).json()
+    detail = " ".join(f"word{number:03}" for number in range(60))
+    change(answer["job"]["id"], state="failed", error={"code": "x", "detail": detail})
+    listed = user.aiao("models", "list").stdout
+    assert "".join(listed.split()).count("name024") == 1
+    assert all(f"name{number:03}" in listed for number in range(25))
+    assert answer["model"]["id"] in listed
+    jobs = user.aiao("jobs", "list").stdout
+    assert all(f"word{number:03}" in jobs for number in range(60))
+    assert answer["job"]["id"] in jobs
+    assert answer["model"]["id"] in jobs
+
+
+def test_a_model_is_listed_shown_and_retired(user, client, folder):
+    model = client.models.register(folder, name="mine").model
+    assert user.json("models", "list") == [model.model_dump(mode="json")]
+    assert user.json("models", "show", model.id) == model.model_dump(mode="json")
+    listed = user.aiao("models", "list").stdout
+    assert listed.split()[:4] == ["model", "name", "status", "created"]
+    assert listed.split()[4:7] == [model.id, "mine", "embedding"]
+    shown = user.aiao("models", "show", model.id).stdout
+    assert all(part in shown for part in (model.id, "mine", "embedding", model.commitment, model.job_id, "none yet"))
+    assert "has no checkpoint: it is embedding" in user.error("models", "download", model.id)
+    assert not list(user.folder.glob("mdl_*"))
+    assert user.aiao("models", "retire", model.id).stdout == f"{model.id} is retired.\n"
+    assert client.models.get(model.id).status == "retired"
+
+
+def test_what_does_not_exist_is_an_error_in_a_sentence(user, suspect):
+    missing = new_id("mdl")
+    assert f"there is no model {missing}" in user.error("models", "show", missing)
+    assert f"there is no model {missing}" in user.error("verify", "--model", missing, str(suspect), "--json")
+    assert "nowhere.zip does not exist" in user.error("verify", "--model", missing, "nowhere.zip", "--json")
+
+
+# Jobs
+
+
+def test_jobs_are_listed_and_canceled(user, client, folder):
+    jobs = [client.models.register(folder, name="mine").job for _ in range(2)]
+    assert [job["id"] for job in user.json("jobs", "list")] == [job.id for job in jobs[::-1]]
+    assert user.aiao("jobs", "cancel", jobs[0].id).stdout == f"{jobs[0].id} is canceled.\n"
+    assert user.json("jobs", "cancel", jobs[1].id)["state"] == "canceled"
+
+
+def test_a_running_job_is_asked_to_stop(user, client, folder, change):
+    job = client.models.register(folder, name="mine").job
+    change(job.id, state="running", attempt=1, progress=progress(3))
+    (row,) = user.aiao("jobs", "list").stdout.splitlines()[1:]
+    assert row.split()[1:3] == ["embed", "running"]
+    assert row.rstrip().endswith("embedding 3/9")
+    assert "is running and stops at its next step." in user.aiao("jobs", "cancel", job.id).stdout
+    assert client.jobs.get(job.id).cancel_requested
+
+
+def progress(step: int) -> dict:
+    return {"stage": "embedding", "step": step, "total": 9, "metrics": {"response": 0.25}, "seconds_left": 1.0}
+
+
+def test_every_change_is_a_line_as_soon_as_it_happens(user, client, folder, change):
+    job = client.models.register(folder, name="mine").job
+    process = user.start("jobs", "watch", job.id, "--json")
+    changes = [{"state": "running", "attempt": 1}, {"progress": progress(3)}, {"state": "succeeded", "result": "/v1/models/x"}]
+    assert json.loads(process.stdout.readline())["state"] == "queued"
+    for values in changes:
+        change(job.id, **values)
+        line = json.loads(process.stdout.readline())
+        assert {name: line[name] for name in values} == values
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (0, "", "")
+
+
+def test_watching_shows_progress_and_the_end(user, client, folder, change):
+    job = client.models.register(folder, name="mine").job
+    change(job.id, state="succeeded", attempt=1, progress=progress(8), result="/v1/models/x")
+    done = user.aiao("jobs", "watch", job.id)
+    assert done.stdout == f"{job.id} has succeeded: /v1/models/x\n"
+    assert "embedding" in done.stderr
+    assert "9/9" in done.stderr
+    assert "response 0.25" in done.stderr
+
+
+def test_watching_a_canceled_job_is_an_error(user, client, folder):
+    job = client.models.register(folder, name="mine").job
+    client.jobs.cancel(job.id)
+    assert f"{job.id} was canceled" in user.aiao("jobs", "watch", job.id, status=2).stderr
+    assert user.aiao("jobs", "watch", "[/x]", status=2).stderr.count("error: ") == 1
+
+
+# Verifications
+
+
+def verified(user: Shell, client: Client, backstage, *arguments: str) -> tuple[int, str, str]:
+    """Run `aiao verify` while somebody does the worker's part, and finds a match."""
+    process = user.start("verify", *arguments)
+    wait_for(lambda: process.poll() is not None or list(client.verifications.list()), "nothing was submitted")
+    (verification,) = client.verifications.list()
+    tenant_id = rows.model(backstage.database, verification.model_id).tenant_id
+    rows.finish_verification(backstage, tenant_id, verification.id, verification.job_id)
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+@pytest.fixture
+def ready(client, folder, publish) -> str:
+    """A model whose embedding is done."""
+    registration = client.models.register(folder, name="mine")
+    publish(registration.model.id, registration.secret_key)
+    return registration.model.id
+
+
+def test_a_match_is_exit_status_0(user, client, backstage, ready, suspect):
+    arguments = [str(suspect), "--model", ready, "--seed", "3", "--draws", "5", "--decoys", "0", "--report", "report.html"]
+    status, out, err = verified(user, client, backstage, *arguments)
+    (verification,) = client.verifications.list()
+    assert status == 0
+    assert out.startswith(f"Verification {verification.id}\nMATCH: ")
+    assert "64 of 64" in out
+    assert "Report saved to report.html" in err
+    assert (user.folder / "report.html").read_text() == client.verifications.report_html(verification.id)
+    assert {name: verification.options[name] for name in ("seed", "draws", "decoys")} == {"seed": 3, "draws": 5, "decoys": 0}
+    assert user.aiao("report", verification.id).stdout == out.partition("\n")[2]
+    assert user.aiao("report", verification.id, "--to", "report.json").stdout == ""
+    assert (user.folder / "report.json").read_text() == client.verifications.report(verification.id)
+
+
+def test_a_script_gets_the_report_and_nothing_else(user, client, backstage, ready, suspect):
+    status, out, err = verified(user, client, backstage, str(suspect), "--model", ready, "--json")
+    assert (status, err) == (0, "")
+    assert json.loads(out) == json.loads(rows.a_report().to_json())
+
+
+def test_a_verification_without_a_report_is_an_error(user, client, ready, suspect, change):
+    process = user.start("verify", str(suspect), "--model", ready)
+    wait_for(lambda: list(client.verifications.list()), "nothing was submitted")
+    (verification,) = client.verifications.list()
+    assert "has no report" in user.error("report", verification.id)
+    change(verification.job_id, state="failed", error={"code": "wrong-architecture", "detail": "layer x is missing"})
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert err.endswith("error: layer x is missing\n")
