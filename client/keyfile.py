@@ -22,6 +22,11 @@ def check_free(path: Path) -> None:
         raise ClientError(f"{path} exists and is not overwritten; name another file with --key-file")
     if not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
         raise ClientError(f"{path.parent} is no folder that you can write to; name another file with --key-file")
+    try:
+        _write(path, "")  # a try is the only sure test, and a secret that cannot be saved later is lost
+        path.unlink()
+    except OSError as error:
+        raise ClientError(f"{path} cannot be written ({error.strerror}); name another file with --key-file") from error
 
 
 def save_secret(path: Path, secret: str, model_id: str) -> None:

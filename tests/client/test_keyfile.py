@@ -76,7 +76,10 @@ def test_a_place_where_no_key_can_be_saved_is_named_before_it_is_needed(tmp_path
     for folder in ("missing", "file"):
         with pytest.raises(ClientError, match=f"{folder} is no folder"):
             keyfile.check_free(tmp_path / folder / "my.key.json")
+    with pytest.raises(ClientError, match=r"cannot be written \(File name too long\).*--key-file"):
+        keyfile.check_free(tmp_path / f"{'模型' * 60}.key.json")
     keyfile.check_free(tmp_path / "my.key.json")
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
