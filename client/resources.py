@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 CHUNK = 1 << 20
 RECONNECT_SECONDS = 1.0
-RECONNECT_TRIES = 30
+RECONNECT_TRIES = 300
+"""An embedding takes hours: the minutes of an upgrade of the service must not end the wait for it."""
 
 Bytes = Callable[[int, int], None]
 """Called with the bytes that have been transferred and their total."""
