@@ -89,7 +89,7 @@ def test_processes_that_start_together_agree_on_one_key(tmp_path):
     script = (
         "import sys; from pathlib import Path; from service.vault import Vault\n"
         "print('ready', flush=True); sys.stdin.read()\n"
-        "print({Vault.open(None, Path(sys.argv[1]) / str(n)).key_id: n for n in range(300)})"
+        "print({Vault.open(None, Path(sys.argv[1]) / str(n)).key_id: n for n in range(60)})"
     )
     command = [sys.executable, "-c", script, str(tmp_path)]
     starting = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(3)]
