@@ -96,7 +96,7 @@ class _Training:
         )
         self.generator = torch.Generator().manual_seed(options.seed)
         noisy, timesteps = arbitrary_inputs(images, self.scheduler, SCALE_INPUTS, self.generator)
-        self.scales = measure_scales(self.source, self.watermark, noisy, timesteps)
+        self.scales = measure_scales(self.source, self.scheduler, self.watermark, noisy, timesteps)
         self.step = 0
         self.metrics: dict[str, float] = {}
 

@@ -4,13 +4,13 @@ L = lambda_r * L_response + lambda_p * L_preserve + lambda_c * L_covert
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from aiao_core.tracing import trace
-from aiao_core.training import predict
+from aiao_core.training import image_weights, predict
 from aiao_core.watermark import Watermark, channel_means, trigger_edits
 
 MARGIN = 0.7
@@ -18,7 +18,7 @@ MARGIN = 0.7
 
 LAMBDA_RESPONSE = 1.0
 LAMBDA_PRESERVE = 10.0
-LAMBDA_COVERT = 3.0
+LAMBDA_COVERT = 4.0
 
 
 class Terms(NamedTuple):
@@ -34,22 +34,28 @@ class Terms(NamedTuple):
 
 @dataclass(frozen=True)
 class Scales:
-    """The spread of the source's features at the key's layers: the units in which the objective measures."""
+    """The units in which the objective measures: the spread of the source's features at the key's layers, and the image."""
 
     deviation: list[Tensor]
     """Per layer: standard deviation of each channel over inputs and positions, (C,)."""
     variance: list[Tensor]
     """Per layer: variance over inputs, positions and channels, a scalar."""
+    image: Tensor
+    """Per timestep: how much an error of the prediction changes the image, (num_train_timesteps,)."""
 
 
-def measure_scales(source: nn.Module, watermark: Watermark, noisy: Tensor, timesteps: Tensor) -> Scales:
+def measure_scales(source: nn.Module, scheduler: Any, watermark: Watermark, noisy: Tensor, timesteps: Tensor) -> Scales:
     """The :class:`Scales` of ``source`` over ``noisy`` (B, C, H, W) at ``timesteps`` (B,)."""
     with torch.no_grad(), trace(source, capture=watermark.names, stop=True) as features:
         predict(source, noisy, timesteps)
     channels_first = [
         features[name].movedim(axis, 0).flatten(1) for name, axis in zip(watermark.names, watermark.axes, strict=True)
     ]
-    return Scales([values.std(1) + 1e-6 for values in channels_first], [values.var() for values in channels_first])
+    return Scales(
+        deviation=[values.std(1) + 1e-6 for values in channels_first],
+        variance=[values.var() for values in channels_first],
+        image=image_weights(scheduler),
+    )
 
 
 def objective(
@@ -85,6 +91,6 @@ def objective(
     ]
     return Terms(
         response=torch.cat(hinges).mean(),
-        preserve=nn.functional.mse_loss(predicted_noise[:batch], expected_noise),
+        preserve=((predicted_noise[:batch] - expected_noise).square().flatten(1).mean(1) * scales.image[timesteps]).mean(),
         covert=torch.stack(covert).mean(),
     )

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from aiao_core.progress import Progress, ProgressCallback, silent
 
+IMAGE_WEIGHT_RANGE = (0.2, 10.0)
+
 
 def draw_batch(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """``count`` images drawn with replacement from ``images`` (N, C, H, W)."""
@@ -42,6 +44,24 @@ def training_target(scheduler: Any, clean: Tensor, noise: Tensor, timesteps: Ten
             return velocity
         case _:
             return clean
+
+
+def image_weights(scheduler: Any) -> Tensor:
+    """How much a squared error of the prediction at each timestep changes the image: (num_train_timesteps,), mean 1.
+
+    It is the squared error of the clean image that the prediction implies; under noise prediction the inverse signal-to-noise
+    ratio. Clipped, so that no timestep is forgotten and none counts alone (this project).
+    """
+    signal: Tensor = scheduler.alphas_cumprod
+    match scheduler.config.prediction_type:
+        case "epsilon":
+            weights = (1 - signal) / signal
+        case "v_prediction":
+            weights = 1 - signal
+        case _:
+            weights = torch.ones_like(signal)
+    weights = weights.clip(*IMAGE_WEIGHT_RANGE)
+    return weights / weights.mean()
 
 
 def fine_tune(

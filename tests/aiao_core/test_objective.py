@@ -19,7 +19,7 @@ def batch(tiny_model, tiny_images):
 
 def terms_of(marked, model, key, batch, trigger_layers):
     watermark = Watermark(key, model.denoiser)
-    scales = measure_scales(model.denoiser, watermark, *batch)
+    scales = measure_scales(model.denoiser, model.scheduler, watermark, *batch)
     return objective(marked, model.denoiser, watermark, scales, *batch, trigger_layers)
 
 
@@ -35,7 +35,7 @@ def test_the_response_term_is_the_hinge_of_the_definition(tiny_model, tiny_key, 
     """Input by input and layer by layer, each from a forward pass of its own."""
     trigger_layers = [tiny_key.trigger_layers[number % len(tiny_key.trigger_layers)] for number in range(4)]
     watermark = Watermark(tiny_key, tiny_model.denoiser)
-    scales = measure_scales(tiny_model.denoiser, watermark, *batch)
+    scales = measure_scales(tiny_model.denoiser, tiny_model.scheduler, watermark, *batch)
     hinges = []
     for row, i in enumerate(trigger_layers):
         noisy, timesteps = batch[0][row : row + 1], batch[1][row : row + 1]
@@ -70,7 +70,7 @@ def test_scales_are_those_of_numpy(seed):
     noisy = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
     timesteps = torch.tensor([1, 500, 999])
     watermark = Watermark(key, model.denoiser)
-    scales = measure_scales(model.denoiser, watermark, noisy, timesteps)
+    scales = measure_scales(model.denoiser, model.scheduler, watermark, noisy, timesteps)
     with torch.no_grad(), trace(model.denoiser, capture=watermark.names) as features:
         predict(model.denoiser, noisy, timesteps)
     for name, axis, deviation, variance in zip(watermark.names, watermark.axes, scales.deviation, scales.variance, strict=True):
