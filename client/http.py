@@ -46,6 +46,8 @@ def check(response: httpx.Response) -> None:
     """Raise :class:`ApiError` for an answer that is a problem document."""
     if response.is_success:
         return
+    if response.has_redirect_location:
+        raise ClientError(f"the service sends its callers to {response.headers['Location']}; use the address that begins so")
     response.read()
     try:
         document = response.json()

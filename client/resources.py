@@ -72,9 +72,11 @@ class Models(_Resource):
         ``images`` is an optional image set to embed with; ``options`` are those of
         :class:`aiao_core.options.EmbeddingOptions`. The secret key of the answer is never shown again.
         """
+        if images is not None:
+            _check_exists(Path(images))  # before a large model is uploaded
         body: dict[str, Any] = {"name": name, "artifact_id": self._client.artifacts.upload(path, progress=progress).id}
         if images is not None:
-            body["images_artifact_id"] = self._client.artifacts.upload(images).id
+            body["images_artifact_id"] = self._client.artifacts.upload(images, progress=progress).id
         if options:
             body["options"] = options
         registration = read(Registration, self._client.post("/v1/models", json=body).content)
@@ -208,17 +210,21 @@ def _passing(error: ClientError) -> bool:
     return isinstance(error.__cause__, httpx.HTTPError) or (isinstance(error, ApiError) and error.status in (502, 503, 504))
 
 
+def _check_exists(path: Path) -> None:
+    if not (path.is_file() or path.is_dir()):
+        raise ClientError(f"{path} does not exist")
+
+
 @contextmanager
 def _as_file(path: Path) -> Iterator[Path]:
+    _check_exists(path)
     if path.is_dir():
         with tempfile.TemporaryDirectory() as scratch:
             packed = Path(scratch) / "folder.zip"
             pack(path, packed)
             yield packed
-    elif path.is_file():
-        yield path
     else:
-        raise ClientError(f"{path} does not exist")
+        yield path
 
 
 def _chunks(file: Path, progress: Bytes | None) -> Iterator[bytes]:

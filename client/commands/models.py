@@ -121,7 +121,7 @@ def _options(pairs: list[str] | None) -> dict[str, Any]:
         if not equals:
             raise ClientError(f"--option {pair} is no NAME=VALUE, such as steps=3000")
         try:
-            options[name] = float(value) if "." in value or "e" in value else int(value)
+            options[name] = float(value) if "." in value or "e" in value.lower() else int(value)
         except ValueError as error:
             raise ClientError(f"--option {pair}: {value} is no number") from error
     try:

@@ -34,7 +34,7 @@ def verify(
     chosen = {"seed": seed, "draws": draws, "decoys": decoys}
     options = {name: value for name, value in chosen.items() if value is not None}
     if report_file:
-        _check_form(report_file)
+        _check_report_file(report_file)
     if offline:
         if key is None or model is not None:
             raise ClientError("an offline test needs the owner's key and no model: aiao verify --offline --key KEYFILE SUSPECT")
@@ -59,7 +59,7 @@ def report(
 ) -> None:
     """Show or save the report of a finished verification."""
     if to:
-        _check_form(to)
+        _check_report_file(to)
     with Client() as client:
         result = _read(client.verifications.report(verification))
     if to:
@@ -96,9 +96,11 @@ def _offline(suspect: Path, key_file: Path, options: dict[str, Any], *, quiet: b
         return verify_offline(suspect, key_file, VerificationOptions.model_validate(options), show)
 
 
-def _check_form(file: Path) -> None:
+def _check_report_file(file: Path) -> None:
     if file.suffix not in (".html", ".json"):
         raise ClientError(f"{file} is neither .html nor .json; the report can be saved as these")
+    if not file.parent.is_dir():
+        raise ClientError(f"{file.parent} is no folder; name a place for the report that exists")
 
 
 def _save(result: "Report", file: Path) -> None:

@@ -75,6 +75,7 @@ def test_bad_usage_is_exit_status_2_in_a_shell_too(shell):
         (["verify", "--offline", "--key", "k", "--model", "mdl_1", "x.zip"], "needs the owner's key and no model"),
         (["verify", "--offline", "--key", "k", "--report", "r.pdf", "x.zip"], "r.pdf is neither .html nor .json"),
         (["verify", "--model", "mdl_1", "--json", "x.zip"], "no service is known: start one with `aiao up`"),
+        (["verify", "--offline", "--key", "k", "--report", "no/r.html", "x.zip"], "no is no folder"),
         (["report", "ver_1", "--to", "r"], "r is neither .html nor .json"),
         (["models", "list"], "no service is known: start one with `aiao up`"),
         (["models", "register", "x", "--name", "n", "--option", "steps"], "--option steps is no NAME=VALUE"),
@@ -83,6 +84,7 @@ def test_bad_usage_is_exit_status_2_in_a_shell_too(shell):
         (["models", "register", "x", "--name", "n", "--option", "steps=1e999"], "--option steps: "),
         (["models", "register", "x", "--name", "n", "--option", "surprise=1"], "--option surprise: "),
         (["models", "register", "x", "--name", "n", "--key-file", "no/k.json"], "no is no folder that you can write to"),
+        (["models", "register", "x", "--name", "模型" * 60], "cannot be written (File name too long)"),
     ],
 )
 def test_what_cannot_work_is_refused_in_words_before_any_work(nowhere, monkeypatch, capsys, arguments, reason):

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.parametrize("api", ["sqlite"], indirect=True, scope="se
 
 def test_a_model_is_registered_and_its_key_saved(user, client, folder):
     done = user.aiao("models", "register", str(folder), "--name", "a/b", "--no-wait", "--option", "steps=7", "--option",
-                     "learning_rate=1e-3", "--json")  # fmt: skip
+                     "learning_rate=1E-3", "--json")  # fmt: skip
     model = json.loads(done.stdout)
     key_file = user.folder / "a-b.key.json"
     assert key_file.stat().st_mode & 0o777 == 0o600

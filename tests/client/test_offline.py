@@ -121,11 +121,12 @@ def test_the_report_is_saved(offline, tmp_path):
     assert "suspect.safetensors" in page
 
 
-def test_the_verdict_is_shown_even_if_the_report_cannot_be_saved(offline):
-    status, out, err = offline("suspect.safetensors", "--report", "missing/report.html")
+def test_the_verdict_is_shown_even_if_the_report_cannot_be_saved(offline, tmp_path):
+    (tmp_path / "folder.html").mkdir()
+    status, out, err = offline("suspect.safetensors", "--report", str(tmp_path / "folder.html"))
     assert status == 2
     assert out.startswith("NO MATCH: ")
-    assert "missing/report.html" in err.splitlines()[-1]
+    assert "folder.html" in err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 
 
 @contextmanager
-def answering(status: int, body: bytes, kind: str = "application/json") -> Iterator[Client]:
+def answering(status: int, body: bytes, kind: str = "application/json", **headers: str) -> Iterator[Client]:
     """A client of a server that is no AIAO service: it gives everybody the same answer."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -32,6 +32,8 @@ def answering(status: int, body: bytes, kind: str = "application/json") -> Itera
             self.send_response(status)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
+            for name, value in headers.items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)
 
@@ -97,6 +99,13 @@ def test_a_file_that_is_not_there_is_named(client, tmp_path):
     with pytest.raises(ClientError, match="nowhere does not exist"):
         client.models.register(tmp_path / "nowhere", name="mine")
     assert not list(client.models.list())
+
+
+def test_images_that_are_not_there_are_named_before_the_model_is_uploaded(client, folder, tmp_path):
+    moved = []
+    with pytest.raises(ClientError, match="nowhere does not exist"):
+        client.models.register(folder, name="mine", images=tmp_path / "nowhere", progress=lambda *at: moved.append(at))
+    assert not moved
 
 
 def test_an_upload_beyond_the_limit_is_refused_in_words(client, tmp_path):
@@ -296,6 +305,13 @@ def test_an_answer_of_another_server_is_refused_in_words(body, tmp_path):
             with pytest.raises(ClientError, match="is it an AIAO service"):
                 call()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_service_that_moved_is_said_where():
+    for call in (lambda client: client.models.get("mdl_1"), lambda client: list(client.jobs.follow("job_1"))):
+        moved = answering(308, b"", Location="https://elsewhere/v1/models/mdl_1")
+        with moved as client, pytest.raises(ClientError, match="sends its callers to https://elsewhere/v1"):
+            call(client)
 
 
 def test_a_problem_without_a_document_has_its_status(tmp_path):
