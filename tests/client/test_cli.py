@@ -1,13 +1,14 @@
 import json
 import os
 import pty
+import termios
 from pathlib import Path
 
 import pytest
 
 from aiao_core.key import commitment, encode_secret
 from tests.client.conftest import AIAO, run
-from tests.processes import free_port
+from tests.processes import free_port, wait_for
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 SEED = bytes(range(32))
@@ -128,16 +129,17 @@ def test_a_secret_is_asked_for_in_a_terminal_and_not_shown(shell):
     child, terminal = pty.fork()
     if child == 0:
         os.execve(AIAO, [AIAO, "key", "check"], shell.environment)
-    shown = b""
-    while b"Secret key" not in shown:
-        shown += os.read(terminal, 1000)
+    # The command asks, then hides what is typed, and forgets what was typed before that.
+    wait_for(lambda: not termios.tcgetattr(terminal)[3] & termios.ECHO, "what is typed is not hidden")
     os.write(terminal, f"{SECRET}\n".encode())
+    shown = b""
     try:
         while more := os.read(terminal, 1000):
             shown += more
     except OSError:  # how a terminal says that nobody is left
         pass
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert b"Secret key" in shown
     assert commitment(SEED).encode() in shown
     assert SECRET.encode() not in shown
 
