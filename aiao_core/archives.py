@@ -1,20 +1,38 @@
 """Unpack archives that an attacker may have made, and pack the ones we hand out."""
 
+import bz2
+import gzip
 import lzma
 import shutil
 import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from aiao_core.errors import UnsafeArchive
 
 CHUNK = 1 << 20
+DECOMPRESSORS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+"""By the first bytes of a compressed file."""
+
+UNREADABLE = (
+    OSError,
+    EOFError,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    RuntimeError,
+    NotImplementedError,
+    ValueError,
+    OverflowError,
+)
+"""What the libraries raise for archives that no packer wrote."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +49,34 @@ class Limits:
 
 def is_archive(path: Path) -> bool:
     """Whether a file is a ZIP or TAR archive, by its content. A PyTorch checkpoint is a ZIP file too, but no archive."""
-    if zipfile.is_zipfile(path):
+    if not zipfile.is_zipfile(path):
+        return is_tar(path)
+    try:
         with zipfile.ZipFile(path) as archive:
             return not any(name.endswith("/data.pkl") for name in archive.namelist())
-    return tarfile.is_tarfile(path)
+    except UNREADABLE:
+        return True  # unpacking it says what is wrong
+
+
+def is_compressed(path: Path) -> bool:
+    """Whether a file is compressed as TAR archives are."""
+    return _decompressor(path) is not open
+
+
+def is_tar(path: Path) -> bool:
+    """Whether a file is a TAR archive, by its first header alone: ``tarfile`` would read as much as that header claims."""
+    try:
+        with _decompressor(path)(path, "rb") as stream:
+            tarfile.TarInfo.frombuf(stream.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
+    except UNREADABLE:
+        return False
+    return True
+
+
+def _decompressor(path: Path) -> Callable[..., Any]:
+    with path.open("rb") as stream:
+        start = stream.read(6)
+    return next((opener for magic, opener in DECOMPRESSORS.items() if start.startswith(magic)), open)
 
 
 def unpack(archive: Path, into: Path, limits: Limits | None = None) -> Path:
@@ -53,17 +95,7 @@ def unpack(archive: Path, into: Path, limits: Limits | None = None) -> Path:
     except UnsafeArchive:
         shutil.rmtree(into)
         raise
-    except (
-        OSError,
-        EOFError,
-        zipfile.BadZipFile,
-        tarfile.TarError,
-        zlib.error,
-        lzma.LZMAError,
-        RuntimeError,
-        NotImplementedError,
-        ValueError,
-    ) as error:
+    except UNREADABLE as error:
         shutil.rmtree(into)
         raise UnsafeArchive(
             f"the archive cannot be read ({error}); pack it again as .zip or .tar and upload it whole"
@@ -124,15 +156,30 @@ def _zip_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
 
 
 def _tar_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    with tarfile.open(path, "r:*") as archive:
+    with _decompressor(path)(path, "rb") as stream, tarfile.open(fileobj=_ShortReads(stream), mode="r:") as archive:
         for entry in archive:
             if entry.isdir():
                 continue
-            stream = archive.extractfile(entry) if entry.isreg() else None
-            if stream is None:
+            content = archive.extractfile(entry) if entry.isreg() else None
+            if content is None:
                 raise UnsafeArchive(f"the archive holds {entry.name!r}, a link or device; pack plain files only")
-            with stream:
-                yield entry.name, stream
+            with content:
+                yield entry.name, content
+
+
+class _ShortReads:
+    """A stream that refuses to read much at once: ``tarfile`` takes a long name whole, however long its header says it is."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def read(self, size: int) -> bytes:
+        if size > CHUNK:
+            raise UnsafeArchive(f"the archive holds a name or header of {size} bytes; pack it again with ordinary names")
+        return self._stream.read(size)
 
 
 def _safe_path(root: Path, name: str) -> Path:

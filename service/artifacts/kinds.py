@@ -1,22 +1,15 @@
 """What is an uploaded file? By its content; its name is the client's word."""
 
-import bz2
-import gzip
 import json
-import lzma
 import struct
-import tarfile
 import zipfile
-import zlib
-from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Any
 
+from aiao_core.archives import is_compressed, is_tar
 from service.artifacts.schemas import Kind
 from service.errors import InvalidArtifact
 
 MAX_HEADER_BYTES = 100 << 20
-DECOMPRESSED: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
@@ -29,10 +22,9 @@ def kind_of(file: Path, filename: str) -> Kind:
         raise InvalidArtifact("the upload is empty; send the file as the body of the request")
     if start.startswith(b"PK"):
         return _zip_kind(file)
-    compression = next((magic for magic in DECOMPRESSED if start.startswith(magic)), b"")
-    if _is_tar(file, compression):
+    if is_tar(file):
         return "archive"
-    if compression:
+    if is_compressed(file):
         raise InvalidArtifact("this compressed file is no readable TAR archive; pack the folder again")
     if start[8:9] == b"{" or PurePosixPath(filename).suffix == ".safetensors":
         _check_safetensors(file, size)
@@ -43,16 +35,6 @@ def kind_of(file: Path, filename: str) -> Kind:
         "this is no .safetensors file, no PyTorch checkpoint, no .zip or .tar archive and no .npz image set; "
         "pack a diffusers folder as .zip or .tar"
     )
-
-
-def _is_tar(file: Path, compression: bytes) -> bool:
-    """By its first header alone: tarfile would read into memory as much as that header claims."""
-    try:
-        with DECOMPRESSED.get(compression, open)(file, "rb") as stream:
-            tarfile.TarInfo.frombuf(stream.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
-    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, tarfile.TarError):
-        return False
-    return True
 
 
 def _zip_kind(file: Path) -> Kind:

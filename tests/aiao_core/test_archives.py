@@ -1,6 +1,8 @@
+import gzip
 import io
 import os
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -119,3 +121,38 @@ def test_a_single_folder_is_the_root(tmp_path):
 def test_a_pytorch_checkpoint_is_no_archive(tmp_path):
     assert not is_archive(make_zip(tmp_path / "weights.pt", {"archive/data.pkl": b"", "archive/data/0": b""}))
     assert is_archive(make_zip(tmp_path / "model.zip", {"unet/config.json": b"{}"}))
+
+
+def lying_tar(size: int, content: bytes) -> bytes:
+    """A TAR whose first header is a long name of ``size`` bytes."""
+    entry = tarfile.TarInfo("././@LongLink")
+    entry.type, entry.size = tarfile.GNUTYPE_LONGNAME, size
+    return entry.tobuf(tarfile.GNU_FORMAT) + content
+
+
+@pytest.mark.parametrize("case", ["a name of 2**70 bytes", "a name that is a bomb", "two bytes of gzip", "cut gzip"])
+def test_a_lying_tar_is_refused_before_it_fills_the_memory(tmp_path, case):
+    content = {
+        "a name of 2**70 bytes": lambda: lying_tar(1 << 70, bytes(1024)),
+        "a name that is a bomb": lambda: gzip.compress(lying_tar(256 << 20, bytes(256 << 20))),
+        "two bytes of gzip": lambda: b"\x1f\x8b",
+        "cut gzip": lambda: gzip.compress(lying_tar(100, bytes(1024)))[:60],
+    }[case]()
+    (tmp_path / "evil.tar").write_bytes(content)
+    tracemalloc.start()
+    is_archive(tmp_path / "evil.tar")
+    with pytest.raises(UnsafeArchive):
+        unpack(tmp_path / "evil.tar", tmp_path / "content")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 64 << 20
+    assert not (tmp_path / "content").exists()
+
+
+def test_a_damaged_zip_says_so_when_it_is_opened(tmp_path):
+    archive = make_zip(tmp_path / "a.zip", {"a": b"1" * 100, "b": b"2"})
+    raw = bytearray(archive.read_bytes())
+    raw[raw.index(b"PK\x01\x02") + 3] = 9  # the signature of the directory's first entry
+    archive.write_bytes(raw)
+    with pytest.raises(UnsafeArchive, match="pack it again"), opened(archive):
+        pass
