@@ -28,7 +28,7 @@ app.add_typer(keys.app, name="key")
 def main() -> None:
     """Run a command. Exit status: 0 done (``verify``: match), 1 ``verify``: no match, 2 error, 130 interrupted."""
     try:
-        app()
+        app(prog_name="aiao")
     except (ClientError, AiaoError, OSError) as error:
         err.print("error:", str(error))
         sys.exit(2)

@@ -138,7 +138,7 @@ def test_the_verdict_is_shown_even_if_the_report_cannot_be_saved(offline, tmp_pa
         ("text.safetensors", "my.key.json", "text.safetensors is no complete safetensors file"),
         (str(MODEL), "my.key.json", "of another architecture"),
         ("my.key.json", "my.key.json", "my.key.json is no complete safetensors file"),
-        ("suspect.safetensors", "secret alone.json", "holds the secret alone"),
+        ("suspect.safetensors", "secret alone.json", "run: aiao key complete secret alone.json"),
         ("suspect.safetensors", "altered.json", "it has been altered"),
         ("suspect.safetensors", "suspect.pt", "suspect.pt cannot be read"),
         ("suspect.safetensors", "missing.json", "missing.json cannot be read"),
