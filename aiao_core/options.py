@@ -12,7 +12,7 @@ class EmbeddingOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    steps: int = Field(900, ge=1, le=1_000_000, description="Training steps of the embedding.")
+    steps: int = Field(800, ge=1, le=1_000_000, description="Training steps of the embedding.")
     batch_size: int = Field(16, ge=2, le=4096, description="Images in one training step.")
     learning_rate: float = Field(1e-3, gt=0, le=1, description="Peak of the one-cycle learning rate.")
     layers: int = Field(24, ge=2, le=4096, description="Lazy layers that the key uses, at most.")

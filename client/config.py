@@ -34,6 +34,8 @@ def load_config(file: Path | None = None, *, url: str | None = None, token: str 
     if url and token:
         return Config(url, token)
     config = _read(config_file())
+    if url and url.rstrip("/") != config.url.rstrip("/"):  # a token goes to the service that issued it and to no other
+        raise ClientError(f"{url} is another service than the one of {config_file()}; set AIAO_TOKEN to a token of it")
     return Config(url or config.url, token or config.token)
 
 

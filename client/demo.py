@@ -79,7 +79,8 @@ def _say(sentence: str) -> None:
 
 
 def _run(module: str, *arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", module, *arguments], cwd=PROJECT, check=True)  # noqa: S603
+    environment = {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ  # the running system needs the cores too
+    subprocess.run([sys.executable, "-m", module, *arguments], cwd=PROJECT, env=environment, check=True)  # noqa: S603
 
 
 @contextmanager

@@ -2,6 +2,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+# As the worker does, and before torch is imported: API, worker and tests share two cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import pytest
 from hypothesis import HealthCheck, settings
 

@@ -6,9 +6,15 @@ Tasks are acknowledged early on purpose: a broker re-delivers a late-acknowledge
 an embedding outlives it. The database's lease brings a lost job back instead.
 """
 
+import os
+
 from celery import Celery
 
 from service.settings import Settings
+
+# Threads that wait for each other must not burn the cores meanwhile: where anything else runs on the machine, a training step
+# takes several times as long. Read when torch is imported, which happens in the task's process.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 settings = Settings()
 

@@ -36,7 +36,7 @@ def test_the_environment_needs_no_file(file, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
-        ("AIAO_URL", "http://environment:2", Config("http://environment:2", "of the file")),
+        ("AIAO_URL", "http://file:1/", Config("http://file:1/", "of the file")),
         ("AIAO_TOKEN", "of the environment", Config("http://file:1", "of the environment")),
         ("AIAO_URL", "", Config("http://file:1", "of the file")),
     ],
@@ -46,14 +46,19 @@ def test_what_the_environment_lacks_comes_from_the_file(file, monkeypatch, name,
     assert load_config() == expected
 
 
+def test_the_token_of_the_file_goes_to_no_other_service(file, monkeypatch):
+    monkeypatch.setenv("AIAO_URL", "http://environment:2")
+    with pytest.raises(ClientError, match="set AIAO_TOKEN"):
+        load_config()
+
+
 def test_what_a_program_names_comes_before_everything(file, monkeypatch):
     monkeypatch.setenv("AIAO_URL", "http://environment:2")
     with Client("http://program:3", "of the program") as client:
         assert client.url == "http://program:3"
         assert client.http.headers["Authorization"] == "Bearer of the program"
-    with Client("http://program:3") as client:
-        assert client.url == "http://program:3"
-        assert client.http.headers["Authorization"] == "Bearer of the file"
+    with pytest.raises(ClientError, match="another service"), Client("http://program:3"):
+        pass
 
 
 def test_a_program_that_names_the_address_needs_no_more_than_a_token(file, monkeypatch):
