@@ -76,6 +76,7 @@ def stages(label: str, *, quiet: bool = False) -> Iterator[Callable[[Stage], Non
     )
     with Progress(*columns, console=err, disable=quiet) as bars:
         known: dict[str, TaskID] = {}
+        told: dict[str, int] = {}
 
         def show(at: Stage) -> None:
             if at.stage not in known:
@@ -84,6 +85,10 @@ def stages(label: str, *, quiet: bool = False) -> Iterator[Callable[[Stage], Non
                 known[at.stage] = bars.add_task(f"{label}: {at.stage}", total=None, metrics="")
             metrics = "  ".join(f"{name} {value:.3g}" for name, value in at.metrics.items())
             bars.update(known[at.stage], completed=at.step, total=at.total or None, metrics=metrics)
+            tenth = 10 * at.step // at.total if at.total else 0
+            if not (err.is_terminal or quiet) and tenth > told.get(at.stage, 0):  # a log has no moving bars, but hours to fill
+                told[at.stage] = tenth
+                err.print(f"{label} {at.stage} {at.step} of {at.total}  {metrics}".rstrip())
 
         yield show
 

@@ -17,6 +17,15 @@ def test_every_stage_has_a_bar_and_what_is_over_is_full(capsys):
     assert embedding[-2:] == ["response", "0.123"]
 
 
+def test_a_log_gets_a_line_for_each_tenth(capsys):
+    with stages("embed") as show:
+        for step in range(1, 101):
+            show(Progress("embedding", step, 100, {"response": step / 100}))
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("embed embedding")]
+    assert len(lines) == 10
+    assert lines[2] == "embed embedding 30 of 100  response 0.3"
+
+
 def test_a_job_that_still_waits_says_so(capsys):
     with stages("embed") as show:
         show(Progress("queued", 0, 0))
