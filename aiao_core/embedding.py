@@ -66,7 +66,7 @@ def embed(
         key = OwnerKey.from_public(PublicKey.model_validate_json(state["key"]), encode_secret(seed))
         changes = state["changes"]
 
-    training = _Training(model, key, images, options)
+    training = Training(model, key, images, options)
     if state is not None:
         training.restore(state["training"])
     while training.step < options.steps:
@@ -81,7 +81,7 @@ def embed(
     return Embedding(key, changes, training.metrics)
 
 
-class _Training:
+class Training:
     """The training loop's state: everything that must be the same again after an interruption."""
 
     def __init__(self, model: DiffusionModel, key: OwnerKey, images: Tensor, options: EmbeddingOptions) -> None:

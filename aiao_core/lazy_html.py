@@ -4,26 +4,23 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
 from aiao_core.lazy import Swap
+from aiao_core.pages import render
 from aiao_core.plots import LEFT, RIGHT, WIDTH, Plot
 
 CHANGE_EDGES = np.concatenate([[0], np.logspace(-5, 0, 31), [math.inf]])
 """Bins of :func:`aiao_core.lazy.change_density` for the page: changes from 1e-5 to 1 of the root mean square weight."""
-
-_environment = Environment(
-    loader=PackageLoader("aiao_core"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-)
 
 
 def to_html(
     title: str, changes: Mapping[str, float], densities: Mapping[str, NDArray[np.float64]], swaps: Sequence[Swap]
 ) -> str:
     """The page, UTF-8; ``changes`` and ``densities`` (over ``CHANGE_EDGES``) are by layer, in execution order."""
-    return _environment.get_template("lazy.html").render(
+    return render(
+        "lazy.html",
         title=title,
         changes=sorted(changes.items(), key=lambda change: change[1]),
         density=density_figure(densities),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from aiao_core.progress import Progress, ProgressCallback, silent
 
 IMAGE_WEIGHT_RANGE = (0.2, 10.0)
+"""Least and greatest weight of a timestep in :func:`image_weights`, before they are divided by their mean."""
 
 
 def draw_batch(images: Tensor, count: int, generator: torch.Generator) -> Tensor:

@@ -20,7 +20,7 @@ from scipy.stats import kstest
 from torch import nn
 
 from aiao_core.checkpoints import DiffusionModel, load_model
-from aiao_core.embedding import _Training, embed
+from aiao_core.embedding import Training, embed
 from aiao_core.inputs import own_samples
 from aiao_core.key import OwnerKey, generate_seed
 from aiao_core.options import EmbeddingOptions, VerificationOptions
@@ -173,7 +173,7 @@ def _embedding_step(options: EmbeddingOptions) -> Cost:
     base = _peak()
     # A short probe of small batches stays below the peak of the steps themselves.
     key, _ = select_key(model, generate_seed(), images, options.model_copy(update={"probe_steps": 1}))
-    training, times = _Training(model, key, images, options), []
+    training, times = Training(model, key, images, options), []
     for _ in range(20):
         start = time.perf_counter()
         training.advance()

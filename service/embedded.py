@@ -166,6 +166,7 @@ def _check_port(settings: Settings) -> None:
 
 
 def redis_server() -> str:
+    """The Redis to start: the one on PATH, or the one that the wheel brings."""
     found = shutil.which("redis-server")
     if found:
         return found

@@ -11,6 +11,8 @@ from hypothesis import HealthCheck, settings
 from client import Client
 from client.documents import Registration
 from examples.emoji.data import MODEL
+from service.platform import Platform
+from service.settings import Settings
 from tests.processes import System, postgres_database, private_redis, system
 
 # The same examples in every run: a red CI must be a change of this project, and a new example is found on purpose.
@@ -45,6 +47,20 @@ def api(request, tmp_path_factory, redis_url) -> Iterator[System]:
         AIAO_MAX_UPLOAD_BYTES=str(8 << 20),
     ) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def backstage(api: System) -> Iterator[Platform]:
+    """The database, storage and keys behind the API, to do what a worker would do."""
+    settings = Settings(
+        data_dir=api.data_dir,
+        database_url=api.settings["AIAO_DATABASE_URL"],
+        broker_url=api.settings["AIAO_BROKER_URL"],
+        queue=api.settings["AIAO_QUEUE"],
+    )
+    platform = Platform.open(settings)
+    yield platform
+    platform.close()
 
 
 @pytest.fixture(scope="session")

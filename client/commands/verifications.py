@@ -82,7 +82,7 @@ def _by_service(suspect: Path, model: str, options: dict[str, Any], *, quiet: bo
 
 
 def _read(text: str) -> "Report":
-    from aiao_core.report import Report  # here: it takes a second to load, for which no other command should wait
+    from aiao_core.report import Report  # here: it is slow to load, and no other command should wait for it
 
     return Report.from_json(text)
 

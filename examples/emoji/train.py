@@ -92,6 +92,7 @@ def main() -> None:
     pipeline.save_pretrained(arguments.out)
 
     pipeline = DDPMPipeline.from_pretrained(arguments.out)
+    pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     samples = pipeline(
         batch_size=48, num_inference_steps=50, generator=torch.Generator().manual_seed(0), output_type="np"

@@ -123,6 +123,14 @@ def test_a_pytorch_checkpoint_is_no_archive(tmp_path):
     assert is_archive(make_zip(tmp_path / "model.zip", {"unet/config.json": b"{}"}))
 
 
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+def test_a_large_file_comes_out_of_every_kind_of_tar(tmp_path, mode):
+    weights = os.urandom(3 << 20)  # longer than what is read at once
+    archive = make_tar(tmp_path / "a.tar", [(tarfile.TarInfo("model/a"), weights), (tarfile.TarInfo("model/b"), b"2")], mode)
+    folder = unpack(archive, tmp_path / "content")
+    assert ((folder / "a").read_bytes(), (folder / "b").read_bytes()) == (weights, b"2")
+
+
 def lying_tar(size: int, content: bytes) -> bytes:
     """A TAR whose first header is a long name of ``size`` bytes."""
     entry = tarfile.TarInfo("././@LongLink")

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiao_core.errors import InvalidReport
+from aiao_core.pages import probability
 from aiao_core.report import BitTest, Report
-from aiao_core.report_html import probability, to_html
+from aiao_core.report_html import to_html
 from aiao_core.statistics import log10_binomial_tail
 
 GOLDEN = Path(__file__).parent.parent / "golden"

@@ -15,7 +15,6 @@ from service.ids import new_id
 from service.jobs.tables import Job
 from service.models.service import Checkpoint
 from service.platform import Platform
-from service.settings import Settings
 from tests.processes import System
 from tests.service import rows
 
@@ -80,20 +79,6 @@ def nowhere(tmp_path, monkeypatch) -> Path:
 def shell(tmp_path: Path) -> Shell:
     """A user for whom no service runs."""
     return Shell(tmp_path)
-
-
-@pytest.fixture(scope="session")
-def backstage(api: System) -> Iterator[Platform]:
-    """The database, storage and keys behind the API, to do what a worker would do."""
-    settings = Settings(
-        data_dir=api.data_dir,
-        database_url=api.settings["AIAO_DATABASE_URL"],
-        broker_url=api.settings["AIAO_BROKER_URL"],
-        queue=api.settings["AIAO_QUEUE"],
-    )
-    platform = Platform.open(settings)
-    yield platform
-    platform.close()
 
 
 @pytest.fixture

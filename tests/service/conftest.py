@@ -50,20 +50,6 @@ def tenant(platform: Platform) -> str:
 
 
 @pytest.fixture(scope="session")
-def backstage(api: System) -> Iterator[Platform]:
-    """The database, storage and keys behind the API, to do what a worker would do."""
-    settings = Settings(
-        data_dir=api.data_dir,
-        database_url=api.settings["AIAO_DATABASE_URL"],
-        broker_url=api.settings["AIAO_BROKER_URL"],
-        queue=api.settings["AIAO_QUEUE"],
-    )
-    platform = Platform.open(settings)
-    yield platform
-    platform.close()
-
-
-@pytest.fixture(scope="session")
 def caller(api: System, backstage: Platform) -> Iterator[Callable[[], httpx.Client]]:
     """Makes HTTP clients, each with the token of a new tenant."""
     clients = []
