@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from aiao_core.lazy import Swap
 from aiao_core.pages import render
-from aiao_core.plots import LEFT, RIGHT, WIDTH, Plot
+from aiao_core.plots import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, Plot
 
 CHANGE_EDGES = np.concatenate([[0], np.logspace(-5, 0, 31), [math.inf]])
 """Bins of :func:`aiao_core.lazy.change_density` for the page: changes from 1e-5 to 1 of the root mean square weight."""
@@ -37,7 +37,7 @@ def density_figure(densities: Mapping[str, NDArray[np.float64]]) -> Markup:
         for low, high, share in zip(edges[:-1], edges[1:], density[1:-1], strict=True):
             if share >= 0.002:
                 plot.cell((column, column + 1), (float(low), float(high)), min(1.0, float(share) / 0.15))
-    plot.text(LEFT + 6, 26, "log10 of a weight's change", "title", "start")
+    plot.text(LEFT + 6, HEIGHT - BOTTOM - 8, "log10 of a weight's change", "title", "start")
     return plot.svg()
 
 
