@@ -101,10 +101,10 @@ class Training:
         self.metrics: dict[str, float] = {}
 
     def advance(self) -> None:
-        """One step: fresh inputs, a random trigger layer for each, one update of every weight."""
+        """One step: fresh inputs, for each the trigger of a random subpath, as verification draws them; one update."""
         noisy, timesteps = arbitrary_inputs(self.images, self.scheduler, self.batch_size, self.generator)
-        candidates = self.watermark.trigger_layers
-        picked = torch.randint(len(candidates), (self.batch_size,), generator=self.generator)
+        subpaths = self.watermark.subpaths
+        picked = torch.randint(len(subpaths), (self.batch_size,), generator=self.generator)
         terms: Terms = objective(
             self.marked,
             self.source,
@@ -112,7 +112,7 @@ class Training:
             self.scales,
             noisy,
             timesteps,
-            [candidates[index] for index in picked.tolist()],
+            [subpaths[index][0] for index in picked.tolist()],
         )
         loss = terms.total()
         if not loss.isfinite():

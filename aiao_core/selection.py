@@ -17,8 +17,12 @@ from aiao_core.progress import ProgressCallback, silent
 from aiao_core.subpaths import Subpaths, all_subpaths, reach, widest
 from aiao_core.tracing import eligible_layers
 
-REACH_SHARE = 0.5
+REACH_SHARE = 0.4
 """Share of the subpaths, widest reach first, that carry the watermark."""
+
+SHORTEST = 4
+"""A subpath leads at least so many eligible layers onwards. On a shorter one, as from the queries of an attention to its output,
+there is nothing to train that turns the trigger into a response. The same for every key, so the exact test stays exact."""
 
 PROBE_IMAGES = 256
 REACH_INPUTS = 32
@@ -45,9 +49,14 @@ def select_key(
         return OwnerKey(seed, model.architecture, model.scheduler.config.num_train_timesteps, layers, subpaths)
 
     candidates = key_with(all_subpaths(len(layers)))
+    place = {layer.name: number for number, layer in enumerate(eligible)}
     # A narrow layer may have drawn an empty mask: it can then take no trigger, or show no response.
     usable = tuple(
-        (i, j) for i, j in candidates.subpaths if candidates.trigger_mask(i).any() and candidates.response_mask(j).any()
+        (i, j)
+        for i, j in candidates.subpaths
+        if place[layers[j].name] - place[layers[i].name] >= SHORTEST
+        and candidates.trigger_mask(i).any()
+        and candidates.response_mask(j).any()
     )
     subpaths = widest(reach(model.denoiser, key_with(usable), noisy, timesteps, progress=progress), REACH_SHARE)
     if not subpaths:

@@ -60,8 +60,14 @@ def transfer(label: str, *, quiet: bool = False) -> Iterator[Callable[[int, int]
     """A progress bar of bytes; the block gets the function that moves it."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn())
     with Progress(*columns, console=err, disable=quiet) as bars:
-        bar = bars.add_task(label, total=None)
-        yield lambda done, total: bars.update(bar, completed=done, total=total)
+        known: list[TaskID] = []
+
+        def moved(done: int, total: int) -> None:
+            if not known:  # no bar for what never began
+                known.append(bars.add_task(label, total=total))
+            bars.update(known[0], completed=done, total=total)
+
+        yield moved
 
 
 @contextmanager

@@ -22,7 +22,7 @@ def list_jobs(json: Json = False) -> None:
     if json:
         print_json([job.model_dump(mode="json") for job in jobs])
     else:
-        print_table(["job", "kind", "state", "of", "progress"], [_row(job) for job in jobs])
+        print_table(["job", "kind", "state", "of", "progress or result"], [_row(job) for job in jobs])
 
 
 @app.command()
@@ -50,4 +50,4 @@ def cancel(job: JobId, json: Json = False) -> None:
 
 def _row(job: Job) -> list[str]:
     progress = f"{job.progress.stage} {job.progress.step}/{job.progress.total}" if job.progress else ""
-    return [job.id, job.kind, job.state, job.subject_id, job.error.detail if job.error else progress]
+    return [job.id, job.kind, job.state, job.subject_id, job.error.detail if job.error else job.result or progress]

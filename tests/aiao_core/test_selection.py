@@ -8,9 +8,9 @@ from aiao_core import key as key_module
 from aiao_core.errors import EmbeddingFailed
 from aiao_core.inputs import arbitrary_inputs
 from aiao_core.key import choose_layers
-from aiao_core.selection import REACH_SHARE, select_key
+from aiao_core.selection import REACH_SHARE, SHORTEST, select_key
 from aiao_core.subpaths import all_subpaths, reach, widest
-from aiao_core.tracing import trace
+from aiao_core.tracing import eligible_layers, trace
 from aiao_core.training import predict
 from aiao_core.watermark import Watermark, trigger_edits
 from tests.aiao_core.conftest import QUICK
@@ -71,9 +71,20 @@ def test_the_widest_share_is_kept_and_what_is_not_reached_never():
     assert len(all_subpaths(5)) == len(list(itertools.combinations(range(5), 2)))
 
 
-def test_half_of_the_reached_subpaths_carry_the_watermark(tiny_model, tiny_images, tiny_key):
+def long_enough(model, key, noisy, timesteps):
+    names = [layer.name for layer in eligible_layers(model.denoiser, noisy[:2], timesteps[:2])]
+    place = [names.index(layer.name) for layer in key.layers]
+    return tuple((i, j) for i, j in all_subpaths(len(place)) if place[j] - place[i] >= SHORTEST)
+
+
+def test_a_subpath_has_layers_between_trigger_and_response(tiny_model, tiny_images, tiny_key):
+    noisy, timesteps = arbitrary_inputs(tiny_images, tiny_model.scheduler, 2, torch.Generator().manual_seed(0))
+    assert set(tiny_key.subpaths) <= set(long_enough(tiny_model, tiny_key, noisy, timesteps))
+
+
+def test_the_share_of_reached_subpaths_carries_the_watermark(tiny_model, tiny_images, tiny_key):
     noisy, timesteps = arbitrary_inputs(tiny_images, tiny_model.scheduler, 32, torch.Generator().manual_seed(QUICK.seed))
-    candidates = replace(tiny_key, subpaths=all_subpaths(len(tiny_key.layers)))
+    candidates = replace(tiny_key, subpaths=long_enough(tiny_model, tiny_key, noisy, timesteps))
     reached = {path: value for path, value in reach(tiny_model.denoiser, candidates, noisy, timesteps).items() if value > 0}
     assert len(tiny_key.subpaths) == round(REACH_SHARE * len(reached))
     dropped = set(reached) - set(tiny_key.subpaths)
