@@ -21,7 +21,7 @@ REACH_SHARE = 0.4
 """Share of the subpaths, widest reach first, that carry the watermark."""
 
 SHORTEST = 4
-"""A subpath leads at least so many eligible layers onwards. On a shorter one, as from the queries of an attention to its output,
+"""A subpath leads at least so many eligible layers onwards. On a shorter one, as from an attention's queries to its output,
 there is nothing to train that turns the trigger into a response. The same for every key, so the exact test stays exact."""
 
 PROBE_IMAGES = 256
