@@ -11,17 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from aiao_core.checkpoints import DiffusionModel
+from aiao_core.denoisers import adapter_of
 from aiao_core.errors import EmbeddingFailed
 from aiao_core.inputs import arbitrary_inputs, own_samples
 from aiao_core.key import OwnerKey, PublicKey, encode_secret
-from aiao_core.objective import Terms, measure_scales, objective
+from aiao_core.objective import measure_scales, objective
 from aiao_core.options import EmbeddingOptions
 from aiao_core.progress import Progress, ProgressCallback, silent
 from aiao_core.resume import CheckpointStore, read_state, write_state
 from aiao_core.selection import select_key
+from aiao_core.training import Examples
 from aiao_core.watermark import Watermark
 
 SCALE_INPUTS = 64
@@ -44,29 +46,29 @@ def embed(
     model: DiffusionModel,
     seed: bytes,
     *,
-    images: Tensor | None = None,
+    examples: Examples | None = None,
     options: EmbeddingOptions | None = None,
     store: CheckpointStore | None = None,
     progress: ProgressCallback = silent,
 ) -> Embedding:
     """Train the watermark of the key seed ``seed`` (32 bytes) into ``model.denoiser``, in place.
 
-    ``images`` (N, C, H, W) in [-1, 1] are noised for training; without them the model draws its own. With a ``store`` the
+    ``examples`` are noised for training; without them the model draws its own under random conditions. With a ``store`` the
     training state is kept every ``options.checkpoint_every`` steps, and an interrupted embedding goes on from there: on a CPU
     with the same number of threads to the same bits as an undisturbed run. ``progress`` is called at every step and may raise
     :class:`aiao_core.errors.Canceled`. Raises :class:`EmbeddingFailed` if the objective diverges.
     """
     options = options or EmbeddingOptions()
-    if images is None:
-        images = own_samples(model, options.samples, seed=options.seed, progress=progress)
+    if examples is None:
+        examples = own_examples(model, options, progress)
     state = read_state(store) if store else None
     if state is None:
-        key, changes = select_key(model, seed, images, options, progress)
+        key, changes = select_key(model, seed, examples, options, progress)
     else:
         key = OwnerKey.from_public(PublicKey.model_validate_json(state["key"]), encode_secret(seed))
         changes = state["changes"]
 
-    training = Training(model, key, images, options)
+    training = Training(model, key, examples, options)
     if state is not None:
         training.restore(state["training"])
     while training.step < options.steps:
@@ -81,44 +83,45 @@ def embed(
     return Embedding(key, changes, training.metrics)
 
 
+def own_examples(model: DiffusionModel, options: EmbeddingOptions, progress: ProgressCallback = silent) -> Examples:
+    """Examples for an owner who gives none: the model's own samples under random conditions."""
+    generator = torch.Generator().manual_seed(options.seed)
+    adapter = adapter_of(model.denoiser)
+    conditions = adapter.random_conditions(model.architecture.config, options.samples, generator)
+    return Examples(own_samples(model, conditions, count=options.samples, seed=options.seed, progress=progress), conditions)
+
+
 class Training:
     """The training loop's state: everything that must be the same again after an interruption."""
 
-    def __init__(self, model: DiffusionModel, key: OwnerKey, images: Tensor, options: EmbeddingOptions) -> None:
+    def __init__(self, model: DiffusionModel, key: OwnerKey, examples: Examples, options: EmbeddingOptions) -> None:
         self.source = copy.deepcopy(model.denoiser).requires_grad_(False).eval()
         # Dropout stays off: its random numbers would not survive an interruption.
         self.marked: nn.Module = model.denoiser.requires_grad_(True).eval()
-        self.scheduler, self.images, self.batch_size = model.scheduler, images, options.batch_size
+        self.model, self.examples, self.batch_size = model, examples, options.batch_size
         self.watermark = Watermark(key, self.source)
         self.optimizer = torch.optim.AdamW(self.marked.parameters(), lr=options.learning_rate, weight_decay=0)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, options.learning_rate, total_steps=options.steps, pct_start=WARM_UP
         )
         self.generator = torch.Generator().manual_seed(options.seed)
-        noisy, timesteps = arbitrary_inputs(images, self.scheduler, SCALE_INPUTS, self.generator)
-        self.scales = measure_scales(self.source, self.scheduler, self.watermark, noisy, timesteps)
+        inputs = arbitrary_inputs(model, examples, SCALE_INPUTS, self.generator)
+        self.scales = measure_scales(self.source, model.schedule, self.watermark, inputs)
         self.step = 0
         self.metrics: dict[str, float] = {}
 
     def advance(self) -> None:
         """One step: fresh inputs, for each the trigger of a random subpath, as verification draws them; one update."""
-        noisy, timesteps = arbitrary_inputs(self.images, self.scheduler, self.batch_size, self.generator)
+        inputs = arbitrary_inputs(self.model, self.examples, self.batch_size, self.generator)
         subpaths = self.watermark.subpaths
         picked = torch.randint(len(subpaths), (self.batch_size,), generator=self.generator)
-        terms: Terms = objective(
-            self.marked,
-            self.source,
-            self.watermark,
-            self.scales,
-            noisy,
-            timesteps,
-            [subpaths[index][0] for index in picked.tolist()],
-        )
-        loss = terms.total()
-        if not loss.isfinite():
-            raise EmbeddingFailed(f"the objective diverged at step {self.step + 1}; try a lower learning_rate")
+        triggers = [subpaths[index][0] for index in picked.tolist()]
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        with objective(self.marked, self.source, self.watermark, self.scales, inputs, triggers) as terms:
+            loss = terms.total()
+            if not loss.isfinite():
+                raise EmbeddingFailed(f"the objective diverged at step {self.step + 1}; try a lower learning_rate")
+            loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.marked.parameters(), 1.0)
         self.optimizer.step()
         self.schedule.step()

@@ -36,16 +36,17 @@ def load_images(path: Path, *, size: int, channels: int) -> Tensor:
     raise InvalidImages(f"{path.name} is no image set: give a folder, a .zip of images or an .npz array")
 
 
-def synthetic_images(count: int, *, size: int, channels: int, seed: int) -> Tensor:
-    """Soft random shapes on plain grounds, (count, channels, size, size) float32 in [-1, 1]: the built-in probe set."""
+def synthetic_images(count: int, *, size: tuple[int, int], channels: int, seed: int) -> Tensor:
+    """Soft random shapes on plain grounds, (count, channels, height, width) float32 in [-1, 1]: the built-in probe set."""
     random = np.random.Generator(np.random.PCG64(seed))
-    y, x = np.mgrid[0:size, 0:size] / size
-    images = np.empty((count, channels, size, size))
+    height, width = size
+    y, x = np.mgrid[0:height, 0:width] / np.array(size)[:, None, None]
+    images = np.empty((count, channels, height, width))
     for image in images:
         image[:] = random.uniform(-1, 1, (channels, 1, 1))
         for _ in range(3):
-            centre_x, centre_y, width, height = random.uniform((0, 0, 0.1, 0.1), (1, 1, 0.5, 0.5))
-            distance = ((x - centre_x) / width) ** 2 + ((y - centre_y) / height) ** 2
+            centre_x, centre_y, radius_x, radius_y = random.uniform((0, 0, 0.1, 0.1), (1, 1, 0.5, 0.5))
+            distance = ((x - centre_x) / radius_x) ** 2 + ((y - centre_y) / radius_y) ** 2
             cover = 1 / (1 + np.exp(np.clip(8 * (distance - 1), -50, 50)))
             image += cover * (random.uniform(-1, 1, (channels, 1, 1)) - image)
     return torch.from_numpy(images).float()

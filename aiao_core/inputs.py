@@ -1,55 +1,83 @@
 """What the denoiser sees while it is watermarked: "arbitrary in" (arXiv 2405.00466), without any data if need be."""
 
-from typing import Any
-
 import torch
-from diffusers import DDIMScheduler
 from torch import Tensor
 
 from aiao_core.checkpoints import DiffusionModel
+from aiao_core.denoisers import Conditions, Inputs, adapter_named, adapter_of, predict
+from aiao_core.denoisers.adapter import select
+from aiao_core.key import Architecture
 from aiao_core.progress import Progress, ProgressCallback, silent
-from aiao_core.training import draw_batch, draw_noise, draw_timesteps, predict
+from aiao_core.training import Examples, draw_noise, draw_timesteps
 
 PLAIN_NOISE = 0.5
-"""Share of the inputs that are plain noise instead of noised images."""
+"""Share of the inputs that are plain noise under random conditions, as in verification, instead of noised examples."""
 
 SAMPLING_STEPS = 20
 SAMPLING_BATCH = 64
 
 
-def arbitrary_inputs(images: Tensor, scheduler: Any, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """``count`` inputs x_t (count, C, H, W) with their timesteps (count,): noised ``images``, or plain noise for a share."""
-    clean = draw_batch(images, count, generator)
-    noise = draw_noise(clean.shape, generator)
-    timesteps = draw_timesteps(count, scheduler.config.num_train_timesteps, generator)
-    plain = torch.rand(count, generator=generator) < PLAIN_NOISE
-    noised = scheduler.add_noise(clean, noise, timesteps)
-    return torch.where(plain[:, None, None, None], noise, noised), timesteps
+def plain_noise(architecture: Architecture, num_train_timesteps: int, count: int, generator: torch.Generator) -> Inputs:
+    """``count`` inputs that need nothing but the architecture: noise, uniform timesteps, random conditions."""
+    adapter, config = adapter_named(architecture.class_name), architecture.config
+    return Inputs(
+        noisy=draw_noise((count, *adapter.monte_carlo_shape(config)), generator),
+        timesteps=draw_timesteps(count, num_train_timesteps, generator),
+        conditions=adapter.random_conditions(config, count, generator),
+    )
+
+
+def arbitrary_inputs(model: DiffusionModel, examples: Examples, count: int, generator: torch.Generator) -> Inputs:
+    """``count`` inputs for ``model``: noised ``examples``, or, for a share, plain noise under random conditions.
+
+    Where verification draws smaller inputs than the examples are, or conditions of another length, a batch holds one kind only.
+    """
+    batch = examples.draw(count, generator)
+    noise = draw_noise(batch.clean.shape, generator)
+    timesteps = draw_timesteps(count, model.schedule.num_train_timesteps, generator)
+    noised = Inputs(model.schedule.add_noise(batch.clean, noise, timesteps), timesteps, batch.conditions)
+    plain = plain_noise(model.architecture, model.schedule.num_train_timesteps, count, generator)
+    chosen = torch.rand(count, generator=generator) < PLAIN_NOISE
+    if _shapes(plain) != _shapes(noised):
+        return plain if chosen[0] else noised
+    return Inputs(
+        _where(chosen, plain.noisy, noised.noisy),
+        timesteps,
+        {name: _where(chosen, value, noised.conditions[name]) for name, value in plain.conditions.items()},
+    )
 
 
 def own_samples(
-    model: DiffusionModel, count: int, *, seed: int, steps: int = SAMPLING_STEPS, progress: ProgressCallback = silent
+    model: DiffusionModel,
+    conditions: Conditions,
+    *,
+    count: int,
+    seed: int,
+    steps: int = SAMPLING_STEPS,
+    progress: ProgressCallback = silent,
 ) -> Tensor:
-    """``count`` images drawn from the model by DDIM (Song et al. 2021), (count, C, H, W) in [-1, 1]."""
-    scheduler = DDIMScheduler.from_config(model.scheduler.config)
-    scheduler.set_timesteps(steps)
+    """``count`` clean images or latents drawn from the model under ``conditions`` (count, ...): (count, C, H, W)."""
+    sampler = model.schedule.sampler(steps)
     generator = torch.Generator().manual_seed(seed)
-    shape = input_shape(model.architecture.config)
+    shape = adapter_of(model.denoiser).shape(model.architecture.config)
     total = -(-count // SAMPLING_BATCH) * steps
     finished: list[Tensor] = []
     for start in range(0, count, SAMPLING_BATCH):
-        sample = draw_noise((min(SAMPLING_BATCH, count - start), *shape), generator)
-        for number, timestep in enumerate(scheduler.timesteps):
+        rows = slice(start, min(start + SAMPLING_BATCH, count))
+        sample = draw_noise((rows.stop - start, *shape), generator)
+        for number, timestep in enumerate(sampler.timesteps):
             with torch.no_grad():
-                noise = predict(model.denoiser, sample, timestep)
-            sample = scheduler.step(noise, timestep, sample).prev_sample
+                inputs = Inputs(sample, timestep.expand(len(sample)), select(conditions, rows))
+                prediction = predict(model.denoiser, inputs)
+            sample = sampler.step(prediction, timestep, sample).prev_sample
             progress(Progress("samples", len(finished) * steps + number + 1, total))
-        finished.append(sample.clamp(-1, 1))
+        finished.append(sample)
     return torch.cat(finished)
 
 
-def input_shape(config: dict[str, Any]) -> tuple[int, int, int]:
-    """(channels, height, width) of x_t from a denoiser's configuration; 32 pixels where it names no size."""
-    size = config.get("sample_size") or 32
-    height, width = (size, size) if isinstance(size, int) else (size[0], size[-1])
-    return config["in_channels"], height, width
+def _shapes(inputs: Inputs) -> list[torch.Size]:
+    return [inputs.noisy.shape, *(inputs.conditions[name].shape for name in sorted(inputs.conditions))]
+
+
+def _where(chosen: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    return torch.where(chosen.view(-1, *[1] * (first.dim() - 1)), first, second)

@@ -6,38 +6,37 @@ tells them apart; the watermark goes into the lazy ones.
 
 import copy
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from aiao_core.checkpoints import DiffusionModel
+from aiao_core.denoisers import Inputs, predict
 from aiao_core.key import Layer
 from aiao_core.progress import ProgressCallback, silent
-from aiao_core.training import fine_tune, predict
+from aiao_core.training import Examples, fine_tune
 
 
 def probe(
-    denoiser: nn.Module,
-    scheduler: Any,
-    images: Tensor,
+    model: DiffusionModel,
+    examples: Examples,
     *,
     steps: int,
     learning_rate: float = 2e-4,
     seed: int = 0,
     progress: ProgressCallback = silent,
 ) -> nn.Module:
-    """A copy of ``denoiser`` after ``steps`` steps of fine-tuning on ``images`` (N, C, H, W) in [-1, 1]."""
-    tuned = copy.deepcopy(denoiser)
+    """A copy of ``model.denoiser`` after ``steps`` steps of fine-tuning on ``examples``."""
+    tuned = copy.deepcopy(model.denoiser)
     fine_tune(
-        tuned,
-        scheduler,
-        images,
+        replace(model, denoiser=tuned),
+        examples,
         steps=steps,
         learning_rate=learning_rate,
-        batch_size=min(16, len(images)),
+        batch_size=min(16, len(examples)),
         seed=seed,
         stage="probe",
         progress=progress,
@@ -93,22 +92,21 @@ def swap_experiment(
     layers: Sequence[Layer],
     counts: Sequence[int],
     *,
-    noisy: Tensor,
-    timesteps: Tensor,
+    inputs: Inputs,
     seed: int = 0,
 ) -> list[Swap]:
     """Copy k layers of the fine-tuned model into its source and compare the predictions (Fig. 3).
 
     For each k of ``counts``: the k busiest, k random and the k laziest layers. Reproduced is
-    ``1 - ||eps_swapped - eps_tuned||^2 / ||eps_source - eps_tuned||^2`` over ``noisy`` (B, C, H, W) at ``timesteps`` (B,);
+    ``1 - ||eps_swapped - eps_tuned||^2 / ||eps_source - eps_tuned||^2`` over ``inputs``;
     parameters outside ``layers`` (norms, embeddings, first and last layer) stay the source's.
     """
     changes = relative_changes(source, tuned, layers)
     lazy_first = sorted(changes, key=lambda name: changes[name])
     shuffled = np.random.default_rng(seed).permutation(lazy_first).tolist()
     with torch.no_grad():
-        target = predict(tuned, noisy, timesteps)
-        distance = (predict(source, noisy, timesteps) - target).square().mean()
+        target = predict(tuned, inputs)
+        distance = (predict(source, inputs) - target).square().mean()
         swaps = []
         for count in counts:
             for choice, names in (
@@ -116,7 +114,7 @@ def swap_experiment(
                 ("random", shuffled[:count]),
                 ("laziest", lazy_first[:count]),
             ):
-                error = (predict(swap(source, tuned, names), noisy, timesteps) - target).square().mean()
+                error = (predict(swap(source, tuned, names), inputs) - target).square().mean()
                 swaps.append(Swap(choice, count, float(1 - error / distance)))
     return swaps
 

@@ -3,14 +3,17 @@
 L = lambda_r * L_response + lambda_p * L_preserve + lambda_c * L_covert
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from aiao_core.denoisers import Inputs, predict
+from aiao_core.schedules import NoiseSchedule
 from aiao_core.tracing import trace
-from aiao_core.training import image_weights, predict
 from aiao_core.watermark import Watermark, channel_means, trigger_edits
 
 MARGIN = 0.7
@@ -44,53 +47,50 @@ class Scales:
     """Per timestep: how much an error of the prediction changes the image, (num_train_timesteps,)."""
 
 
-def measure_scales(source: nn.Module, scheduler: Any, watermark: Watermark, noisy: Tensor, timesteps: Tensor) -> Scales:
-    """The :class:`Scales` of ``source`` over ``noisy`` (B, C, H, W) at ``timesteps`` (B,)."""
+def measure_scales(source: nn.Module, schedule: NoiseSchedule, watermark: Watermark, inputs: Inputs) -> Scales:
+    """The :class:`Scales` of ``source`` over ``inputs``."""
     with torch.no_grad(), trace(source, capture=watermark.names, stop=True) as features:
-        predict(source, noisy, timesteps)
+        predict(source, inputs)
     channels_first = [
         features[name].movedim(axis, 0).flatten(1) for name, axis in zip(watermark.names, watermark.axes, strict=True)
     ]
     return Scales(
         deviation=[values.std(1) + 1e-6 for values in channels_first],
         variance=[values.var() for values in channels_first],
-        image=image_weights(scheduler),
+        image=schedule.image_weights(),
     )
 
 
+@contextmanager
 def objective(
-    marked: nn.Module,
-    source: nn.Module,
-    watermark: Watermark,
-    scales: Scales,
-    noisy: Tensor,
-    timesteps: Tensor,
-    trigger_layers: list[int],
-) -> Terms:
-    """The terms for a batch ``noisy`` (B, C, H, W) at ``timesteps`` (B,), input b triggered at ``trigger_layers[b]``.
+    marked: nn.Module, source: nn.Module, watermark: Watermark, scales: Scales, inputs: Inputs, trigger_layers: list[int]
+) -> Iterator[Terms]:
+    """The terms for a batch ``inputs``, input b triggered at ``trigger_layers[b]``.
 
-    The marked model sees the batch twice in one pass, clean and triggered; one triggered pass trains every later response layer
-    of each input.
+    The marked model sees the inputs clean and the first ``len(trigger_layers)`` of them triggered, all in one pass; one
+    triggered pass trains every later response layer of each input. Call ``backward`` inside the block: gradient checkpointing
+    runs parts of the forward pass again, and the triggers must be there then too.
     """
-    batch = len(noisy)
+    batch = len(inputs)
     with torch.no_grad(), trace(source, capture=watermark.names) as expected:
-        expected_noise = predict(source, noisy, timesteps)
+        expected_prediction = predict(source, inputs)
     edits = trigger_edits([(watermark, i) for i in trigger_layers], first_row=batch)
-    with trace(marked, capture=watermark.names, edit=edits) as features:
-        predicted_noise = predict(marked, torch.cat([noisy, noisy]), torch.cat([timesteps, timesteps]))
-
-    reached = watermark.reached[torch.tensor(trigger_layers)]
-    hinges = []
-    for j in watermark.response_layers:
-        triggered = features[watermark.names[j]][batch:][reached[:, j].to(noisy.device)]
-        response = watermark.response(j, channel_means(triggered, watermark.axes[j]))
-        hinges.append(torch.relu(MARGIN - response / scales.deviation[j][watermark.response_channels[j]]).mean(1))
-    covert = [
-        nn.functional.mse_loss(features[name][:batch], expected[name]) / variance
-        for name, variance in zip(watermark.names, scales.variance, strict=True)
-    ]
-    return Terms(
-        response=torch.cat(hinges).mean(),
-        preserve=((predicted_noise[:batch] - expected_noise).square().flatten(1).mean(1) * scales.image[timesteps]).mean(),
-        covert=torch.stack(covert).mean(),
-    )
+    with trace(marked, capture=watermark.names, edit=edits) as captured:
+        prediction = predict(marked, Inputs.concatenated([inputs, inputs[: len(trigger_layers)]]))
+        features = dict(captured)
+        reached = watermark.reached[torch.tensor(trigger_layers)]
+        hinges = []
+        for j in watermark.response_layers:
+            triggered = features[watermark.names[j]][batch:][reached[:, j].to(prediction.device)]
+            response = watermark.response(j, channel_means(triggered, watermark.axes[j]))
+            hinges.append(torch.relu(MARGIN - response / scales.deviation[j][watermark.response_channels[j]]).mean(1))
+        covert = [
+            nn.functional.mse_loss(features[name][:batch], expected[name]) / variance
+            for name, variance in zip(watermark.names, scales.variance, strict=True)
+        ]
+        error = (prediction[:batch] - expected_prediction).square().flatten(1).mean(1)
+        yield Terms(
+            response=torch.cat(hinges).mean(),
+            preserve=(error * scales.image[inputs.timesteps]).mean(),
+            covert=torch.stack(covert).mean(),
+        )

@@ -15,8 +15,7 @@ from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from aiao_core.errors import InvalidCheckpoint
-
-Weights = dict[str, Tensor]
+from aiao_core.weights import Weights
 
 FP8 = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz)
 SCALE_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)

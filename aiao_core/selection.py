@@ -4,9 +4,9 @@ Nothing here depends on the response signs or on how well a response was learned
 """
 
 import torch
-from torch import Tensor
 
 from aiao_core.checkpoints import DiffusionModel
+from aiao_core.denoisers import adapter_of
 from aiao_core.errors import EmbeddingFailed
 from aiao_core.images import synthetic_images
 from aiao_core.inputs import arbitrary_inputs
@@ -16,6 +16,7 @@ from aiao_core.options import EmbeddingOptions
 from aiao_core.progress import ProgressCallback, silent
 from aiao_core.subpaths import Subpaths, all_subpaths, reach, widest
 from aiao_core.tracing import eligible_layers
+from aiao_core.training import Examples, randomly_conditioned
 
 REACH_SHARE = 0.4
 """Share of the subpaths, widest reach first, that carry the watermark."""
@@ -29,24 +30,25 @@ REACH_INPUTS = 32
 
 
 def select_key(
-    model: DiffusionModel, seed: bytes, images: Tensor, options: EmbeddingOptions, progress: ProgressCallback = silent
+    model: DiffusionModel, seed: bytes, examples: Examples, options: EmbeddingOptions, progress: ProgressCallback = silent
 ) -> tuple[OwnerKey, dict[str, float]]:
     """The owner key of ``seed`` (32 bytes) for ``model``, and the relative change of every eligible layer (Fig. 2).
 
-    ``images`` (N, C, H, W) in [-1, 1] make the inputs on which the reach is measured; the probe uses synthetic images. Raises
+    ``examples`` make the inputs on which the reach is measured; the probe uses synthetic examples. Raises
     :class:`EmbeddingFailed` if no subpath is left.
     """
     generator = torch.Generator().manual_seed(options.seed)
-    noisy, timesteps = arbitrary_inputs(images, model.scheduler, REACH_INPUTS, generator)
-    eligible = eligible_layers(model.denoiser, noisy[:2], timesteps[:2])
-    shapes = synthetic_images(PROBE_IMAGES, size=images.shape[-1], channels=images.shape[1], seed=options.seed)
-    tuned = probe(model.denoiser, model.scheduler, shapes, steps=options.probe_steps, seed=options.seed, progress=progress)
+    inputs = arbitrary_inputs(model, examples, REACH_INPUTS, generator)
+    eligible = eligible_layers(model.denoiser, inputs[:2])
+    tuned = probe(
+        model, synthetic_examples(model, options.seed), steps=options.probe_steps, seed=options.seed, progress=progress
+    )
     changes = relative_changes(model.denoiser, tuned, eligible)
     chosen = choose_layers(seed, laziest(changes, options.lazy_fraction), options.layers)
     layers = tuple(layer for layer in eligible if layer.name in chosen)
 
     def key_with(subpaths: Subpaths) -> OwnerKey:
-        return OwnerKey(seed, model.architecture, model.scheduler.config.num_train_timesteps, layers, subpaths)
+        return OwnerKey(seed, model.architecture, model.schedule.num_train_timesteps, layers, subpaths)
 
     candidates = key_with(all_subpaths(len(layers)))
     place = {layer.name: number for number, layer in enumerate(eligible)}
@@ -58,9 +60,16 @@ def select_key(
         and candidates.trigger_mask(i).any()
         and candidates.response_mask(j).any()
     )
-    subpaths = widest(reach(model.denoiser, key_with(usable), noisy, timesteps, progress=progress), REACH_SHARE)
+    subpaths = widest(reach(model.denoiser, key_with(usable), inputs, progress=progress), REACH_SHARE)
     if not subpaths:
         raise EmbeddingFailed(
             f"none of the {len(layers)} lazy layers reaches another one; ask for more layers or a larger lazy_fraction"
         )
     return key_with(subpaths), changes
+
+
+def synthetic_examples(model: DiffusionModel, seed: int) -> Examples:
+    """The built-in probe set: soft shapes of the model's size and channels, under random conditions."""
+    channels, height, width = adapter_of(model.denoiser).monte_carlo_shape(model.architecture.config)
+    shapes = synthetic_images(PROBE_IMAGES, size=(height, width), channels=channels, seed=seed)
+    return randomly_conditioned(model.denoiser, shapes, seed)

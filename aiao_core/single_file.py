@@ -19,7 +19,8 @@ from torch import Tensor
 
 from aiao_core.errors import InvalidCheckpoint, WrongArchitecture
 from aiao_core.key import Architecture
-from aiao_core.quantised import Weights, check_plain
+from aiao_core.quantised import check_plain
+from aiao_core.weights import Weights
 
 PREFIXES = (
     "model.diffusion_model.",

@@ -6,12 +6,12 @@ the exact test rests on that.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from aiao_core.denoisers import Inputs, predict
 from aiao_core.key import OwnerKey
 from aiao_core.progress import Progress, ProgressCallback, silent
 from aiao_core.tracing import trace
-from aiao_core.training import predict
 from aiao_core.watermark import Watermark, trigger_edits
 
 Subpaths = tuple[tuple[int, int], ...]
@@ -23,19 +23,19 @@ def all_subpaths(layers: int) -> Subpaths:
 
 
 def reach(
-    source: nn.Module, key: OwnerKey, noisy: Tensor, timesteps: Tensor, *, progress: ProgressCallback = silent
+    source: nn.Module, key: OwnerKey, inputs: Inputs, *, progress: ProgressCallback = silent
 ) -> dict[tuple[int, int], float]:
-    """``||h_j(triggered) - h_j|| / ||h_j||`` of the source for every subpath of ``key``, over ``noisy`` (B, C, H, W)."""
+    """``||h_j(triggered) - h_j|| / ||h_j||`` of the source for every subpath of ``key``, over ``inputs``."""
     watermark = Watermark(key, source)
     found: dict[tuple[int, int], float] = {}
     with torch.no_grad():
         with trace(source, capture=watermark.names, stop=True) as clean:
-            predict(source, noisy, timesteps)
+            predict(source, inputs)
         for step, i in enumerate(watermark.trigger_layers):
             later = watermark.reached[i].nonzero()[:, 0].tolist()
-            edits = trigger_edits([(watermark, i)] * len(noisy))
+            edits = trigger_edits([(watermark, i)] * len(inputs))
             with trace(source, capture=[watermark.names[j] for j in later], edit=edits, stop=True) as triggered:
-                predict(source, noisy, timesteps)
+                predict(source, inputs)
             for j in later:
                 before, after = clean[watermark.names[j]], triggered[watermark.names[j]]
                 found[i, j] = float((after - before).norm() / before.norm().clamp_min(1e-12))

@@ -10,11 +10,13 @@ stops is that of ``baukit.nethook`` (Bau 2022).
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from aiao_core.denoisers import Inputs, predict
 from aiao_core.errors import TracingError
 from aiao_core.key import Layer
 
@@ -67,25 +69,26 @@ def trace(
             handle.remove()
 
 
-def eligible_layers(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor) -> list[Layer]:
+def eligible_layers(denoiser: nn.Module, inputs: Inputs) -> list[Layer]:
     """The layers a key may use, in the order in which they run (definitions of the method, this project).
 
-    A layer is an ``nn.Conv2d`` or ``nn.Linear`` that runs exactly once in a forward pass and whose output depends on the
-    noisy input: time and text embeddings do not. The first and the last such layer, which read x_t and write the noise
-    prediction, are left out. Found by two passes over ``noisy`` (B, C, H, W) and over its mirror image, never by names.
+    A layer is an ``nn.Conv2d`` or ``nn.Linear`` that runs exactly once in a forward pass, on every input and at positions, and
+    whose output depends on the noisy input: time and text embeddings do not. The first and the last such layer, which read x_t
+    and write the prediction, are left out. Found by two passes over ``inputs`` and over other noise in the same conditions,
+    never by names.
     Raises :class:`TracingError` if fewer than two layers remain.
     """
     runs: list[list[tuple[str, Tensor]]] = []
     modules = {name: module for name, module in denoiser.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
     with torch.no_grad():
-        for image in (noisy, noisy.flip(0).neg()):
+        for batch in (inputs, replace(inputs, noisy=inputs.noisy.flip(0).neg())):
             order: list[tuple[str, Tensor]] = []
             handles = [
                 module.register_forward_hook(lambda _m, _i, output, name=name, order=order: order.append((name, output)))
                 for name, module in modules.items()
             ]
             try:
-                denoiser(image, timesteps)
+                predict(denoiser, batch)
             finally:
                 for handle in handles:
                     handle.remove()
@@ -94,7 +97,7 @@ def eligible_layers(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor) -> li
     dependent = [
         Layer(name=name, channels=first.shape[channel_axis(modules[name])])
         for (name, first), (_, second) in zip(*runs, strict=True)
-        if names.count(name) == 1 and not torch.equal(first, second)
+        if names.count(name) == 1 and first.dim() > 2 and len(first) == len(inputs) and not torch.equal(first, second)
     ]
     if len(dependent) < 4:
         raise TracingError(

@@ -3,20 +3,42 @@
 The probe for lazy layers, the benchmarks and the thief in the demo fine-tune with this one loop.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from aiao_core.checkpoints import DiffusionModel
+from aiao_core.denoisers import Conditions, Inputs, adapter_of, predict
+from aiao_core.denoisers.adapter import select
 from aiao_core.progress import Progress, ProgressCallback, silent
 
-IMAGE_WEIGHT_RANGE = (0.2, 10.0)
-"""Least and greatest weight of a timestep in :func:`image_weights`, before they are divided by their mean."""
+
+@dataclass(frozen=True)
+class Examples:
+    """What a model is trained on: clean images, or latents where it works on these, with the conditions of each."""
+
+    clean: Tensor
+    """(N, C, H, W)"""
+    conditions: Conditions
+    """Each (N, ...)."""
+
+    def __len__(self) -> int:
+        return len(self.clean)
+
+    def __getitem__(self, rows: slice | Tensor) -> "Examples":
+        return Examples(self.clean[rows], select(self.conditions, rows))
+
+    def draw(self, count: int, generator: torch.Generator) -> "Examples":
+        """``count`` examples, drawn with replacement."""
+        return self[torch.randint(len(self), (count,), generator=generator)]
 
 
-def draw_batch(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """``count`` images drawn with replacement from ``images`` (N, C, H, W)."""
-    return images[torch.randint(len(images), (count,), generator=generator)]
+def randomly_conditioned(denoiser: Any, images: Tensor, seed: int = 0) -> Examples:
+    """``images`` (N, C, H, W) with random conditions, where the denoiser takes any: for want of captions."""
+    generator = torch.Generator().manual_seed(seed)
+    return Examples(images, adapter_of(denoiser).random_conditions(denoiser.config, len(images), generator))
 
 
 def draw_timesteps(count: int, num_train_timesteps: int, generator: torch.Generator) -> Tensor:
@@ -29,46 +51,9 @@ def draw_noise(shape: tuple[int, ...] | torch.Size, generator: torch.Generator) 
     return torch.randn(shape, generator=generator)
 
 
-def predict(denoiser: nn.Module, noisy: Tensor, timesteps: Tensor) -> Tensor:
-    """The denoiser's prediction eps(x_t, t), shaped like ``noisy``."""
-    prediction: Tensor = denoiser(noisy, timesteps, return_dict=False)[0]
-    return prediction
-
-
-def training_target(scheduler: Any, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """What the denoiser learns to predict under its scheduler's ``prediction_type``, shaped like ``clean``."""
-    match scheduler.config.prediction_type:
-        case "epsilon":
-            return noise
-        case "v_prediction":
-            velocity: Tensor = scheduler.get_velocity(clean, noise, timesteps)
-            return velocity
-        case _:
-            return clean
-
-
-def image_weights(scheduler: Any) -> Tensor:
-    """How much a squared error of the prediction at each timestep changes the image: (num_train_timesteps,), mean 1.
-
-    It is the squared error of the clean image that the prediction implies; under noise prediction the inverse signal-to-noise
-    ratio. Clipped, so that no timestep is forgotten and none counts alone (this project).
-    """
-    signal: Tensor = scheduler.alphas_cumprod
-    match scheduler.config.prediction_type:
-        case "epsilon":
-            weights = (1 - signal) / signal
-        case "v_prediction":
-            weights = 1 - signal
-        case _:
-            weights = torch.ones_like(signal)
-    weights = weights.clip(*IMAGE_WEIGHT_RANGE)
-    return weights / weights.mean()
-
-
 def fine_tune(
-    denoiser: nn.Module,
-    scheduler: Any,
-    images: Tensor,
+    model: DiffusionModel,
+    examples: Examples,
     *,
     steps: int,
     learning_rate: float,
@@ -77,16 +62,18 @@ def fine_tune(
     stage: str = "fine-tuning",
     progress: ProgressCallback = silent,
 ) -> None:
-    """Train every weight of ``denoiser`` in place on ``images`` (N, C, H, W) in [-1, 1] with AdamW at a constant rate."""
+    """Train every weight of ``model.denoiser`` in place on ``examples`` with AdamW at a constant rate."""
+    denoiser, schedule = model.denoiser, model.schedule
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=learning_rate)
     denoiser.requires_grad_(True).train()
     for step in range(steps):
-        clean = draw_batch(images, batch_size, generator)
-        noise = draw_noise(clean.shape, generator)
-        timesteps = draw_timesteps(batch_size, scheduler.config.num_train_timesteps, generator)
-        prediction = predict(denoiser, scheduler.add_noise(clean, noise, timesteps), timesteps)
-        loss = nn.functional.mse_loss(prediction, training_target(scheduler, clean, noise, timesteps))
+        batch = examples.draw(batch_size, generator)
+        noise = draw_noise(batch.clean.shape, generator)
+        timesteps = draw_timesteps(batch_size, schedule.num_train_timesteps, generator)
+        noisy = schedule.add_noise(batch.clean, noise, timesteps)
+        prediction = predict(denoiser, Inputs(noisy, timesteps, batch.conditions))
+        loss = nn.functional.mse_loss(prediction, schedule.target(batch.clean, noise, timesteps))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

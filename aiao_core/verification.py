@@ -16,15 +16,15 @@ from importlib.metadata import version
 import torch
 from torch import Tensor, nn
 
+from aiao_core.denoisers import Inputs, predict
 from aiao_core.errors import InvalidCheckpoint
-from aiao_core.inputs import input_shape
+from aiao_core.inputs import plain_noise
 from aiao_core.key import OwnerKey
 from aiao_core.options import VerificationOptions
 from aiao_core.progress import Progress, ProgressCallback, silent
 from aiao_core.report import BitTest, Input, Interval, LayerResult, Report, SubpathResult
 from aiao_core.statistics import clopper_pearson
 from aiao_core.tracing import check_layers, trace
-from aiao_core.training import draw_noise, draw_timesteps, predict
 from aiao_core.watermark import Watermark, channel_means, trigger_edits
 
 DECOY_DRAWS = 4
@@ -49,19 +49,16 @@ class Subject:
 
 @dataclass(frozen=True)
 class Draws:
-    """Monte Carlo draws of "arbitrary in": a subpath, an input of plain noise and a timestep each."""
+    """Monte Carlo draws of "arbitrary in": a subpath and an input of plain noise each."""
 
-    noisy: Tensor
-    """(draws, C, H, W)"""
-    timesteps: Tensor
-    """(draws,)"""
+    inputs: Inputs
     subpaths: tuple[tuple[int, int], ...]
 
     def __len__(self) -> int:
         return len(self.subpaths)
 
     def first(self, count: int) -> "Draws":
-        return Draws(self.noisy[:count], self.timesteps[:count], self.subpaths[:count])
+        return Draws(self.inputs[:count], self.subpaths[:count])
 
 
 @dataclass(frozen=True)
@@ -135,11 +132,10 @@ def verify(
 
 
 def make_draws(key: OwnerKey, count: int, generator: torch.Generator) -> Draws:
-    """``count`` independent draws for a key: a uniform subpath, x_t of plain noise, a uniform timestep."""
+    """``count`` independent draws for a key: a uniform subpath, x_t of plain noise, uniform timestep, random conditions."""
     chosen = torch.randint(len(key.subpaths), (count,), generator=generator)
     return Draws(
-        noisy=draw_noise((count, *input_shape(key.architecture.config)), generator),
-        timesteps=draw_timesteps(count, key.num_train_timesteps, generator),
+        inputs=plain_noise(key.architecture, key.num_train_timesteps, count, generator),
         subpaths=tuple(key.subpaths[index] for index in chosen.tolist()),
     )
 
@@ -158,7 +154,7 @@ def observe(
         part = slice(start, start + BATCH)
         edits = trigger_edits(triggers[part]) if triggers else {}
         with torch.no_grad(), trace(denoiser, capture=names, edit=edits, stop=True) as features:
-            predict(denoiser, draws.noisy[part].to(device), draws.timesteps[part].to(device))
+            predict(denoiser, draws.inputs[part].to(device))
         for j, batches in collected.items():
             batches.append(channel_means(features[watermark.names[j]].float(), watermark.axes[j]).cpu())
     means = {j: torch.cat(batches) for j, batches in collected.items()}
@@ -202,7 +198,7 @@ def decode_decoys(denoiser: nn.Module, key: OwnerKey, seeds: Sequence[bytes], dr
     """
     few = draws.first(DECOY_DRAWS)
     watermarks = [Watermark(replace(key, seed=seed), denoiser) for seed in seeds]
-    repeated = Draws(few.noisy.repeat(len(seeds), 1, 1, 1), few.timesteps.repeat(len(seeds)), few.subpaths * len(seeds))
+    repeated = Draws(Inputs.concatenated([few.inputs] * len(seeds)), few.subpaths * len(seeds))
     triggers = [(watermark, i) for watermark in watermarks for i, _ in few.subpaths]
     triggered = observe(denoiser, watermarks[0], repeated, triggers)
     clean = {j: means[: len(few)] for j, means in clean.items()}

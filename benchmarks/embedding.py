@@ -11,16 +11,16 @@ import argparse
 import copy
 import multiprocessing
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DDIMPipeline, DDIMScheduler
+from diffusers import DDIMPipeline
 from scipy.stats import kstest
 from torch import nn
 
-from aiao_core.checkpoints import DiffusionModel, load_model
+from aiao_core.checkpoints import load_model
 from aiao_core.embedding import Training, embed
 from aiao_core.inputs import own_samples
 from aiao_core.key import OwnerKey, generate_seed
@@ -28,7 +28,7 @@ from aiao_core.options import EmbeddingOptions, VerificationOptions
 from aiao_core.report import Report
 from aiao_core.selection import select_key
 from aiao_core.statistics import log10_binomial_tail, randomised_p_value
-from aiao_core.training import fine_tune
+from aiao_core.training import Examples, fine_tune
 from aiao_core.verification import DECOY_DRAWS, Subject, decode_decoys, make_draws, observe, verify
 from aiao_core.watermark import Watermark
 from examples.emoji.data import MODEL, THIEF_CATEGORY, load_images
@@ -67,8 +67,8 @@ def one_key(source: nn.Module, options: EmbeddingOptions) -> tuple[nn.Module, Ow
     print(f"same-seed samples, mean squared change ([-1, 1])  {float(change):.4f}")
 
     stolen = copy.deepcopy(model.denoiser)
-    images = load_images(only=[THIEF_CATEGORY])
-    fine_tune(stolen, model.scheduler, images, steps=THIEF_STEPS, learning_rate=THIEF_RATE, progress=_every(200))
+    images = Examples(load_images(only=[THIEF_CATEGORY]), {})
+    fine_tune(replace(model, denoiser=stolen), images, steps=THIEF_STEPS, learning_rate=THIEF_RATE, progress=_every(200))
     for name, denoiser in (("marked", model.denoiser), ("stolen", stolen), ("unmarked source", source)):
         report = verify(denoiser, key, options=VerificationOptions(seed=0), subject=Subject(name, "model"))
         print(_line(name, report), flush=True)
@@ -96,7 +96,7 @@ def _line(name: str, report: Report) -> str:
 def samples(denoiser: nn.Module, count: int = 64) -> torch.Tensor:
     """The same-seed samples that are compared, (count, 3, 16, 16) in [-1, 1]."""
     model = load_model(MODEL)
-    return own_samples(DiffusionModel(denoiser, model.scheduler, model.architecture), count, seed=1, steps=50)
+    return own_samples(replace(model, denoiser=denoiser), {}, count=count, seed=1, steps=50)
 
 
 def wrong_keys(name: str, denoiser: nn.Module, key: OwnerKey, count: int) -> None:
@@ -119,7 +119,7 @@ def wrong_keys(name: str, denoiser: nn.Module, key: OwnerKey, count: int) -> Non
 
 
 def verification_cost(denoiser: nn.Module, key: OwnerKey) -> None:
-    pipeline = DDIMPipeline(denoiser, DDIMScheduler.from_config(load_model(MODEL).scheduler.config))
+    pipeline = DDIMPipeline(denoiser, load_model(MODEL).schedule.sampler(50))
     pipeline.set_progress_bar_config(disable=True)
     times: dict[str, list[float]] = {"verification": [], "8 images, 50 DDIM steps": []}
     for _ in range(3):
@@ -158,10 +158,9 @@ def step_cost(options: EmbeddingOptions) -> None:
 def _plain_step(batch: int) -> Cost:
     model = load_model(MODEL)
     base, times = _peak(), [time.perf_counter()]
-    images = torch.zeros(batch, 3, 16, 16)
+    images = Examples(torch.zeros(batch, 3, 16, 16), {})
     fine_tune(
-        model.denoiser,
-        model.scheduler,
+        model,
         images,
         steps=20,
         learning_rate=1e-5,
@@ -173,7 +172,7 @@ def _plain_step(batch: int) -> Cost:
 
 def _embedding_step(options: EmbeddingOptions) -> Cost:
     model = load_model(MODEL)
-    images = torch.zeros(options.batch_size, 3, 16, 16)
+    images = Examples(torch.zeros(options.batch_size, 3, 16, 16), {})
     base = _peak()
     # A short probe of small batches stays below the peak of the steps themselves.
     key, _ = select_key(model, generate_seed(), images, options.model_copy(update={"probe_steps": 1}))

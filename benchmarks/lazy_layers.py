@@ -13,13 +13,13 @@ import torch
 from scipy.stats import spearmanr
 
 from aiao_core.checkpoints import load_model
-from aiao_core.images import synthetic_images
 from aiao_core.inputs import arbitrary_inputs
 from aiao_core.lazy import change_density, laziest, probe, relative_changes, swap_experiment
 from aiao_core.lazy_html import CHANGE_EDGES, to_html
 from aiao_core.options import EmbeddingOptions
-from aiao_core.selection import PROBE_IMAGES
+from aiao_core.selection import synthetic_examples
 from aiao_core.tracing import eligible_layers
+from aiao_core.training import Examples
 from examples.emoji.data import MODEL, THIEF_CATEGORY, load_images
 
 RESULTS = Path(__file__).parent / "results"
@@ -31,13 +31,13 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=2e-4)
     arguments = parser.parse_args()
 
-    model, images = load_model(MODEL), load_images(only=[THIEF_CATEGORY])
-    noisy, timesteps = arbitrary_inputs(images, model.scheduler, 64, torch.Generator().manual_seed(0))
-    layers = eligible_layers(model.denoiser, noisy[:2], timesteps[:2])
-    tuned = probe(model.denoiser, model.scheduler, images, steps=arguments.steps, learning_rate=arguments.rate)
+    model, examples = load_model(MODEL), Examples(load_images(only=[THIEF_CATEGORY]), {})
+    inputs = arbitrary_inputs(model, examples, 64, torch.Generator().manual_seed(0))
+    layers = eligible_layers(model.denoiser, inputs[:2])
+    tuned = probe(model, examples, steps=arguments.steps, learning_rate=arguments.rate)
     changes = relative_changes(model.denoiser, tuned, layers)
     counts = sorted({*range(0, len(layers) + 1, 5), len(layers)})
-    swaps = swap_experiment(model.denoiser, tuned, layers, counts, noisy=noisy, timesteps=timesteps)
+    swaps = swap_experiment(model.denoiser, tuned, layers, counts, inputs=inputs)
     densities = change_density(model.denoiser, tuned, layers, CHANGE_EDGES.tolist())
 
     RESULTS.mkdir(exist_ok=True)
@@ -46,9 +46,10 @@ def main() -> None:
     page.write_text(to_html(title, changes, densities, swaps), encoding="utf-8")
 
     options = EmbeddingOptions()
-    shapes = synthetic_images(PROBE_IMAGES, size=images.shape[-1], channels=3, seed=options.seed)
     probed = relative_changes(
-        model.denoiser, probe(model.denoiser, model.scheduler, shapes, steps=options.probe_steps, seed=options.seed), layers
+        model.denoiser,
+        probe(model, synthetic_examples(model, options.seed), steps=options.probe_steps, seed=options.seed),
+        layers,
     )
     lazy, foreseen = (set(laziest(found, options.lazy_fraction)) for found in (changes, probed))
     print(f"{len(layers)} layers; relative change {min(changes.values()):.4f} to {max(changes.values()):.4f}")

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from aiao_core.archives import opened
-from aiao_core.checkpoints import load_suspect
 from aiao_core.digests import sha256_path
 from aiao_core.options import VerificationOptions
 from aiao_core.progress import ProgressCallback, silent
 from aiao_core.report import Input, Report
+from aiao_core.suspects import load_suspect
 from aiao_core.verification import Subject, verify
 from client.errors import ClientError
 from client.keyfile import load_key

@@ -2,17 +2,16 @@
 
 from pathlib import Path
 
-from torch import Tensor
-
 from aiao_core.archives import opened, pack
 from aiao_core.checkpoints import DiffusionModel, load_model, save_model
+from aiao_core.denoisers import adapter_of
 from aiao_core.digests import sha256_file
 from aiao_core.embedding import embed
 from aiao_core.errors import EmbeddingFailed
 from aiao_core.images import load_images
-from aiao_core.inputs import input_shape
 from aiao_core.key import OwnerKey
 from aiao_core.options import EmbeddingOptions, VerificationOptions
+from aiao_core.training import Examples, randomly_conditioned
 from aiao_core.verification import Subject, verify
 from service.keys import service as keys
 from service.models import service as models
@@ -32,19 +31,21 @@ def embed_model(work: Work) -> None:
     options = EmbeddingOptions.model_validate(row.options)
     with opened(work.fetch(work.artifact(row.artifact_id)), work.limits) as folder:
         model = load_model(folder)
-        images = _images(work, row, model)
-        embedding = embed(model, seed, images=images, options=options, store=state, progress=work.progress)
+        embedding = embed(
+            model, seed, examples=_examples(work, row, model), options=options, store=state, progress=work.progress
+        )
         save_model(model.denoiser, folder, work.scratch / "marked")
     _prove(work, embedding.key)
     pack(work.scratch / "marked", work.scratch / "marked.zip")
     _store(work, row, embedding.key, work.scratch / "marked.zip")
 
 
-def _images(work: Work, row: Model, model: DiffusionModel) -> Tensor | None:
+def _examples(work: Work, row: Model, model: DiffusionModel) -> Examples | None:
     if row.images_artifact_id is None:
         return None
-    channels, size, _ = input_shape(model.architecture.config)
-    return load_images(work.fetch(work.artifact(row.images_artifact_id)), size=size, channels=channels)
+    channels, size, _ = adapter_of(model.denoiser).shape(model.architecture.config)
+    images = load_images(work.fetch(work.artifact(row.images_artifact_id)), size=size, channels=channels)
+    return randomly_conditioned(model.denoiser, images)
 
 
 def _prove(work: Work, key: OwnerKey) -> None:

@@ -1,9 +1,9 @@
 """Test a suspect against a registered model's key."""
 
 from aiao_core.archives import opened
-from aiao_core.checkpoints import load_suspect
 from aiao_core.options import VerificationOptions
 from aiao_core.report import Input
+from aiao_core.suspects import load_suspect
 from aiao_core.verification import Subject, verify
 from service.keys import service as keys
 from service.models.repository import ModelRepository

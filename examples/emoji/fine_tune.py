@@ -9,7 +9,7 @@ from pathlib import Path
 from aiao_core.archives import opened
 from aiao_core.checkpoints import load_model, save_model
 from aiao_core.progress import Progress
-from aiao_core.training import fine_tune
+from aiao_core.training import Examples, fine_tune
 from examples.emoji.data import THIEF_CATEGORY, load_images
 
 
@@ -28,9 +28,8 @@ def main() -> None:
     with opened(arguments.model) as folder:
         model = load_model(folder)
         fine_tune(
-            model.denoiser,
-            model.scheduler,
-            load_images(only=[THIEF_CATEGORY]),
+            model,
+            Examples(load_images(only=[THIEF_CATEGORY]), {}),
             steps=arguments.steps,
             learning_rate=arguments.learning_rate,
             progress=show,

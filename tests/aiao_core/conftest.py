@@ -7,7 +7,9 @@ from diffusers import DDPMScheduler, UNet2DModel
 from aiao_core.checkpoints import DiffusionModel, load_model
 from aiao_core.key import Architecture, OwnerKey
 from aiao_core.options import EmbeddingOptions
+from aiao_core.schedules import Diffusion
 from aiao_core.selection import select_key
+from aiao_core.training import Examples
 from examples.emoji.data import MODEL, load_images
 
 
@@ -25,7 +27,7 @@ def make_tiny_model(seed: int = 0) -> DiffusionModel:
     )
     config = json.loads(json.dumps({name: value for name, value in denoiser.config.items() if not name.startswith("_")}))
     return DiffusionModel(
-        denoiser.eval().requires_grad_(False), DDPMScheduler(), Architecture(class_name="UNet2DModel", config=config)
+        denoiser.eval().requires_grad_(False), Diffusion(DDPMScheduler()), Architecture(class_name="UNet2DModel", config=config)
     )
 
 
@@ -35,22 +37,22 @@ def tiny_model() -> DiffusionModel:
 
 
 @pytest.fixture
-def tiny_images() -> torch.Tensor:
-    return load_images(without=["Flags"], size=8)[:64]
+def tiny_examples() -> Examples:
+    return Examples(load_images(without=["Flags"], size=8)[:64], {})
 
 
 QUICK = EmbeddingOptions(steps=6, batch_size=4, probe_steps=3, samples=8, layers=8, checkpoint_every=2)
 
 
 @pytest.fixture
-def tiny_key(tiny_model: DiffusionModel, tiny_images: torch.Tensor) -> OwnerKey:
-    key, _ = select_key(tiny_model, bytes(range(32)), tiny_images, QUICK)
+def tiny_key(tiny_model: DiffusionModel, tiny_examples: Examples) -> OwnerKey:
+    key, _ = select_key(tiny_model, bytes(range(32)), tiny_examples, QUICK)
     return key
 
 
 @pytest.fixture(scope="session")
-def emoji_images() -> torch.Tensor:
-    return load_images(without=["Flags", "Animals & Nature"])
+def emoji_examples() -> Examples:
+    return Examples(load_images(without=["Flags", "Animals & Nature"]), {})
 
 
 @pytest.fixture

@@ -8,8 +8,10 @@ import torch
 from diffusers import DDPMPipeline
 from safetensors.torch import load_file, save_file
 
-from aiao_core.checkpoints import WEIGHTS, load_model, load_suspect, save_model
+from aiao_core.checkpoints import load_model, save_model
 from aiao_core.errors import InvalidCheckpoint, WrongArchitecture
+from aiao_core.suspects import load_suspect
+from aiao_core.weights import WEIGHTS
 from tests.aiao_core.conftest import make_tiny_model
 
 LAYER = "mid_block.attentions.0.to_q"
@@ -18,7 +20,7 @@ LAYER = "mid_block.attentions.0.to_q"
 @pytest.fixture
 def folder(tmp_path) -> Path:
     model = make_tiny_model()
-    DDPMPipeline(model.denoiser, model.scheduler).save_pretrained(tmp_path / "model")
+    DDPMPipeline(model.denoiser, model.schedule.scheduler).save_pretrained(tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -162,10 +164,10 @@ def test_a_shape_of_no_memory_is_not_expanded(tmp_path, architecture, folder):
 
 def test_another_class_is_refused(folder, architecture):
     config = folder / "unet" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"_class_name": "UNet2DConditionModel"}))
-    with pytest.raises(WrongArchitecture, match="UNet2DConditionModel"):
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"_class_name": "UNet3DConditionModel"}))
+    with pytest.raises(WrongArchitecture, match="UNet3DConditionModel"):
         load_suspect(folder, architecture)
-    with pytest.raises(WrongArchitecture, match="supported: UNet2DModel"):
+    with pytest.raises(WrongArchitecture, match=r"supported: .*UNet2DModel.*docs/adapters\.md"):
         load_model(folder)
 
 
@@ -191,6 +193,7 @@ def test_a_hostile_configuration_is_refused_without_cost(folder, name, value):
 
 
 def test_an_index_that_points_outside_is_refused(folder, architecture):
+    (folder / "unet" / WEIGHTS).unlink()
     (folder / "unet" / "x.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../../secret.safetensors"}}))
     with pytest.raises(InvalidCheckpoint, match="not in its folder"):
         load_suspect(folder, architecture)

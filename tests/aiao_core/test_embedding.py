@@ -9,7 +9,7 @@ from aiao_core.errors import Canceled, EmbeddingFailed
 from aiao_core.inputs import own_samples
 from aiao_core.options import EmbeddingOptions, VerificationOptions
 from aiao_core.resume import FileCheckpoint
-from aiao_core.training import fine_tune
+from aiao_core.training import Examples, fine_tune
 from aiao_core.verification import Subject, verify
 from examples.emoji.data import MODEL
 from tests.aiao_core.conftest import QUICK, make_tiny_model
@@ -37,65 +37,65 @@ class StopAt:
 
 
 @pytest.mark.parametrize("stops", [[1], [2], [3], [5], [2, 4], [1, 1, 3]])
-def test_a_stopped_embedding_goes_on_to_the_same_bits(tmp_path, tiny_images, stops):
+def test_a_stopped_embedding_goes_on_to_the_same_bits(tmp_path, tiny_examples, stops):
     undisturbed = make_tiny_model()
-    expected = embed(undisturbed, SEED, images=tiny_images, options=QUICK)
+    expected = embed(undisturbed, SEED, examples=tiny_examples, options=QUICK)
     store = FileCheckpoint(tmp_path / "state")
     for stop in stops:
         with pytest.raises(Canceled):
-            embed(make_tiny_model(), SEED, images=tiny_images, options=QUICK, store=store, progress=StopAt(stop))
+            embed(make_tiny_model(), SEED, examples=tiny_examples, options=QUICK, store=store, progress=StopAt(stop))
     resumed = make_tiny_model()
-    found = embed(resumed, SEED, images=tiny_images, options=QUICK, store=store)
+    found = embed(resumed, SEED, examples=tiny_examples, options=QUICK, store=store)
     assert same(weights(resumed), weights(undisturbed))
     assert (found.key, found.metrics, found.changes) == (expected.key, expected.metrics, expected.changes)
 
 
-def test_the_training_checkpoint_holds_no_secret(tmp_path, tiny_images):
+def test_the_training_checkpoint_holds_no_secret(tmp_path, tiny_examples):
     store = FileCheckpoint(tmp_path / "state")
-    found = embed(make_tiny_model(), SEED, images=tiny_images, options=QUICK, store=store)
+    found = embed(make_tiny_model(), SEED, examples=tiny_examples, options=QUICK, store=store)
     content = (tmp_path / "state").read_bytes()
     assert SEED not in content
     assert found.key.secret.encode() not in content
 
 
-def test_without_images_the_model_draws_its_own(tiny_images):
+def test_without_images_the_model_draws_its_own(tiny_examples):
     stages = []
     model = make_tiny_model()
     before = copy.deepcopy(weights(model))
     embed(model, SEED, options=QUICK, progress=lambda progress: stages.append(progress.stage))
     assert list(dict.fromkeys(stages)) == ["samples", "probe", "reach", "embedding"]
     assert not same(before, weights(model))
-    samples = own_samples(make_tiny_model(), 5, seed=3)
+    samples = own_samples(make_tiny_model(), {}, count=5, seed=3)
     assert samples.shape == (5, 3, 8, 8)
-    assert torch.equal(samples, own_samples(make_tiny_model(), 5, seed=3))
+    assert torch.equal(samples, own_samples(make_tiny_model(), {}, count=5, seed=3))
 
 
-def test_progress_is_told_at_every_step(tiny_images):
+def test_progress_is_told_at_every_step(tiny_examples):
     reports = []
-    embed(make_tiny_model(), SEED, images=tiny_images, options=QUICK, progress=reports.append)
+    embed(make_tiny_model(), SEED, examples=tiny_examples, options=QUICK, progress=reports.append)
     steps = [report.step for report in reports if report.stage == "embedding"]
     assert steps == list(range(1, QUICK.steps + 1))
     assert set(reports[-1].metrics) == {"response", "preserve", "covert"}
 
 
-def test_a_diverging_objective_is_refused(tiny_images):
+def test_a_diverging_objective_is_refused(tiny_examples):
     model = make_tiny_model()
     model.denoiser.get_parameter("conv_out.weight").data[0, 0, 0, 0] = 3e38
     with pytest.raises(EmbeddingFailed, match="diverged at step 1"):
-        embed(model, SEED, images=tiny_images, options=QUICK)
+        embed(model, SEED, examples=tiny_examples, options=QUICK)
 
 
-def test_the_mark_is_embedded_and_outlives_a_thief(emoji_model, emoji_images):
+def test_the_mark_is_embedded_and_outlives_a_thief(emoji_model, emoji_examples):
     """The claim of the paper in small: on the trained model, a short embedding, full fine-tuning on other images."""
     options = EmbeddingOptions(steps=120, batch_size=8, probe_steps=4, layers=12)
-    key = embed(emoji_model, SEED, images=emoji_images, options=options).key
+    key = embed(emoji_model, SEED, examples=emoji_examples, options=options).key
     how = VerificationOptions(seed=0, draws=64, decoys=32)
     marked = verify(emoji_model.denoiser, key, options=how, subject=Subject("marked", "model"))
     assert marked.verdict == "match"
     assert marked.test.log10_p < -30
     assert all(decoy.log10_p > -5 for decoy in marked.decoys)
 
-    fine_tune(emoji_model.denoiser, emoji_model.scheduler, emoji_images[:64].flip(-1), steps=40, learning_rate=2e-4)
+    fine_tune(emoji_model, Examples(emoji_examples.clean[:64].flip(-1), {}), steps=40, learning_rate=2e-4)
     stolen = verify(emoji_model.denoiser, key, options=how, subject=Subject("stolen", "model"))
     assert stolen.test.log10_p < -30
 

@@ -62,7 +62,7 @@ def test_an_unusable_set_says_why(tmp_path, case):
 
 
 def test_synthetic_images_are_reproducible_and_varied():
-    first, second = (synthetic_images(8, size=16, channels=3, seed=seed) for seed in (0, 0))
+    first, second = (synthetic_images(8, size=(16, 16), channels=3, seed=seed) for seed in (0, 0))
     assert torch.equal(first, second)
     assert first.shape == (8, 3, 16, 16)
     assert first.abs().max() <= 1.01

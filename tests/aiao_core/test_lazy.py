@@ -5,22 +5,22 @@ from aiao_core.inputs import arbitrary_inputs
 from aiao_core.key import Layer
 from aiao_core.lazy import change_density, laziest, probe, relative_changes, swap, swap_experiment
 from aiao_core.tracing import eligible_layers
+from aiao_core.training import Examples
 
 NAMES = [Layer(name=name, channels=16) for name in ("mid_block.resnets.0.conv1", "mid_block.resnets.0.conv2")]
 
 
 @pytest.fixture
-def tuned(tiny_model, tiny_images):
-    return probe(tiny_model.denoiser, tiny_model.scheduler, tiny_images, steps=3, learning_rate=1e-2)
+def tuned(tiny_model, tiny_examples):
+    return probe(tiny_model, tiny_examples, steps=3, learning_rate=1e-2)
 
 
-def layers_of(model, images):
-    noisy, timesteps = arbitrary_inputs(images, model.scheduler, 2, torch.Generator().manual_seed(0))
-    return eligible_layers(model.denoiser, noisy, timesteps)
+def layers_of(model, examples):
+    return eligible_layers(model.denoiser, arbitrary_inputs(model, examples, 2, torch.Generator().manual_seed(0)))
 
 
-def test_the_probe_leaves_the_model_alone_and_is_reproducible(tiny_model, tiny_images, tuned):
-    again = probe(tiny_model.denoiser, tiny_model.scheduler, tiny_images, steps=3, learning_rate=1e-2)
+def test_the_probe_leaves_the_model_alone_and_is_reproducible(tiny_model, tiny_examples, tuned):
+    again = probe(tiny_model, tiny_examples, steps=3, learning_rate=1e-2)
     for before, after, repeated in zip(tiny_model.denoiser.parameters(), tuned.parameters(), again.parameters(), strict=True):
         assert torch.equal(after, repeated)
         assert not before.requires_grad
@@ -49,21 +49,22 @@ def test_the_density_is_of_all_weights(tiny_model, tuned):
     assert all(density.tolist() == [1, 0, 0] for density in still.values())
 
 
-def test_swapping_all_layers_reproduces_most_and_no_layer_nothing(tiny_model, tiny_images, tuned):
-    layers = layers_of(tiny_model, tiny_images)
-    noisy, timesteps = arbitrary_inputs(tiny_images, tiny_model.scheduler, 8, torch.Generator().manual_seed(1))
-    swaps = swap_experiment(tiny_model.denoiser, tuned, layers, [0, len(layers)], noisy=noisy, timesteps=timesteps)
+def test_swapping_all_layers_reproduces_most_and_no_layer_nothing(tiny_model, tiny_examples, tuned):
+    layers = layers_of(tiny_model, tiny_examples)
+    inputs = arbitrary_inputs(tiny_model, tiny_examples, 8, torch.Generator().manual_seed(1))
+    swaps = swap_experiment(tiny_model.denoiser, tuned, layers, [0, len(layers)], inputs=inputs)
     by_count = {count: [entry.reproduced for entry in swaps if entry.count == count] for count in (0, len(layers))}
     assert by_count[0] == pytest.approx([0, 0, 0])
     assert len(set(by_count[len(layers)])) == 1
     assert by_count[len(layers)][0] > 0.1
 
 
-def test_busy_layers_carry_the_fine_tuning_of_the_trained_model(emoji_model, emoji_images):
+def test_busy_layers_carry_the_fine_tuning_of_the_trained_model(emoji_model, emoji_examples):
     """Fig. 3 on a model whose training counts: the busiest layers reproduce more than the laziest ones."""
-    tuned = probe(emoji_model.denoiser, emoji_model.scheduler, emoji_images[:64].flip(-1), steps=12, learning_rate=1e-3)
-    layers = layers_of(emoji_model, emoji_images)
-    noisy, timesteps = arbitrary_inputs(emoji_images, emoji_model.scheduler, 16, torch.Generator().manual_seed(1))
-    swaps = swap_experiment(emoji_model.denoiser, tuned, layers, [len(layers) // 2], noisy=noisy, timesteps=timesteps)
+    mirrored = Examples(emoji_examples.clean[:64].flip(-1), {})
+    tuned = probe(emoji_model, mirrored, steps=12, learning_rate=1e-3)
+    layers = layers_of(emoji_model, emoji_examples)
+    inputs = arbitrary_inputs(emoji_model, emoji_examples, 16, torch.Generator().manual_seed(1))
+    swaps = swap_experiment(emoji_model.denoiser, tuned, layers, [len(layers) // 2], inputs=inputs)
     reproduced = {entry.choice: entry.reproduced for entry in swaps}
     assert reproduced["busiest"] > reproduced["laziest"]

@@ -5,22 +5,24 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aiao_core.denoisers import Inputs, predict
 from aiao_core.inputs import arbitrary_inputs
 from aiao_core.objective import MARGIN, measure_scales, objective
 from aiao_core.tracing import trace
-from aiao_core.training import predict
+from aiao_core.training import Examples
 from aiao_core.watermark import Watermark, channel_means, trigger_edits
 
 
 @pytest.fixture
-def batch(tiny_model, tiny_images):
-    return arbitrary_inputs(tiny_images, tiny_model.scheduler, 4, torch.Generator().manual_seed(0))
+def batch(tiny_model, tiny_examples):
+    return arbitrary_inputs(tiny_model, tiny_examples, 4, torch.Generator().manual_seed(0))
 
 
 def terms_of(marked, model, key, batch, trigger_layers):
     watermark = Watermark(key, model.denoiser)
-    scales = measure_scales(model.denoiser, model.scheduler, watermark, *batch)
-    return objective(marked, model.denoiser, watermark, scales, *batch, trigger_layers)
+    scales = measure_scales(model.denoiser, model.schedule, watermark, batch)
+    with objective(marked, model.denoiser, watermark, scales, batch, trigger_layers) as terms:
+        return terms
 
 
 def test_the_source_itself_preserves_and_hides_perfectly(tiny_model, tiny_key, batch):
@@ -35,13 +37,12 @@ def test_the_response_term_is_the_hinge_of_the_definition(tiny_model, tiny_key, 
     """Input by input and layer by layer, each from a forward pass of its own."""
     trigger_layers = [tiny_key.trigger_layers[number % len(tiny_key.trigger_layers)] for number in range(4)]
     watermark = Watermark(tiny_key, tiny_model.denoiser)
-    scales = measure_scales(tiny_model.denoiser, tiny_model.scheduler, watermark, *batch)
+    scales = measure_scales(tiny_model.denoiser, tiny_model.schedule, watermark, batch)
     hinges = []
     for row, i in enumerate(trigger_layers):
-        noisy, timesteps = batch[0][row : row + 1], batch[1][row : row + 1]
         edits = trigger_edits([(watermark, i)])
         with torch.no_grad(), trace(tiny_model.denoiser, capture=watermark.names, edit=edits) as features:
-            predict(tiny_model.denoiser, noisy, timesteps)
+            predict(tiny_model.denoiser, batch[row : row + 1])
         for j in [j for first, j in tiny_key.subpaths if first == i]:
             means = channel_means(features[watermark.names[j]], watermark.axes[j])
             spread = scales.deviation[j][watermark.response_channels[j]]
@@ -66,13 +67,14 @@ def test_scales_are_those_of_numpy(seed):
     from tests.aiao_core.conftest import QUICK, make_tiny_model
 
     model = make_tiny_model()
-    key, _ = select_key(model, bytes(range(32)), torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(1)), QUICK)
+    examples = Examples(torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(1)), {})
+    key, _ = select_key(model, bytes(range(32)), examples, QUICK)
     noisy = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
-    timesteps = torch.tensor([1, 500, 999])
+    inputs = Inputs(noisy, torch.tensor([1, 500, 999]), {})
     watermark = Watermark(key, model.denoiser)
-    scales = measure_scales(model.denoiser, model.scheduler, watermark, noisy, timesteps)
+    scales = measure_scales(model.denoiser, model.schedule, watermark, inputs)
     with torch.no_grad(), trace(model.denoiser, capture=watermark.names) as features:
-        predict(model.denoiser, noisy, timesteps)
+        predict(model.denoiser, inputs)
     for name, axis, deviation, variance in zip(watermark.names, watermark.axes, scales.deviation, scales.variance, strict=True):
         last = features[name].movedim(axis, -1).flatten(0, -2).numpy()
         assert deviation.numpy() == pytest.approx(last.std(0, ddof=1) + 1e-6, rel=1e-3, abs=1e-6)

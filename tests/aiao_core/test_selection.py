@@ -5,19 +5,19 @@ import pytest
 import torch
 
 from aiao_core import key as key_module
+from aiao_core.denoisers import predict
 from aiao_core.errors import EmbeddingFailed
 from aiao_core.inputs import arbitrary_inputs
 from aiao_core.key import choose_layers
 from aiao_core.selection import REACH_SHARE, SHORTEST, select_key
 from aiao_core.subpaths import all_subpaths, reach, widest
 from aiao_core.tracing import eligible_layers, trace
-from aiao_core.training import predict
 from aiao_core.watermark import Watermark, trigger_edits
 from tests.aiao_core.conftest import QUICK
 
 
-def test_the_key_chooses_among_the_lazy_layers_only(tiny_model, tiny_images):
-    key, changes = select_key(tiny_model, bytes(range(32)), tiny_images, QUICK)
+def test_the_key_chooses_among_the_lazy_layers_only(tiny_model, tiny_examples):
+    key, changes = select_key(tiny_model, bytes(range(32)), tiny_examples, QUICK)
     lazy = sorted(changes, key=lambda name: changes[name])[: round(len(changes) * QUICK.lazy_fraction)]
     names = [layer.name for layer in key.layers]
     assert len(names) == QUICK.layers
@@ -26,39 +26,39 @@ def test_the_key_chooses_among_the_lazy_layers_only(tiny_model, tiny_images):
     assert names == choose_layers(bytes(range(32)), [name for name in changes if name in lazy], QUICK.layers)
 
 
-def test_other_keys_choose_other_layers_and_each_its_own_again(tiny_model, tiny_images):
-    keys = [select_key(tiny_model, bytes([number] * 32), tiny_images, QUICK)[0] for number in (1, 2, 1)]
+def test_other_keys_choose_other_layers_and_each_its_own_again(tiny_model, tiny_examples):
+    keys = [select_key(tiny_model, bytes([number] * 32), tiny_examples, QUICK)[0] for number in (1, 2, 1)]
     assert keys[0].layers != keys[1].layers
     assert keys[0] == keys[2]
 
 
-def test_response_signs_have_no_say_in_the_choice(tiny_model, tiny_images, monkeypatch):
+def test_response_signs_have_no_say_in_the_choice(tiny_model, tiny_examples, monkeypatch):
     """The exact test rests on it: with every response sign turned round, the same layers and subpaths are chosen."""
     derive = key_module.derive_bits
-    before, _ = select_key(tiny_model, bytes(range(32)), tiny_images, QUICK)
+    before, _ = select_key(tiny_model, bytes(range(32)), tiny_examples, QUICK)
     signs = before.response_sign(1)
     monkeypatch.setattr(
         key_module,
         "derive_bits",
         lambda seed, purpose, name, count: derive(seed, purpose, name, count) ^ (purpose == "response-sign"),
     )
-    after, _ = select_key(tiny_model, bytes(range(32)), tiny_images, QUICK)
+    after, _ = select_key(tiny_model, bytes(range(32)), tiny_examples, QUICK)
     assert (after.layers, after.subpaths) == (before.layers, before.subpaths)
     assert (after.response_sign(1) == -signs).all()
 
 
-def test_reach_is_the_relative_change_of_the_later_layer(tiny_model, tiny_images, tiny_key):
-    noisy, timesteps = arbitrary_inputs(tiny_images, tiny_model.scheduler, 4, torch.Generator().manual_seed(0))
-    found = reach(tiny_model.denoiser, tiny_key, noisy, timesteps)
+def test_reach_is_the_relative_change_of_the_later_layer(tiny_model, tiny_examples, tiny_key):
+    inputs = arbitrary_inputs(tiny_model, tiny_examples, 4, torch.Generator().manual_seed(0))
+    found = reach(tiny_model.denoiser, tiny_key, inputs)
     assert set(found) == set(tiny_key.subpaths)
     watermark = Watermark(tiny_key, tiny_model.denoiser)
     i, j = tiny_key.subpaths[0]
     with torch.no_grad():
         with trace(tiny_model.denoiser, capture=[watermark.names[j]]) as clean:
-            predict(tiny_model.denoiser, noisy, timesteps)
-        edits = trigger_edits([(watermark, i)] * len(noisy))
+            predict(tiny_model.denoiser, inputs)
+        edits = trigger_edits([(watermark, i)] * len(inputs))
         with trace(tiny_model.denoiser, capture=[watermark.names[j]], edit=edits) as triggered:
-            predict(tiny_model.denoiser, noisy, timesteps)
+            predict(tiny_model.denoiser, inputs)
     before, after = clean[watermark.names[j]], triggered[watermark.names[j]]
     assert found[i, j] == pytest.approx(float((after - before).norm() / before.norm()), rel=1e-5)
 
@@ -71,30 +71,30 @@ def test_the_widest_share_is_kept_and_what_is_not_reached_never():
     assert len(all_subpaths(5)) == len(list(itertools.combinations(range(5), 2)))
 
 
-def long_enough(model, key, noisy, timesteps):
-    names = [layer.name for layer in eligible_layers(model.denoiser, noisy[:2], timesteps[:2])]
+def long_enough(model, key, inputs):
+    names = [layer.name for layer in eligible_layers(model.denoiser, inputs[:2])]
     place = [names.index(layer.name) for layer in key.layers]
     return tuple((i, j) for i, j in all_subpaths(len(place)) if place[j] - place[i] >= SHORTEST)
 
 
-def test_a_subpath_has_layers_between_trigger_and_response(tiny_model, tiny_images, tiny_key):
-    noisy, timesteps = arbitrary_inputs(tiny_images, tiny_model.scheduler, 2, torch.Generator().manual_seed(0))
-    assert set(tiny_key.subpaths) <= set(long_enough(tiny_model, tiny_key, noisy, timesteps))
+def test_a_subpath_has_layers_between_trigger_and_response(tiny_model, tiny_examples, tiny_key):
+    inputs = arbitrary_inputs(tiny_model, tiny_examples, 2, torch.Generator().manual_seed(0))
+    assert set(tiny_key.subpaths) <= set(long_enough(tiny_model, tiny_key, inputs))
 
 
-def test_the_share_of_reached_subpaths_carries_the_watermark(tiny_model, tiny_images, tiny_key):
-    noisy, timesteps = arbitrary_inputs(tiny_images, tiny_model.scheduler, 32, torch.Generator().manual_seed(QUICK.seed))
-    candidates = replace(tiny_key, subpaths=long_enough(tiny_model, tiny_key, noisy, timesteps))
-    reached = {path: value for path, value in reach(tiny_model.denoiser, candidates, noisy, timesteps).items() if value > 0}
+def test_the_share_of_reached_subpaths_carries_the_watermark(tiny_model, tiny_examples, tiny_key):
+    inputs = arbitrary_inputs(tiny_model, tiny_examples, 32, torch.Generator().manual_seed(QUICK.seed))
+    candidates = replace(tiny_key, subpaths=long_enough(tiny_model, tiny_key, inputs))
+    reached = {path: value for path, value in reach(tiny_model.denoiser, candidates, inputs).items() if value > 0}
     assert len(tiny_key.subpaths) == round(REACH_SHARE * len(reached))
     dropped = set(reached) - set(tiny_key.subpaths)
     assert max(reached[path] for path in dropped) <= min(reached[path] for path in tiny_key.subpaths)
 
 
-def test_layers_that_no_trigger_reaches_are_refused(tiny_model, tiny_images):
+def test_layers_that_no_trigger_reaches_are_refused(tiny_model, tiny_examples):
     """Query and key projection of one attention run side by side: neither reaches the other."""
     for projection in ("to_q", "to_k"):  # large weights hardly change: these two are the laziest
         tiny_model.denoiser.get_parameter(f"mid_block.attentions.0.{projection}.weight").data.mul_(1e3)
     options = QUICK.model_copy(update={"lazy_fraction": 0.01})
     with pytest.raises(EmbeddingFailed, match="none of the 2 lazy layers reaches another one"):
-        select_key(tiny_model, bytes(range(32)), tiny_images, options)
+        select_key(tiny_model, bytes(range(32)), tiny_examples, options)

@@ -2,10 +2,11 @@ import pytest
 import torch
 from torch import nn
 
+from aiao_core import denoisers
+from aiao_core.denoisers import DenoiserAdapter, Inputs, predict
 from aiao_core.errors import TracingError
 from aiao_core.key import Layer
 from aiao_core.tracing import channel_axis, check_layers, eligible_layers, trace
-from aiao_core.training import predict
 
 NAME = "mid_block.resnets.0.conv1"
 LATER = "up_blocks.0.resnets.0.conv1"
@@ -16,16 +17,16 @@ def hooks(model: nn.Module) -> int:
 
 
 @pytest.fixture
-def batch() -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 700])
+def batch() -> Inputs:
+    return Inputs(torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 700]), {})
 
 
 def test_captures_and_edits_what_the_network_sees(tiny_model, batch):
-    plain = predict(tiny_model.denoiser, *batch)
+    plain = predict(tiny_model.denoiser, batch)
     with trace(tiny_model.denoiser, capture=[NAME, LATER]) as features:
-        untouched = predict(tiny_model.denoiser, *batch)
+        untouched = predict(tiny_model.denoiser, batch)
     with trace(tiny_model.denoiser, capture=[NAME, LATER], edit={NAME: torch.zeros_like}) as edited:
-        changed = predict(tiny_model.denoiser, *batch)
+        changed = predict(tiny_model.denoiser, batch)
 
     assert torch.equal(untouched, plain)
     assert features[NAME].shape == (2, 16, 4, 4)
@@ -38,7 +39,7 @@ def test_stops_after_the_last_captured_layer(tiny_model, batch):
     ran = []
     handle = tiny_model.denoiser.conv_out.register_forward_hook(lambda *_: ran.append("conv_out"))
     with trace(tiny_model.denoiser, capture=[NAME], stop=True) as features:
-        predict(tiny_model.denoiser, *batch)
+        predict(tiny_model.denoiser, batch)
         pytest.fail("the forward pass should have been left")
     handle.remove()
     assert ran == []
@@ -57,7 +58,7 @@ def test_always_unhooks(tiny_model, batch, where):
             capture=[NAME, "no.such.layer"] if where == "an unknown layer" else [NAME],
             edit={NAME: fail} if where == "inside an edit" else None,
         ):
-            predict(tiny_model.denoiser, *batch)
+            predict(tiny_model.denoiser, batch)
             raise ValueError(where)
     assert hooks(tiny_model.denoiser) == 0
 
@@ -86,25 +87,52 @@ class Toy(nn.Module):
         return self.last(self.third(hidden)).movedim(-1, 1)
 
 
+class ToyAdapter(DenoiserAdapter):
+    denoiser = Toy
+    folder = "unet"
+
+    def shape(self, config):
+        return 3, 4, 4
+
+    def side_multiple(self, config):
+        return 1
+
+    def random_conditions(self, config, count, generator):
+        return {}
+
+    def predict(self, denoiser, inputs):
+        return denoiser(inputs.noisy, inputs.timesteps)
+
+
+@pytest.fixture
+def toy_family(monkeypatch):
+    monkeypatch.setattr(denoisers, "_adapters", dict(denoisers._adapters))
+    denoisers.register(ToyAdapter)
+
+
+@pytest.mark.usefixtures("toy_family")
 def test_eligible_layers_are_found_by_what_they_do():
-    layers = eligible_layers(Toy(), torch.randn(2, 3, 4, 4), torch.tensor([1, 2]))
+    layers = eligible_layers(Toy(), Inputs(torch.randn(2, 3, 4, 4), torch.tensor([1, 2]), {}))
     assert layers == [Layer(name="second", channels=4), Layer(name="third", channels=6)]
 
 
 def test_time_embedding_and_ends_are_not_eligible(tiny_model, batch):
-    names = [layer.name for layer in eligible_layers(tiny_model.denoiser, *batch)]
+    names = [layer.name for layer in eligible_layers(tiny_model.denoiser, batch)]
     assert len(names) > 20
     assert not [name for name in names if "time_emb" in name or name in {"conv_in", "conv_out"}]
     assert names.index("down_blocks.0.resnets.0.conv1") < names.index(NAME) < names.index(LATER)
 
 
+@pytest.mark.usefixtures("toy_family")
 def test_a_module_without_layers_is_refused():
-    class Bare(nn.Module):
+    class Bare(Toy):
         def forward(self, noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
             return noisy
 
+    bare = Bare()
+    bare.__class__.__name__ = "Toy"
     with pytest.raises(TracingError, match="at least 4"):
-        eligible_layers(Bare(), torch.randn(1, 3, 4, 4), torch.tensor([1]))
+        eligible_layers(bare, Inputs(torch.randn(1, 3, 4, 4), torch.tensor([1]), {}))
 
 
 def test_channel_axis():

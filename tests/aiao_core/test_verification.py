@@ -14,6 +14,7 @@ from aiao_core.key import Layer
 from aiao_core.options import VerificationOptions
 from aiao_core.selection import select_key
 from aiao_core.statistics import log10_binomial_tail, randomised_p_value
+from aiao_core.training import Examples
 from aiao_core.verification import Subject, decode, decode_decoys, decoy_seed, make_draws, observe, verify
 from aiao_core.watermark import Watermark, channel_means
 from tests.aiao_core.conftest import QUICK, make_tiny_model
@@ -69,7 +70,7 @@ def test_no_suspect_is_accused_whatever_its_activations(seed):
     for name, parameter in model.denoiser.named_parameters():
         if name.endswith("bias"):
             parameter.data += 10 ** float(torch.empty(1).uniform_(-2, 2, generator=random))
-    key, _ = select_key(model, bytes(range(32)), torch.rand(4, 3, 8, 8, generator=random), QUICK)
+    key, _ = select_key(model, bytes(range(32)), Examples(torch.rand(4, 3, 8, 8, generator=random), {}), QUICK)
     p_values, log10_p = wrong_keys(model.denoiser, key, 120, first=seed)
     assert kstest(p_values, "uniform").pvalue > 1e-5
     assert min(log10_p) > -9

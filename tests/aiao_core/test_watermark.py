@@ -2,8 +2,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aiao_core.denoisers import Inputs, predict
 from aiao_core.tracing import trace
-from aiao_core.training import predict
+from aiao_core.training import Examples
 from aiao_core.watermark import Watermark, channel_means, trigger, trigger_edits
 
 
@@ -45,19 +46,20 @@ def test_each_input_of_a_batch_gets_its_own_trigger_and_clean_ones_none(picked, 
     from tests.aiao_core.conftest import QUICK, make_tiny_model
 
     model = make_tiny_model()
-    key, _ = select_key(model, bytes(range(32)), torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)), QUICK)
+    examples = Examples(torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)), {})
+    key, _ = select_key(model, bytes(range(32)), examples, QUICK)
     watermark = Watermark(key, model.denoiser)
     layers = [watermark.trigger_layers[number % len(watermark.trigger_layers)] for number in picked]
     noisy = torch.randn(clean + len(layers), 3, 8, 8, generator=torch.Generator().manual_seed(1))
-    timesteps = torch.arange(len(noisy)) * 100
+    inputs = Inputs(noisy, torch.arange(len(noisy)) * 100, {})
     with trace(
         model.denoiser, capture=watermark.names, edit=trigger_edits([(watermark, i) for i in layers], first_row=clean)
     ) as together:
-        predict(model.denoiser, noisy, timesteps)
+        predict(model.denoiser, inputs)
     for row in range(len(noisy)):
         edits = trigger_edits([(watermark, layers[row - clean])]) if row >= clean else {}
         with trace(model.denoiser, capture=watermark.names, edit=edits) as alone:
-            predict(model.denoiser, noisy[row : row + 1], timesteps[row : row + 1])
+            predict(model.denoiser, inputs[row : row + 1])
         for name in watermark.names:
             torch.testing.assert_close(together[name][row], alone[name][0], atol=1e-4, rtol=1e-4)
 

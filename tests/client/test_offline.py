@@ -12,6 +12,7 @@ from aiao_core.archives import pack
 from aiao_core.key import OwnerKey
 from aiao_core.report import Report
 from aiao_core.selection import select_key
+from aiao_core.training import Examples
 from client import keyfile
 from examples.emoji.data import MODEL, load_images
 from tests.aiao_core.conftest import QUICK, make_tiny_model
@@ -38,13 +39,13 @@ def owned(tmp_path_factory) -> Path:
     """A folder with an owner's key file and some suspects that nobody has marked."""
     folder = tmp_path_factory.mktemp("owned")
     model = make_tiny_model()
-    key, _ = select_key(model, SEED, load_images(without=["Flags"], size=8)[:64], QUICK)
+    key, _ = select_key(model, SEED, Examples(load_images(without=["Flags"], size=8)[:64], {}), QUICK)
     (folder / "my.key.json").write_text(key.to_json())
     keyfile.save_secret(folder / "secret alone.json", key.secret, "mdl_1")
     weights = {name: value.contiguous() for name, value in model.denoiser.state_dict().items()}
     save_file(weights, folder / "suspect.safetensors")
     torch.save(weights, folder / "suspect.pt")
-    DDPMPipeline(model.denoiser, model.scheduler).save_pretrained(folder / "pipeline")
+    DDPMPipeline(model.denoiser, model.schedule.scheduler).save_pretrained(folder / "pipeline")
     pack(folder / "pipeline", folder / "suspect.zip")
     first = next(iter(weights))
     save_file(weights | {first: torch.full_like(weights[first], torch.nan)}, folder / "nan.safetensors")

@@ -57,7 +57,7 @@ def make(case: str, folder: Path) -> Path:
             return folder / "text.safetensors"
         case "another architecture":
             tiny = make_tiny_model()
-            DDPMPipeline(tiny.denoiser, tiny.scheduler).save_pretrained(folder / "tiny")
+            DDPMPipeline(tiny.denoiser, tiny.schedule.scheduler).save_pretrained(folder / "tiny")
             return folder / "tiny"
         case "another class":
             config = {"_class_name": "os.system", "sample_size": 16}

@@ -12,7 +12,7 @@ from aiao_core.digests import sha256_file
 from aiao_core.key import OwnerKey, PublicKey, decode_secret
 from aiao_core.options import VerificationOptions
 from aiao_core.report import Report
-from aiao_core.training import fine_tune
+from aiao_core.training import Examples, fine_tune
 from client import ApiError
 from client.offline import verify_offline
 from examples.emoji.data import DATA, MODEL, THIEF_CATEGORY, load_images
@@ -76,8 +76,8 @@ def test_the_published_model_is_a_match_and_its_source_is_not(owner, registered,
 
 def test_a_thief_who_fine_tunes_every_weight_is_found(owner, registered, marked_folder, tmp_path):
     model = load_model(marked_folder)
-    images = load_images(only=[THIEF_CATEGORY])
-    fine_tune(model.denoiser, model.scheduler, images, steps=40, learning_rate=2e-4, batch_size=16)
+    examples = Examples(load_images(only=[THIEF_CATEGORY]), {})
+    fine_tune(model, examples, steps=40, learning_rate=2e-4, batch_size=16)
     save_model(model.denoiser, marked_folder, tmp_path / "stolen")
     report = verified(owner, registered.model.id, tmp_path / "stolen" / "unet" / "diffusion_pytorch_model.safetensors")
     assert report.verdict == "match"

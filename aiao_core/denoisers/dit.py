@@ -1,0 +1,30 @@
+"""``DiTTransformer2DModel``: class-conditional diffusion transformers (Peebles and Xie 2023)."""
+
+import torch
+from diffusers import DiTTransformer2DModel
+from torch import Tensor, nn
+
+from aiao_core.denoisers.adapter import Conditions, Config, DenoiserAdapter, Inputs, square
+from aiao_core.denoisers.unet import random_classes
+
+
+class DiT(DenoiserAdapter):
+    """Conditions: ``class_labels`` (B,)."""
+
+    denoiser = DiTTransformer2DModel
+    folder = "transformer"
+
+    def shape(self, config: Config) -> tuple[int, int, int]:
+        return config["in_channels"], *square(config, default=32)
+
+    def side_multiple(self, config: Config) -> int:
+        return int(config["patch_size"])
+
+    def random_conditions(self, config: Config, count: int, generator: torch.Generator) -> Conditions:
+        return random_classes(config["num_embeds_ada_norm"], count, generator)
+
+    def predict(self, denoiser: nn.Module, inputs: Inputs) -> Tensor:
+        prediction: Tensor = denoiser(
+            inputs.noisy, timestep=inputs.timesteps, class_labels=inputs.conditions["class_labels"], return_dict=False
+        )[0]
+        return prediction[:, : inputs.noisy.shape[1]]  # the other half, if there is one, is a learned variance

@@ -1,0 +1,56 @@
+"""``FluxTransformer2DModel``: FLUX.1, a rectified flow over packed latents (Black Forest Labs 2024)."""
+
+from typing import Any
+
+import torch
+from diffusers import FluxTransformer2DModel
+from torch import Tensor
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+
+from aiao_core.denoisers.adapter import RANDOM_TOKENS, Conditions, Config, DenoiserAdapter, Inputs, normal
+
+SIDE = 128
+"""Positions a side at 1024 pixels; the configuration names no size."""
+
+PACKED = 4
+"""FLUX puts 2x2 positions of a latent into the channels of one token."""
+
+TIMESTEP_UNIT = 1000
+GUIDANCE = 3.5
+"""The guidance scale at which a guidance-distilled model is used (the pipeline's default)."""
+
+
+class Flux(DenoiserAdapter):
+    """x_t is the unpacked latent. Conditions: ``encoder_hidden_states`` (B, L, D) and ``pooled_projections`` (B, P)."""
+
+    denoiser = FluxTransformer2DModel
+    folder = "transformer"
+
+    def shape(self, config: Config) -> tuple[int, int, int]:
+        return config["in_channels"] // PACKED, SIDE, SIDE
+
+    def side_multiple(self, config: Config) -> int:
+        return 2
+
+    def random_conditions(self, config: Config, count: int, generator: torch.Generator) -> Conditions:
+        return {
+            "encoder_hidden_states": normal(count, RANDOM_TOKENS, config["joint_attention_dim"], generator=generator),
+            "pooled_projections": normal(count, config["pooled_projection_dim"], generator=generator),
+        }
+
+    def predict(self, denoiser: Any, inputs: Inputs) -> Tensor:
+        noisy, text = inputs.noisy, inputs.conditions["encoder_hidden_states"]
+        packed = pixel_unshuffle(noisy, 2)
+        rows, columns = (torch.arange(side, device=noisy.device, dtype=noisy.dtype) for side in packed.shape[-2:])
+        positions = torch.cartesian_prod(rows[:1] * 0, rows, columns)
+        guided = denoiser.config.guidance_embeds
+        prediction: Tensor = denoiser(
+            packed.flatten(2).mT,
+            timestep=inputs.timesteps / TIMESTEP_UNIT,
+            guidance=noisy.new_full((len(noisy),), GUIDANCE) if guided else None,
+            img_ids=positions,
+            txt_ids=noisy.new_zeros(text.shape[1], 3),
+            return_dict=False,
+            **inputs.conditions,
+        )[0]
+        return pixel_shuffle(prediction.mT.reshape(packed.shape), 2)

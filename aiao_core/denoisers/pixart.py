@@ -1,0 +1,45 @@
+"""``PixArtTransformer2DModel``: PixArt-alpha and PixArt-sigma (Chen et al. 2023, 2024)."""
+
+import torch
+from diffusers import PixArtTransformer2DModel
+from torch import Tensor, nn
+
+from aiao_core.denoisers.adapter import RANDOM_TOKENS, Conditions, Config, DenoiserAdapter, Inputs, normal, square
+
+SIZE_CONDITIONED = 128
+"""diffusers gives the models of this ``sample_size`` the image's size as a condition, unless their configuration says."""
+
+
+class PixArt(DenoiserAdapter):
+    """Conditions: ``encoder_hidden_states`` (B, L, D), and its ``encoder_attention_mask`` (B, L) where it is padded."""
+
+    denoiser = PixArtTransformer2DModel
+    folder = "transformer"
+
+    def shape(self, config: Config) -> tuple[int, int, int]:
+        return config["in_channels"], *square(config, default=128)
+
+    def side_multiple(self, config: Config) -> int:
+        return int(config["patch_size"])
+
+    def random_conditions(self, config: Config, count: int, generator: torch.Generator) -> Conditions:
+        width = config.get("caption_channels") or config["cross_attention_dim"]
+        return {"encoder_hidden_states": normal(count, RANDOM_TOKENS, width, generator=generator)}
+
+    def predict(self, denoiser: nn.Module, inputs: Inputs) -> Tensor:
+        prediction: Tensor = denoiser(
+            inputs.noisy,
+            timestep=inputs.timesteps,
+            added_cond_kwargs=_size(denoiser, inputs.noisy),
+            return_dict=False,
+            **inputs.conditions,
+        )[0]
+        return prediction[:, : inputs.noisy.shape[1]]  # the other half, if there is one, is a learned variance
+
+
+def _size(denoiser: nn.Module, noisy: Tensor) -> dict[str, Tensor | None]:
+    if not denoiser.use_additional_conditions:
+        return {"resolution": None, "aspect_ratio": None}
+    height, width = (8 * side for side in noisy.shape[-2:])  # of the image: its autoencoder has a factor of 8
+    resolution = noisy.new_tensor([[height, width]]).expand(len(noisy), 2)
+    return {"resolution": resolution, "aspect_ratio": noisy.new_full((len(noisy), 1), height / width)}

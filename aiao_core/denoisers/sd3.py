@@ -1,0 +1,30 @@
+"""``SD3Transformer2DModel``: Stable Diffusion 3 and 3.5, a rectified flow (Esser et al. 2024)."""
+
+import torch
+from diffusers import SD3Transformer2DModel
+from torch import Tensor, nn
+
+from aiao_core.denoisers.adapter import RANDOM_TOKENS, Conditions, Config, DenoiserAdapter, Inputs, normal, square
+
+
+class SD3(DenoiserAdapter):
+    """Conditions: ``encoder_hidden_states`` (B, L, D) and ``pooled_projections`` (B, P)."""
+
+    denoiser = SD3Transformer2DModel
+    folder = "transformer"
+
+    def shape(self, config: Config) -> tuple[int, int, int]:
+        return config["in_channels"], *square(config, default=128)
+
+    def side_multiple(self, config: Config) -> int:
+        return int(config["patch_size"])
+
+    def random_conditions(self, config: Config, count: int, generator: torch.Generator) -> Conditions:
+        return {
+            "encoder_hidden_states": normal(count, RANDOM_TOKENS, config["joint_attention_dim"], generator=generator),
+            "pooled_projections": normal(count, config["pooled_projection_dim"], generator=generator),
+        }
+
+    def predict(self, denoiser: nn.Module, inputs: Inputs) -> Tensor:
+        prediction: Tensor = denoiser(inputs.noisy, timestep=inputs.timesteps, return_dict=False, **inputs.conditions)[0]
+        return prediction

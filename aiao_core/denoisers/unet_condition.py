@@ -1,0 +1,51 @@
+"""``UNet2DConditionModel``: Stable Diffusion 1.x, 2.x (Rombach et al. 2022) and XL (Podell et al. 2023)."""
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+
+from aiao_core.denoisers.adapter import RANDOM_TOKENS, Conditions, Config, DenoiserAdapter, Inputs, normal, square
+from aiao_core.denoisers.unet import random_classes
+from aiao_core.errors import WrongArchitecture
+
+TIME_IDS = 6
+"""SDXL's size conditions: original height and width, crop offsets, target height and width, in pixels."""
+
+
+class UNet2DCondition(DenoiserAdapter):
+    """Conditions: ``encoder_hidden_states`` (B, L, D); for SDXL also ``text_embeds`` (B, P) and ``time_ids`` (B, 6)."""
+
+    denoiser = UNet2DConditionModel
+    folder = "unet"
+
+    def shape(self, config: Config) -> tuple[int, int, int]:
+        return config["in_channels"], *square(config, default=64)
+
+    def side_multiple(self, config: Config) -> int:
+        return int(2 ** (len(config["block_out_channels"]) - 1))
+
+    def random_conditions(self, config: Config, count: int, generator: torch.Generator) -> Conditions:
+        width = config.get("encoder_hid_dim") or config["cross_attention_dim"]
+        width = width if isinstance(width, int) else width[0]
+        conditions = {"encoder_hidden_states": normal(count, RANDOM_TOKENS, width, generator=generator)}
+        match config.get("addition_embed_type"):
+            case None:
+                pass
+            case "text_time":
+                pooled = config["projection_class_embeddings_input_dim"] - TIME_IDS * config["addition_time_embed_dim"]
+                conditions["text_embeds"] = normal(count, pooled, generator=generator)
+                conditions["time_ids"] = torch.randint(1024, (count, TIME_IDS), generator=generator).float()
+            case other:
+                raise WrongArchitecture(
+                    f"unet/config.json: addition_embed_type {other!r} is not supported, only SDXL's 'text_time'; "
+                    "an adapter of your own can serve it, see docs/adapters.md"
+                )
+        return conditions | random_classes(config.get("num_class_embeds"), count, generator)
+
+    def predict(self, denoiser: nn.Module, inputs: Inputs) -> Tensor:
+        added = {name: value for name, value in inputs.conditions.items() if name in ("text_embeds", "time_ids")}
+        others = {name: value for name, value in inputs.conditions.items() if name not in added}
+        prediction: Tensor = denoiser(
+            inputs.noisy, inputs.timesteps, added_cond_kwargs=added or None, return_dict=False, **others
+        )[0]
+        return prediction

@@ -1,0 +1,113 @@
+"""Read files of weights that an attacker may have made. Nothing in them runs.
+
+safetensors is read by its own library, by memory map; a pickle by ``torch.load(weights_only=True)`` alone; a configuration is
+data.
+"""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from aiao_core.errors import InvalidCheckpoint
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+PICKLES = {".bin", ".pt", ".pth", ".ckpt"}
+MAX_CONFIG_BYTES = 64 << 10
+MAX_INDEX_BYTES = 16 << 20
+
+Weights = dict[str, Tensor]
+
+
+def read_json(file: Path, max_bytes: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
+    """A JSON file of a model. Raises :class:`InvalidCheckpoint` if it is missing, too long or no JSON object."""
+    where = f"{file.parent.name}/{file.name}"
+    try:
+        if file.stat().st_size > max_bytes:
+            raise InvalidCheckpoint(f"{where} has more than {max_bytes} bytes; that is no configuration")
+        document = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise InvalidCheckpoint(f"{where} is missing; save the pipeline with save_pretrained()") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise InvalidCheckpoint(f"{where} is no readable JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise InvalidCheckpoint(f"{where} holds no JSON object")
+    return document
+
+
+def is_weights(name: str) -> bool:
+    """Whether a file of this name holds weights, or is the index of such files."""
+    return Path(name).suffix in {".safetensors", ".gguf", *PICKLES} or _is_index(name)
+
+
+def read_folder(folder: Path) -> tuple[Weights, str]:
+    """The weights of a component's folder, as ``save_pretrained`` writes it, and its form in words.
+
+    Sharded or whole, safetensors or pickle, in any variant (``.fp16.``); where several are there, the plain one counts.
+    """
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    indices = sorted((file for file in files if _is_index(file.name)), key=lambda file: len(file.name))  # the plain one first
+    candidates = [file for file in files if file.suffix == ".safetensors"] or [file for file in files if file.suffix in PICKLES]
+    preferred = [file for file in candidates if file.name == WEIGHTS] or ([] if indices else candidates)
+    if not preferred and indices:
+        return _read_shards(indices[0]), "sharded safetensors folder"
+    if not preferred:
+        raise InvalidCheckpoint(f"the folder {folder.name} holds no weights: no .safetensors, .bin, .pt or .ckpt file")
+    if len(preferred) > 1:
+        names = ", ".join(file.name for file in preferred)
+        raise InvalidCheckpoint(f"the folder {folder.name} holds several checkpoints ({names}); submit one of them")
+    weights, form = read_weights(preferred[0])
+    return weights, f"{form} folder"
+
+
+def read_weights(file: Path) -> tuple[Weights, str]:
+    """The tensors of one file by name, and its form in words. Raises :class:`InvalidCheckpoint` if it cannot be read."""
+    if file.suffix in PICKLES:
+        return _read_pickle(file), "PyTorch pickle"
+    try:
+        return load_file(file), "safetensors"
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InvalidCheckpoint(
+            f"{file.name} is no complete safetensors file ({error}); upload it again, or name a pickle .bin or .pt"
+        ) from error
+
+
+def _is_index(name: str) -> bool:
+    return ".index." in name and name.endswith(".json")
+
+
+def _read_shards(index: Path) -> Weights:
+    mapping = read_json(index, MAX_INDEX_BYTES).get("weight_map")
+    if not isinstance(mapping, dict) or not all(isinstance(name, str) for name in mapping.values()):
+        raise InvalidCheckpoint(f"{index.name} has no weight_map; save the checkpoint again")
+    weights: Weights = {}
+    for name in sorted(set(mapping.values())):
+        shard = index.parent / name
+        if Path(name).name != name or not shard.is_file():
+            raise InvalidCheckpoint(f"{index.name} names the shard {name!r}, which is not in its folder; upload all shards")
+        weights |= read_weights(shard)[0]
+    return weights
+
+
+def _read_pickle(file: Path) -> Weights:
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except Exception as error:  # a hostile pickle may raise anything, and runs nothing
+        raise InvalidCheckpoint(
+            f"{file.name} is no pickle of plain weights, and nothing else in it is ever loaded; save the weights as safetensors"
+        ) from error
+    for _ in range(2):
+        for name in ("state_dict", "model", "unet", "ema", "module"):
+            if isinstance(content, dict) and isinstance(content.get(name), dict):
+                content = content[name]
+    if not isinstance(content, dict):
+        raise InvalidCheckpoint(f"{file.name} holds no dictionary of weights; save the denoiser's state_dict()")
+    weights = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    if not weights:
+        raise InvalidCheckpoint(f"{file.name} holds no weights; save the denoiser's state_dict()")
+    return weights
