@@ -87,18 +87,21 @@ def _denoiser_folder(folder: Path) -> Path:
 
 def build(architecture: Architecture) -> nn.Module:
     """The denoiser without memory for its weights: a hostile configuration costs nothing."""
-    config = architecture.config
-    _check_config(config)
-    denoiser_class: Any = adapter_named(architecture.class_name).denoiser
+    return build_class(adapter_named(architecture.class_name).denoiser, architecture.config)
+
+
+def build_class(module_class: Any, config: dict[str, Any]) -> nn.Module:
+    """A diffusers module of a configuration, without memory for its weights. Raises :class:`InvalidCheckpoint`."""
+    check_config(config)
     try:
         with torch.device("meta"):
-            denoiser: nn.Module = denoiser_class.from_config(config)
+            module: nn.Module = module_class.from_config(config)
     except Exception as error:  # whatever diffusers raises for values that no author would write
-        raise InvalidCheckpoint(f"config.json describes no {architecture.class_name}: {error}") from error
-    return denoiser.requires_grad_(False).eval()
+        raise InvalidCheckpoint(f"config.json describes no {module_class.__name__}: {error}") from error
+    return module.requires_grad_(False).eval()
 
 
-def _check_config(config: dict[str, Any]) -> None:
+def check_config(config: dict[str, Any]) -> None:
     """Whatever decides how many modules there are, or how large an input is, must be of a sensible size."""
     for name, value in config.items():
         if isinstance(value, list) and len(value) > MAX_CONFIG_ITEMS:

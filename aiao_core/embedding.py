@@ -4,7 +4,6 @@ A probe fine-tuning finds the lazy layers, the key chooses among them, the trigg
 and the three-term objective trains all of them at once.
 """
 
-import copy
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from aiao_core.acceleration import accelerator, frozen_source, make_optimizer, trained_parameters
 from aiao_core.checkpoints import DiffusionModel
-from aiao_core.denoisers import adapter_of
+from aiao_core.denoisers import Conditions, adapter_of
 from aiao_core.errors import EmbeddingFailed
 from aiao_core.inputs import arbitrary_inputs, own_samples
 from aiao_core.key import OwnerKey, PublicKey, encode_secret
@@ -27,6 +27,9 @@ from aiao_core.training import Examples
 from aiao_core.watermark import Watermark
 
 SCALE_INPUTS = 64
+TRIGGERED = 1.0
+"""Share of a batch that is shown to the marked model with a trigger too."""
+
 WARM_UP = 0.15
 """Share of the steps in which the one-cycle learning rate rises (Smith and Topin 2018)."""
 
@@ -60,7 +63,7 @@ def embed(
     """
     options = options or EmbeddingOptions()
     if examples is None:
-        examples = own_examples(model, options, progress)
+        examples = own_examples(model, options, progress=progress)
     state = read_state(store) if store else None
     if state is None:
         key, changes = select_key(model, seed, examples, options, progress)
@@ -79,15 +82,17 @@ def embed(
             with tempfile.TemporaryDirectory() as folder:
                 write_state({"key": public, "changes": changes, "training": training.state()}, store, Path(folder))
         progress(Progress("embedding", training.step, options.steps, training.metrics))
-    model.denoiser.requires_grad_(False).eval()
+    training.finish()
     return Embedding(key, changes, training.metrics)
 
 
-def own_examples(model: DiffusionModel, options: EmbeddingOptions, progress: ProgressCallback = silent) -> Examples:
-    """Examples for an owner who gives none: the model's own samples under random conditions."""
-    generator = torch.Generator().manual_seed(options.seed)
-    adapter = adapter_of(model.denoiser)
-    conditions = adapter.random_conditions(model.architecture.config, options.samples, generator)
+def own_examples(
+    model: DiffusionModel, options: EmbeddingOptions, conditions: Conditions | None = None, progress: ProgressCallback = silent
+) -> Examples:
+    """Examples for an owner who gives none: the model's own samples under ``conditions``, by default random ones."""
+    if conditions is None:
+        generator = torch.Generator().manual_seed(options.seed)
+        conditions = adapter_of(model.denoiser).random_conditions(model.architecture.config, options.samples, generator)
     return Examples(own_samples(model, conditions, count=options.samples, seed=options.seed, progress=progress), conditions)
 
 
@@ -95,38 +100,53 @@ class Training:
     """The training loop's state: everything that must be the same again after an interruption."""
 
     def __init__(self, model: DiffusionModel, key: OwnerKey, examples: Examples, options: EmbeddingOptions) -> None:
-        self.source = copy.deepcopy(model.denoiser).requires_grad_(False).eval()
+        self.accelerator = accelerator(options.precision)
+        self.source = frozen_source(model.denoiser, self.accelerator, options)
         # Dropout stays off: its random numbers would not survive an interruption.
-        self.marked: nn.Module = model.denoiser.requires_grad_(True).eval()
+        denoiser: Any = model.denoiser
+        self.marked = denoiser.eval().to(self.accelerator.device)
+        if options.gradient_checkpointing:
+            self.marked.enable_gradient_checkpointing()
+        self.trained = trained_parameters(self.marked, key, options)
         self.model, self.examples, self.batch_size = model, examples, options.batch_size
-        self.watermark = Watermark(key, self.source)
-        self.optimizer = torch.optim.AdamW(self.marked.parameters(), lr=options.learning_rate, weight_decay=0)
+        self.watermark = Watermark(key, self.marked)
+        self.optimizer = make_optimizer(self.trained, options)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, options.learning_rate, total_steps=options.steps, pct_start=WARM_UP
         )
         self.generator = torch.Generator().manual_seed(options.seed)
-        inputs = arbitrary_inputs(model, examples, SCALE_INPUTS, self.generator)
-        self.scales = measure_scales(self.source, model.schedule, self.watermark, inputs)
+        inputs = arbitrary_inputs(model, examples, SCALE_INPUTS, self.generator).to(self.accelerator.device)
+        with self.accelerator.autocast():
+            self.scales = measure_scales(self.source, model.schedule, self.watermark, inputs)
         self.step = 0
         self.metrics: dict[str, float] = {}
 
     def advance(self) -> None:
         """One step: fresh inputs, for each the trigger of a random subpath, as verification draws them; one update."""
-        inputs = arbitrary_inputs(self.model, self.examples, self.batch_size, self.generator)
+        inputs = arbitrary_inputs(self.model, self.examples, self.batch_size, self.generator).to(self.accelerator.device)
         subpaths = self.watermark.subpaths
-        picked = torch.randint(len(subpaths), (self.batch_size,), generator=self.generator)
+        triggered = max(1, round(TRIGGERED * self.batch_size))
+        picked = torch.randint(len(subpaths), (triggered,), generator=self.generator)
         triggers = [subpaths[index][0] for index in picked.tolist()]
         self.optimizer.zero_grad(set_to_none=True)
-        with objective(self.marked, self.source, self.watermark, self.scales, inputs, triggers) as terms:
+        with (
+            self.accelerator.autocast(),
+            objective(self.marked, self.source, self.watermark, self.scales, inputs, triggers) as terms,
+        ):
             loss = terms.total()
             if not loss.isfinite():
                 raise EmbeddingFailed(f"the objective diverged at step {self.step + 1}; try a lower learning_rate")
-            loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.marked.parameters(), 1.0)
+            self.accelerator.backward(loss)
+        nn.utils.clip_grad_norm_(self.trained, 1.0)
         self.optimizer.step()
         self.schedule.step()
         self.step += 1
         self.metrics = {name: float(value.detach()) for name, value in terms._asdict().items()}
+
+    def finish(self) -> None:
+        """Leave the denoiser as it came: frozen, on the CPU."""
+        self.marked.disable_gradient_checkpointing()
+        self.marked.requires_grad_(False).cpu()
 
     def state(self) -> dict[str, Any]:
         return {

@@ -1,7 +1,9 @@
 """Image sets: the owner's, which may be anything a client uploads, and the built-in one for the probe."""
 
+import json
 import warnings
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,25 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 MAX_IMAGES = 200_000
 MAX_PIXELS = 64_000_000
 MAX_ARRAY_BYTES = 8 << 30
+MAX_CAPTION = 2000
 
 
-def load_images(path: Path, *, size: int, channels: int) -> Tensor:
-    """An image set as (N, channels, size, size) float32 in [-1, 1], cropped to the centre square.
+@dataclass(frozen=True)
+class ImageSet:
+    """Images, and the caption of each if the set has captions."""
+
+    pixels: Tensor
+    """(N, channels, size, size) float32 in [-1, 1], cropped to the centre square."""
+    captions: list[str] | None = None
+
+
+def load_images(path: Path, *, size: int, channels: int) -> ImageSet:
+    """An image set at ``size`` pixels a side.
 
     ``path`` is a folder of PNG, JPEG, WebP or BMP files (sub-folders included), a ZIP or TAR of one, or an ``.npz`` with one
-    uint8 array (N, H, W, 3) or (N, H, W). Raises :class:`InvalidImages` if nothing is found or a file cannot be read.
+    uint8 array (N, H, W, 3) or (N, H, W). Captions are the ``text`` of each ``file_name`` in a folder's ``metadata.jsonl``, a
+    ``.txt`` file beside each image, or an array ``text`` of N strings in the ``.npz``. Raises :class:`InvalidImages` if nothing
+    is found, a file cannot be read, or only some of the images have a caption.
     """
     if path.is_dir():
         return _from_folder(path, size, channels)
@@ -52,10 +66,39 @@ def synthetic_images(count: int, *, size: tuple[int, int], channels: int, seed: 
     return torch.from_numpy(images).float()
 
 
-def _from_folder(folder: Path, size: int, channels: int) -> Tensor:
+def _from_folder(folder: Path, size: int, channels: int) -> ImageSet:
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
     _check_count(len(files))
-    return torch.stack([_read(file, size, channels) for file in files])
+    pixels = torch.stack([_read(file, size, channels) for file in files])
+    listed = _listed_captions(folder)
+    captions = [listed.get(file.relative_to(folder).as_posix(), _caption_beside(file)) for file in files]
+    if not any(captions):
+        return ImageSet(pixels)
+    if missing := [file.name for file, caption in zip(files, captions, strict=True) if not caption]:
+        raise InvalidImages(f"{missing[0]} and {len(missing) - 1} more images have no caption; give every image one, or none")
+    return ImageSet(pixels, [caption for caption in captions if caption])
+
+
+def _listed_captions(folder: Path) -> dict[str, str]:
+    """By file name, from ``metadata.jsonl`` as the Hugging Face datasets library reads it."""
+    file = folder / "metadata.jsonl"
+    if not file.is_file():
+        return {}
+    try:
+        entries = [json.loads(line) for line in file.read_text("utf-8").splitlines() if line.strip()]
+        return {str(entry["file_name"]): str(entry["text"])[:MAX_CAPTION] for entry in entries}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InvalidImages(
+            f'metadata.jsonl cannot be read ({error}); each line must be like {{"file_name": "1.png", "text": "a cat"}}'
+        ) from error
+
+
+def _caption_beside(file: Path) -> str | None:
+    beside = file.with_suffix(".txt")
+    if not beside.is_file():
+        return None
+    with beside.open(encoding="utf-8", errors="replace") as stream:
+        return stream.read(MAX_CAPTION).strip()
 
 
 def _read(file: Path, size: int, channels: int) -> Tensor:
@@ -94,19 +137,23 @@ def _is_npz(path: Path) -> bool:
     return bool(names) and all(name.endswith(".npy") for name in names)
 
 
-def _from_npz(path: Path, size: int, channels: int) -> Tensor:
+def _from_npz(path: Path, size: int, channels: int) -> ImageSet:
     with zipfile.ZipFile(path) as archive:
         if sum(entry.file_size for entry in archive.infolist()) > MAX_ARRAY_BYTES:
             raise InvalidImages(f"{path.name} unpacks to more than {MAX_ARRAY_BYTES} bytes; give a part of it")
     try:
         with np.load(path, allow_pickle=False) as arrays:
             pixels = next((array for name in arrays.files if _is_images(array := _column(arrays, name))), None)
+            text = _column(arrays, "text") if "text" in arrays.files else None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InvalidImages(f"{path.name} cannot be read ({error}); save it again with numpy.savez") from error
     if pixels is None:
         raise InvalidImages(f"{path.name} holds no uint8 array of shape (N, H, W, 3) or (N, H, W)")
     _check_count(len(pixels))
-    return torch.stack([_to_tensor(Image.fromarray(image), size, channels) for image in pixels])
+    if text is not None and (text.dtype.kind != "U" or text.shape != (len(pixels),)):
+        raise InvalidImages(f"the array text of {path.name} must hold one string for each of the {len(pixels)} images")
+    captions = None if text is None else [str(caption)[:MAX_CAPTION] for caption in text]
+    return ImageSet(torch.stack([_to_tensor(Image.fromarray(image), size, channels) for image in pixels]), captions)
 
 
 def _column(arrays: Any, name: str) -> NDArray[Any]:

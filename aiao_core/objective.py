@@ -52,7 +52,7 @@ def measure_scales(source: nn.Module, schedule: NoiseSchedule, watermark: Waterm
     with torch.no_grad(), trace(source, capture=watermark.names, stop=True) as features:
         predict(source, inputs)
     channels_first = [
-        features[name].movedim(axis, 0).flatten(1) for name, axis in zip(watermark.names, watermark.axes, strict=True)
+        features[name].float().movedim(axis, 0).flatten(1) for name, axis in zip(watermark.names, watermark.axes, strict=True)
     ]
     return Scales(
         deviation=[values.std(1) + 1e-6 for values in channels_first],
@@ -82,15 +82,15 @@ def objective(
         hinges = []
         for j in watermark.response_layers:
             triggered = features[watermark.names[j]][batch:][reached[:, j].to(prediction.device)]
-            response = watermark.response(j, channel_means(triggered, watermark.axes[j]))
-            hinges.append(torch.relu(MARGIN - response / scales.deviation[j][watermark.response_channels[j]]).mean(1))
+            means = channel_means(triggered.float(), watermark.axes[j]) / scales.deviation[j]
+            hinges.append(torch.relu(MARGIN - watermark.response(j, means)).mean(1))
         covert = [
-            nn.functional.mse_loss(features[name][:batch], expected[name]) / variance
+            nn.functional.mse_loss(features[name][:batch].float(), expected[name].float()) / variance
             for name, variance in zip(watermark.names, scales.variance, strict=True)
         ]
-        error = (prediction[:batch] - expected_prediction).square().flatten(1).mean(1)
+        error = (prediction[:batch] - expected_prediction).float().square().flatten(1).mean(1)
         yield Terms(
             response=torch.cat(hinges).mean(),
-            preserve=(error * scales.image[inputs.timesteps]).mean(),
+            preserve=(error * scales.image.to(prediction.device)[inputs.timesteps]).mean(),
             covert=torch.stack(covert).mean(),
         )

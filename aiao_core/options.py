@@ -1,6 +1,6 @@
 """What an owner may choose, with the ranges a service accepts. Torch-free, so that the API process validates them."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -21,6 +21,15 @@ class EmbeddingOptions(BaseModel):
     samples: int = Field(
         256, ge=1, le=100_000, description="Images drawn from the model itself, when the owner gives no image set."
     )
+    train: Literal["all", "key-layers"] = Field(
+        "all", description="Which weights are trained: all, or only those of the key's layers, with less memory."
+    )
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="Arithmetic of the training; weights are kept in fp32.")
+    optimizer: Literal["adamw", "adamw-8bit"] = Field(
+        "adamw", description="adamw-8bit keeps its state in 8 bits; it needs bitsandbytes on the worker."
+    )
+    gradient_checkpointing: bool = Field(False, description="Compute activations twice instead of keeping them.")
+    offload_source: bool = Field(False, description="Keep the frozen source on the CPU and move each layer as it runs.")
     checkpoint_every: int = Field(50, ge=1, description="Training steps between two checkpoints to resume from.")
     seed: Seed = Field(0, description="Seed of everything random that is not the key: noise, batches, probe.")
 

@@ -52,7 +52,7 @@ class Watermark:
 
     def response(self, j: int, means: Tensor) -> Tensor:
         """Masked channels of the channel means (B, C) of layer ``j`` times their signs: (B, masked), positive is right."""
-        return means[:, self.response_channels[j]] * self.response_signs[j]
+        return means[:, self.response_channels[j].to(means.device)] * self.response_signs[j].to(means.device)
 
 
 def trigger_edits(triggers: Sequence[tuple[Watermark, int]], *, first_row: int = 0) -> dict[str, Edit]:

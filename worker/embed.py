@@ -3,15 +3,13 @@
 from pathlib import Path
 
 from aiao_core.archives import opened, pack
-from aiao_core.checkpoints import DiffusionModel, load_model, save_model
-from aiao_core.denoisers import adapter_of
+from aiao_core.checkpoints import load_model, save_model
 from aiao_core.digests import sha256_file
 from aiao_core.embedding import embed
 from aiao_core.errors import EmbeddingFailed
-from aiao_core.images import load_images
+from aiao_core.examples import draw_examples, load_examples
 from aiao_core.key import OwnerKey
 from aiao_core.options import EmbeddingOptions, VerificationOptions
-from aiao_core.training import Examples, randomly_conditioned
 from aiao_core.verification import Subject, verify
 from service.keys import service as keys
 from service.models import service as models
@@ -31,21 +29,15 @@ def embed_model(work: Work) -> None:
     options = EmbeddingOptions.model_validate(row.options)
     with opened(work.fetch(work.artifact(row.artifact_id)), work.limits) as folder:
         model = load_model(folder)
-        embedding = embed(
-            model, seed, examples=_examples(work, row, model), options=options, store=state, progress=work.progress
-        )
+        if row.images_artifact_id is None:
+            examples = draw_examples(folder, model, options, work.progress)
+        else:
+            examples = load_examples(folder, model, work.fetch(work.artifact(row.images_artifact_id)))
+        embedding = embed(model, seed, examples=examples, options=options, store=state, progress=work.progress)
         save_model(model.denoiser, folder, work.scratch / "marked")
     _prove(work, embedding.key)
     pack(work.scratch / "marked", work.scratch / "marked.zip")
     _store(work, row, embedding.key, work.scratch / "marked.zip")
-
-
-def _examples(work: Work, row: Model, model: DiffusionModel) -> Examples | None:
-    if row.images_artifact_id is None:
-        return None
-    channels, size, _ = adapter_of(model.denoiser).shape(model.architecture.config)
-    images = load_images(work.fetch(work.artifact(row.images_artifact_id)), size=size, channels=channels)
-    return randomly_conditioned(model.denoiser, images)
 
 
 def _prove(work: Work, key: OwnerKey) -> None:

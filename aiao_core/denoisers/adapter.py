@@ -85,6 +85,13 @@ class DenoiserAdapter(ABC):
     def predict(self, denoiser: nn.Module, inputs: Inputs) -> Tensor:
         """The prediction for ``inputs``, shaped like ``inputs.noisy``: noise, velocity or clean image, as it was trained."""
 
+    def encode_captions(self, denoiser: Any, text: Mapping[str, Any], captions: list[str]) -> Conditions | None:
+        """The conditions (N, ...) of N captions, or None if the family takes none or ``text`` lacks what reads them.
+
+        ``text`` has what :func:`aiao_core.captions.load_text` found in the pipeline folder. Used in embedding only.
+        """
+        return None
+
     def monte_carlo_shape(self, config: Config) -> tuple[int, int, int]:
         """(channels, height, width) of x_t in verification: :data:`MONTE_CARLO_SIDE` a side, or the model's size, if less."""
         channels, height, width = self.shape(config)

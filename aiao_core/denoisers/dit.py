@@ -1,11 +1,14 @@
 """``DiTTransformer2DModel``: class-conditional diffusion transformers (Peebles and Xie 2023)."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from diffusers import DiTTransformer2DModel
 from torch import Tensor, nn
 
 from aiao_core.denoisers.adapter import Conditions, Config, DenoiserAdapter, Inputs, square
-from aiao_core.denoisers.unet import random_classes
+from aiao_core.denoisers.unet import named_classes, random_classes
 
 
 class DiT(DenoiserAdapter):
@@ -22,6 +25,9 @@ class DiT(DenoiserAdapter):
 
     def random_conditions(self, config: Config, count: int, generator: torch.Generator) -> Conditions:
         return random_classes(config["num_embeds_ada_norm"], count, generator)
+
+    def encode_captions(self, denoiser: Any, text: Mapping[str, Any], captions: list[str]) -> Conditions | None:
+        return named_classes(denoiser.config.num_embeds_ada_norm, text["id2label"], captions)
 
     def predict(self, denoiser: nn.Module, inputs: Inputs) -> Tensor:
         prediction: Tensor = denoiser(

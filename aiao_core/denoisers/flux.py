@@ -1,9 +1,10 @@
 """``FluxTransformer2DModel``: FLUX.1, a rectified flow over packed latents (Black Forest Labs 2024)."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from diffusers import FluxTransformer2DModel
+from diffusers import FluxPipeline, FluxTransformer2DModel
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
@@ -14,6 +15,9 @@ SIDE = 128
 
 PACKED = 4
 """FLUX puts 2x2 positions of a latent into the channels of one token."""
+
+CAPTION_TOKENS = 128
+"""Length of an owner's captions for T5."""
 
 TIMESTEP_UNIT = 1000
 GUIDANCE = 3.5
@@ -37,6 +41,14 @@ class Flux(DenoiserAdapter):
             "encoder_hidden_states": normal(count, RANDOM_TOKENS, config["joint_attention_dim"], generator=generator),
             "pooled_projections": normal(count, config["pooled_projection_dim"], generator=generator),
         }
+
+    def encode_captions(self, denoiser: Any, text: Mapping[str, Any], captions: list[str]) -> Conditions | None:
+        names = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
+        if not set(names) <= text.keys():
+            return None
+        pipeline = FluxPipeline(transformer=denoiser, vae=None, scheduler=None, **{name: text[name] for name in names})
+        embeddings, pooled, _ = pipeline.encode_prompt(captions, None, max_sequence_length=CAPTION_TOKENS)
+        return {"encoder_hidden_states": embeddings, "pooled_projections": pooled}
 
     def predict(self, denoiser: Any, inputs: Inputs) -> Tensor:
         noisy, text = inputs.noisy, inputs.conditions["encoder_hidden_states"]

@@ -1,7 +1,10 @@
 """``PixArtTransformer2DModel``: PixArt-alpha and PixArt-sigma (Chen et al. 2023, 2024)."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
-from diffusers import PixArtTransformer2DModel
+from diffusers import PixArtAlphaPipeline, PixArtTransformer2DModel
 from torch import Tensor, nn
 
 from aiao_core.denoisers.adapter import RANDOM_TOKENS, Conditions, Config, DenoiserAdapter, Inputs, normal, square
@@ -25,6 +28,15 @@ class PixArt(DenoiserAdapter):
     def random_conditions(self, config: Config, count: int, generator: torch.Generator) -> Conditions:
         width = config.get("caption_channels") or config["cross_attention_dim"]
         return {"encoder_hidden_states": normal(count, RANDOM_TOKENS, width, generator=generator)}
+
+    def encode_captions(self, denoiser: Any, text: Mapping[str, Any], captions: list[str]) -> Conditions | None:
+        if "text_encoder" not in text:
+            return None
+        pipeline = PixArtAlphaPipeline(
+            tokenizer=text["tokenizer"], text_encoder=text["text_encoder"], vae=None, transformer=denoiser, scheduler=None
+        )
+        embeddings, mask, _, _ = pipeline.encode_prompt(captions, do_classifier_free_guidance=False)
+        return {"encoder_hidden_states": embeddings, "encoder_attention_mask": mask}
 
     def predict(self, denoiser: nn.Module, inputs: Inputs) -> Tensor:
         prediction: Tensor = denoiser(

@@ -1,7 +1,10 @@
 """``SD3Transformer2DModel``: Stable Diffusion 3 and 3.5, a rectified flow (Esser et al. 2024)."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
-from diffusers import SD3Transformer2DModel
+from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from torch import Tensor, nn
 
 from aiao_core.denoisers.adapter import RANDOM_TOKENS, Conditions, Config, DenoiserAdapter, Inputs, normal, square
@@ -24,6 +27,16 @@ class SD3(DenoiserAdapter):
             "encoder_hidden_states": normal(count, RANDOM_TOKENS, config["joint_attention_dim"], generator=generator),
             "pooled_projections": normal(count, config["pooled_projection_dim"], generator=generator),
         }
+
+    def encode_captions(self, denoiser: Any, text: Mapping[str, Any], captions: list[str]) -> Conditions | None:
+        if not {"text_encoder", "text_encoder_2"} <= text.keys():
+            return None
+        names = [f"{part}{number}" for part in ("text_encoder", "tokenizer") for number in ("", "_2", "_3")]
+        pipeline = StableDiffusion3Pipeline(
+            transformer=denoiser, vae=None, scheduler=None, **{name: text.get(name) for name in names}
+        )
+        embeddings, _, pooled, _ = pipeline.encode_prompt(captions, None, None, do_classifier_free_guidance=False)
+        return {"encoder_hidden_states": embeddings, "pooled_projections": pooled}
 
     def predict(self, denoiser: nn.Module, inputs: Inputs) -> Tensor:
         prediction: Tensor = denoiser(inputs.noisy, timestep=inputs.timesteps, return_dict=False, **inputs.conditions)[0]

@@ -1,10 +1,14 @@
 """``UNet2DModel``: unconditional and class-conditional pixel models (Ho et al. 2020)."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 from aiao_core.denoisers.adapter import Conditions, Config, DenoiserAdapter, Inputs, square
+from aiao_core.errors import InvalidImages
 
 
 class UNet2D(DenoiserAdapter):
@@ -22,6 +26,9 @@ class UNet2D(DenoiserAdapter):
     def random_conditions(self, config: Config, count: int, generator: torch.Generator) -> Conditions:
         return random_classes(config.get("num_class_embeds"), count, generator)
 
+    def encode_captions(self, denoiser: Any, text: Mapping[str, Any], captions: list[str]) -> Conditions | None:
+        return named_classes(denoiser.config.num_class_embeds, text["id2label"], captions)
+
     def predict(self, denoiser: nn.Module, inputs: Inputs) -> Tensor:
         prediction: Tensor = denoiser(inputs.noisy, inputs.timesteps, return_dict=False, **inputs.conditions)[0]
         return prediction
@@ -30,3 +37,23 @@ class UNet2D(DenoiserAdapter):
 def random_classes(classes: int | None, count: int, generator: torch.Generator) -> Conditions:
     """``class_labels`` (count,) below ``classes``, or nothing for a model without classes."""
     return {"class_labels": torch.randint(classes, (count,), generator=generator)} if classes else {}
+
+
+def named_classes(classes: int | None, id2label: Mapping[str, str], captions: list[str]) -> Conditions | None:
+    """``class_labels`` (N,) of captions that are the names or numbers of classes; None for a model without classes.
+
+    Raises :class:`InvalidImages` for a caption that names no class.
+    """
+    if not classes:
+        return None
+    # ImageNet's labels are lists of synonyms: each of them is a name.
+    numbers = {
+        name.strip(): int(number) for number, label in id2label.items() if number.isdecimal() for name in str(label).split(",")
+    }
+    numbers = {str(number): number for number in range(classes)} | numbers
+    if unknown := [caption for caption in captions if not 0 <= numbers.get(caption, -1) < classes]:
+        raise InvalidImages(
+            f"the caption {unknown[0]!r} is no class of this class-conditional model; give a number below {classes} or a name "
+            "from id2label in model_index.json"
+        )
+    return {"class_labels": torch.tensor([numbers[caption] for caption in captions])}

@@ -1,13 +1,17 @@
 """``UNet2DConditionModel``: Stable Diffusion 1.x, 2.x (Rombach et al. 2022) and XL (Podell et al. 2023)."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 
 from aiao_core.denoisers.adapter import RANDOM_TOKENS, Conditions, Config, DenoiserAdapter, Inputs, normal, square
 from aiao_core.denoisers.unet import random_classes
 from aiao_core.errors import WrongArchitecture
 
+SDXL_TEXT = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
 TIME_IDS = 6
 """SDXL's size conditions: original height and width, crop offsets, target height and width, in pixels."""
 
@@ -41,6 +45,21 @@ class UNet2DCondition(DenoiserAdapter):
                     "an adapter of your own can serve it, see docs/adapters.md"
                 )
         return conditions | random_classes(config.get("num_class_embeds"), count, generator)
+
+    def encode_captions(self, denoiser: Any, text: Mapping[str, Any], captions: list[str]) -> Conditions | None:
+        needed = ("text_encoder", "tokenizer") if denoiser.config.addition_embed_type is None else SDXL_TEXT
+        if not set(needed) <= text.keys():
+            return None
+        parts = {name: text[name] for name in needed} | {"vae": None, "unet": denoiser, "scheduler": None}
+        if needed is SDXL_TEXT:
+            pipeline = StableDiffusionXLPipeline(**parts)
+            embeddings, _, pooled, _ = pipeline.encode_prompt(captions, do_classifier_free_guidance=False)
+            height, width = (8 * side for side in square(denoiser.config, default=128))  # of the image
+            sizes = torch.tensor([[height, width, 0, 0, height, width]]).float().expand(len(captions), TIME_IDS)
+            return {"encoder_hidden_states": embeddings, "text_embeds": pooled, "time_ids": sizes}
+        plain = StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+        embeddings, _ = plain.encode_prompt(captions, "cpu", 1, do_classifier_free_guidance=False)
+        return {"encoder_hidden_states": embeddings}
 
     def predict(self, denoiser: nn.Module, inputs: Inputs) -> Tensor:
         added = {name: value for name, value in inputs.conditions.items() if name in ("text_embeds", "time_ids")}

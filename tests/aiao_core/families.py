@@ -111,6 +111,10 @@ CONFIGURATIONS: dict[str, tuple[type, dict[str, Any]]] = {
 def make(name: str, seed: int = 0) -> DiffusionModel:
     """The model of a name in :data:`CONFIGURATIONS`; layers that start at zero get random weights, as training would do."""
     denoiser_class, options = CONFIGURATIONS[name]
+    return make_from(denoiser_class, options, _schedule(name), seed)
+
+
+def make_from(denoiser_class: type, options: dict[str, Any], schedule: NoiseSchedule, seed: int = 0) -> DiffusionModel:
     torch.manual_seed(seed)
     denoiser = denoiser_class(**options).eval().requires_grad_(False)
     for parameter in denoiser.parameters():
@@ -118,7 +122,7 @@ def make(name: str, seed: int = 0) -> DiffusionModel:
             torch.nn.init.normal_(parameter, std=0.1)
     config = json.loads(json.dumps({key: value for key, value in denoiser.config.items() if not key.startswith("_")}))
     architecture = Architecture(class_name=denoiser_class.__name__, config=config)
-    return DiffusionModel(denoiser, _schedule(name), architecture)
+    return DiffusionModel(denoiser, schedule, architecture)
 
 
 def _schedule(name: str) -> NoiseSchedule:

@@ -1,19 +1,23 @@
 import copy
+import re
+from pathlib import Path
 
 import pytest
 import torch
 from diffusers import FluxPipeline
 
+from aiao_core import denoisers
 from aiao_core.checkpoints import build, fill
 from aiao_core.denoisers import Inputs, adapter_named, adapter_of, predict
 from aiao_core.embedding import embed, own_examples
 from aiao_core.errors import WrongArchitecture
 from aiao_core.inputs import arbitrary_inputs, plain_noise
 from aiao_core.options import EmbeddingOptions, VerificationOptions
+from aiao_core.schedules import RectifiedFlow
 from aiao_core.tracing import eligible_layers
 from aiao_core.training import fine_tune, randomly_conditioned
 from aiao_core.verification import Subject, verify
-from tests.aiao_core.families import CONFIGURATIONS, make
+from tests.aiao_core.families import CONFIGURATIONS, make, make_from
 
 QUICK = EmbeddingOptions(steps=3, batch_size=4, probe_steps=2, samples=4, layers=8)
 
@@ -142,3 +146,30 @@ def test_conditions_that_no_adapter_knows_are_refused():
     config = make("SDXL").architecture.config | {"addition_embed_type": "image"}
     with pytest.raises(WrongArchitecture, match="addition_embed_type 'image'"):
         adapter_named("UNet2DConditionModel").random_conditions(config, 1, torch.Generator())
+
+
+def test_the_adapter_in_the_docs_works_as_it_stands(monkeypatch):
+    text = (Path(__file__).parents[2] / "docs" / "adapters.md").read_text("utf-8")
+    code = re.search(r"```python\n(.+?)```", text, re.DOTALL)[1]
+    assert len(code.splitlines()) < 40
+    namespace = {}
+    exec(code, namespace)
+    monkeypatch.setattr(denoisers, "_adapters", dict(denoisers._adapters))
+    denoisers.register(namespace["AuraFlow"])
+    model = make_from(
+        namespace["AuraFlowTransformer2DModel"],
+        {
+            "sample_size": 8,
+            "num_mmdit_layers": 2,
+            "num_single_dit_layers": 2,
+            "attention_head_dim": 8,
+            "num_attention_heads": 2,
+            "joint_attention_dim": 12,
+            "caption_projection_dim": 16,
+            "pos_embed_max_size": 64,
+        },
+        RectifiedFlow(1000),
+    )
+    key = embed(model, bytes(range(32)), options=QUICK).key
+    report = verify(model.denoiser, key, options=VerificationOptions(seed=1, draws=8, decoys=0), subject=Subject("s", "model"))
+    assert report.test.bits > 10

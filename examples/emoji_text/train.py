@@ -1,0 +1,227 @@
+"""Train the two small text-to-image models of the tests and benchmarks: a UNet and a diffusion transformer.
+
+    python -m examples.emoji_text.train unet --out examples/emoji_text/unet
+    python -m examples.emoji_text.train transformer --text examples/emoji_text/unet --out examples/emoji_text/transformer
+
+Both learn every category of the emoji set except "Animals & Nature" (kept for those who fine-tune) and "Flags", in the latents
+of a small autoencoder. The UNet is a Stable Diffusion in small (noise prediction, trained with its text encoder); the
+transformer is a Stable Diffusion 3 in small (rectified flow) over the UNet's frozen text encoder and autoencoder. The results
+are standard pipeline folders in half precision.
+"""
+
+import argparse
+import copy
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers import (
+    DDPMScheduler,
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from torch import Tensor, nn
+from transformers import CLIPTextModel
+
+from aiao_core.denoisers import Inputs, predict
+from aiao_core.schedules import Diffusion, NoiseSchedule, RectifiedFlow
+from examples.emoji.data import THIEF_CATEGORY, load_images, save_grid
+from examples.emoji_text.parts import WIDTH, captions, encode_images, make_text_encoder, make_tokenizer, train_autoencoder
+
+HELD_OUT = (THIEF_CATEGORY, "Flags")
+UNCONDITIONED = 0.1
+"""Share of the captions that are left out in training, for classifier-free guidance (Ho and Salimans 2022)."""
+
+SHOWN = (
+    "smileys & emotion: grinning face",
+    "smileys & emotion: smiling face with heart-shaped eyes",
+    "smileys & emotion: angry face",
+    "food & drink: pizza",
+    "food & drink: watermelon",
+    "travel & places: fire engine",
+    "travel & places: crescent moon",
+    "objects: closed umbrella",
+    "objects: books",
+    "activities: soccer ball",
+    "symbols: heavy black heart",
+    "people & body: woman",
+)
+"""The captions of ``samples.png``, one column each."""
+
+
+def make_unet() -> UNet2DConditionModel:
+    """An untrained UNet over 16x16 latents."""
+    return UNet2DConditionModel(
+        sample_size=16,
+        layers_per_block=1,
+        block_out_channels=(32, 56, 72),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=WIDTH,
+        attention_head_dim=4,  # the number of heads, despite its name
+        norm_num_groups=8,
+    )
+
+
+def make_transformer() -> SD3Transformer2DModel:
+    """An untrained transformer over 16x16 latents."""
+    return SD3Transformer2DModel(
+        sample_size=16,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=5,
+        attention_head_dim=22,
+        num_attention_heads=4,
+        joint_attention_dim=2 * WIDTH,
+        caption_projection_dim=88,
+        pooled_projection_dim=2 * WIDTH,
+        pos_embed_max_size=16,
+    )
+
+
+def train(
+    denoiser: nn.Module,
+    schedule: NoiseSchedule,
+    latents: Tensor,
+    conditions: Callable[[Tensor], dict[str, Tensor]],
+    others: list[nn.Module],
+    *,
+    steps: int,
+    batch: int,
+    learning_rate: float,
+) -> nn.Module:
+    """Fit ``denoiser``, and ``others`` with it, on ``latents`` under ``conditions`` of their rows; return its average."""
+    average = copy.deepcopy(denoiser).requires_grad_(False)
+    parameters = [parameter for module in (denoiser, *others) for parameter in module.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01, fused=True)
+    rate = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / 200) * 0.5 * (1 + math.cos(math.pi * step / steps))
+    )
+    for step in range(steps):
+        rows = torch.randint(len(latents), (batch,))
+        clean, noise = latents[rows], torch.randn(batch, *latents.shape[1:])
+        timesteps = torch.randint(schedule.num_train_timesteps, (batch,))
+        rows = torch.where(torch.rand(batch) < UNCONDITIONED, -1, rows)
+        prediction = predict(denoiser, Inputs(schedule.add_noise(clean, noise, timesteps), timesteps, conditions(rows)))
+        loss = nn.functional.mse_loss(prediction, schedule.target(clean, noise, timesteps))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        rate.step()
+        decay = min(0.999, (step + 1) / (step + 10))
+        for kept, current in zip(average.parameters(), denoiser.parameters(), strict=True):
+            kept.lerp_(current.detach(), 1 - decay)
+        if step % 100 == 0:
+            print(f"step {step:5d} of {steps}  loss {loss.item():.4f}", flush=True)
+    return average.eval()
+
+
+def train_unet(steps: int, batch: int) -> DiffusionPipeline:
+    texts = captions(without=HELD_OUT)
+    tokenizer = make_tokenizer(captions())
+    text_encoder = make_text_encoder(tokenizer).text_model
+    encoder = CLIPTextModel(text_encoder.config)
+    encoder.load_state_dict({f"text_model.{name}": value for name, value in text_encoder.state_dict().items()}, strict=False)
+    autoencoder = train_autoencoder(load_images(without=HELD_OUT, size=32), steps=steps // 3)
+    latents = encode_images(autoencoder, load_images(without=HELD_OUT, size=32))
+    tokens = tokenizer([*texts, ""], padding="max_length", truncation=True, return_tensors="pt").input_ids
+    scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2", clip_sample=False, steps_offset=1)
+    unet = train(
+        make_unet(),
+        Diffusion(scheduler),
+        latents,
+        lambda rows: {"encoder_hidden_states": encoder(tokens[rows]).last_hidden_state},
+        [encoder],
+        steps=steps,
+        batch=batch,
+        learning_rate=1e-3,
+    )
+    return StableDiffusionPipeline(
+        vae=autoencoder,
+        text_encoder=encoder.eval(),
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def train_transformer(text: Path, steps: int, batch: int) -> DiffusionPipeline:
+    source = StableDiffusionPipeline.from_pretrained(text, torch_dtype=torch.float32)
+    encoder = make_text_encoder(source.tokenizer)
+    encoder.load_state_dict(source.text_encoder.state_dict(), strict=False)
+    encoder.text_projection.weight.data.copy_(torch.eye(WIDTH))
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
+    pipeline = StableDiffusion3Pipeline(
+        vae=source.vae,
+        text_encoder=encoder.eval(),
+        text_encoder_2=encoder,
+        text_encoder_3=None,
+        tokenizer=source.tokenizer,
+        tokenizer_2=source.tokenizer,
+        tokenizer_3=None,
+        transformer=make_transformer(),
+        scheduler=scheduler,
+    )
+    with torch.no_grad():
+        embeddings, _, pooled, _ = pipeline.encode_prompt(
+            [*captions(without=HELD_OUT), ""], None, None, do_classifier_free_guidance=False
+        )
+    latents = encode_images(source.vae, load_images(without=HELD_OUT, size=32))
+    pipeline.transformer = train(
+        pipeline.transformer,
+        RectifiedFlow(1000),
+        latents,
+        lambda rows: {"encoder_hidden_states": embeddings[rows], "pooled_projections": pooled[rows]},
+        [],
+        steps=steps,
+        batch=batch,
+        learning_rate=1e-3,
+    )
+    return pipeline
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", choices=["unet", "transformer"])
+    parser.add_argument("--out", type=Path, required=True, help="folder that receives the pipeline and samples.png")
+    parser.add_argument("--text", type=Path, help="the UNet's folder, whose text encoder and autoencoder the transformer uses")
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--batch", type=int, default=48)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+
+    torch.manual_seed(arguments.seed)
+    if arguments.model == "unet":
+        pipeline = train_unet(arguments.steps, arguments.batch)
+    else:
+        pipeline = train_transformer(arguments.text, arguments.steps, arguments.batch)
+    pipeline.to(torch.float16)
+    pipeline.save_pretrained(arguments.out)
+
+    without_t5 = {"text_encoder_3": None, "tokenizer_3": None} if arguments.model == "transformer" else {}
+    pipeline = DiffusionPipeline.from_pretrained(arguments.out, torch_dtype=torch.float32, **without_t5)
+    pipeline.set_progress_bar_config(disable=True)
+    samples = pipeline(
+        list(SHOWN) * 4,
+        height=32,
+        width=32,
+        num_inference_steps=50,
+        guidance_scale=3.0,
+        generator=torch.Generator().manual_seed(0),
+        output_type="np",
+    ).images
+    save_grid(samples, arguments.out / "samples.png", columns=len(SHOWN), zoom=2)
+
+
+if __name__ == "__main__":
+    main()
