@@ -14,7 +14,7 @@ from torch import nn
 
 from aiao_core.acceleration import accelerator, frozen_source, make_optimizer, trained_parameters
 from aiao_core.checkpoints import DiffusionModel
-from aiao_core.denoisers import Conditions, adapter_of
+from aiao_core.denoisers import Conditions, Inputs, adapter_of
 from aiao_core.errors import EmbeddingFailed
 from aiao_core.inputs import arbitrary_inputs, own_samples
 from aiao_core.key import OwnerKey, PublicKey, encode_secret
@@ -27,7 +27,7 @@ from aiao_core.training import Examples
 from aiao_core.watermark import Watermark
 
 SCALE_INPUTS = 64
-TRIGGERED = 1.0
+TRIGGERED = 0.5
 """Share of a batch that is shown to the marked model with a trigger too."""
 
 WARM_UP = 0.15
@@ -122,8 +122,12 @@ class Training:
         self.metrics: dict[str, float] = {}
 
     def advance(self) -> None:
-        """One step: fresh inputs, for each the trigger of a random subpath, as verification draws them; one update."""
-        inputs = arbitrary_inputs(self.model, self.examples, self.batch_size, self.generator).to(self.accelerator.device)
+        """One step on fresh inputs."""
+        self.update(arbitrary_inputs(self.model, self.examples, self.batch_size, self.generator))
+
+    def update(self, inputs: Inputs) -> None:
+        """One step on ``inputs``, each under the trigger of a random subpath, as verification draws them."""
+        inputs = inputs.to(self.accelerator.device)
         subpaths = self.watermark.subpaths
         triggered = max(1, round(TRIGGERED * self.batch_size))
         picked = torch.randint(len(subpaths), (triggered,), generator=self.generator)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from aiao_core.checkpoints import build_class, fill
 from aiao_core.errors import InvalidCheckpoint
-from aiao_core.weights import read_folder, read_json
+from aiao_core.weights import read_json, read_weights, weights_file
 
 BATCH = 16
 
@@ -23,7 +23,7 @@ def load_autoencoder(folder: Path) -> Any | None:
     if config.get("_class_name") != "AutoencoderKL":
         raise InvalidCheckpoint(f"vae is a {config.get('_class_name')}; supported: AutoencoderKL")
     autoencoder = build_class(AutoencoderKL, {name: value for name, value in config.items() if not name.startswith("_")})
-    fill(autoencoder, read_folder(part)[0])
+    fill(autoencoder, read_weights(weights_file(part))[0])
     return autoencoder
 
 

@@ -3,6 +3,7 @@
 The probe for lazy layers, the benchmarks and the thief in the demo fine-tune with this one loop.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,14 +60,18 @@ def fine_tune(
     learning_rate: float,
     batch_size: int = 32,
     seed: int = 0,
+    parameters: Sequence[nn.Parameter] | None = None,
     stage: str = "fine-tuning",
     progress: ProgressCallback = silent,
 ) -> None:
-    """Train every weight of ``model.denoiser`` in place on ``examples`` with AdamW at a constant rate."""
+    """Train ``model.denoiser`` in place on ``examples`` with AdamW at a constant rate: ``parameters``, or every weight."""
     denoiser, schedule = model.denoiser, model.schedule
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(denoiser.parameters(), lr=learning_rate)
-    denoiser.requires_grad_(True).train()
+    trained = list(denoiser.parameters()) if parameters is None else parameters
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.AdamW(trained, lr=learning_rate, fused=True)
+    denoiser.train()
     for step in range(steps):
         batch = examples.draw(batch_size, generator)
         noise = draw_noise(batch.clean.shape, generator)
