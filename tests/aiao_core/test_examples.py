@@ -42,9 +42,8 @@ def load_pipeline(family, folder):
     return DiffusionPipeline.from_pretrained(folder, **(pipelines.WITHOUT_T5 if family == "SD3" else {}))
 
 
+@pytest.mark.parametrize("family", ["SD", "SDXL", "SD3", "FLUX", "PixArt"])
 def test_captions_become_what_the_pipeline_itself_makes_of_them(family, folder):
-    if family == "DiT":
-        pytest.skip("takes classes, see below")
     pipeline = load_pipeline(family, folder)
     found = encode_captions(folder, load_model(folder), CAPTIONS)
     arguments = {
@@ -103,7 +102,7 @@ def test_a_marked_pipeline_is_loaded_unchanged_and_draws(family, folder, image_s
     for name, value in (pipeline.transformer if family != "SD" else pipeline.unet).state_dict().items():
         assert torch.equal(value, model.denoiser.state_dict()[name])
     pipeline.set_progress_bar_config(disable=True)
-    prompt = {"class_labels": [1]} if family == "DiT" else {"prompt": "a cat", "height": 16, "width": 16}
+    prompt = {"class_labels": [1], "guidance_scale": 1.0} if family == "DiT" else {"prompt": "a cat", "height": 16, "width": 16}
     assert pipeline(**prompt, num_inference_steps=2, output_type="np").images.shape == (1, 16, 16, 3)
 
 
