@@ -62,6 +62,7 @@ def embed(
     :class:`aiao_core.errors.Canceled`. Raises :class:`EmbeddingFailed` if the objective diverges.
     """
     options = options or EmbeddingOptions()
+    model.denoiser.to(accelerator(options.precision).device)
     if examples is None:
         examples = own_examples(model, options, progress=progress)
     state = read_state(store) if store else None
@@ -115,7 +116,7 @@ class Training:
             self.optimizer, options.learning_rate, total_steps=options.steps, pct_start=WARM_UP
         )
         self.generator = torch.Generator().manual_seed(options.seed)
-        inputs = arbitrary_inputs(model, examples, SCALE_INPUTS, self.generator).to(self.accelerator.device)
+        inputs = arbitrary_inputs(model, examples, SCALE_INPUTS, self.generator)
         with self.accelerator.autocast():
             self.scales = measure_scales(self.source, model.schedule, self.watermark, inputs)
         self.step = 0
@@ -127,7 +128,6 @@ class Training:
 
     def update(self, inputs: Inputs) -> None:
         """One step on ``inputs``, each under the trigger of a random subpath, as verification draws them."""
-        inputs = inputs.to(self.accelerator.device)
         subpaths = self.watermark.subpaths
         triggered = max(1, round(TRIGGERED * self.batch_size))
         picked = torch.randint(len(subpaths), (triggered,), generator=self.generator)

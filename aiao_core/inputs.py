@@ -68,7 +68,7 @@ def own_samples(
         for number, timestep in enumerate(sampler.timesteps):
             with torch.no_grad():
                 inputs = Inputs(sample, timestep.expand(len(sample)), select(conditions, rows))
-                prediction = predict(model.denoiser, inputs)
+                prediction = predict(model.denoiser, inputs).to(sample.device)
             sample = sampler.step(prediction, timestep, sample).prev_sample
             progress(Progress("samples", len(finished) * steps + number + 1, total))
         finished.append(sample)

@@ -72,7 +72,7 @@ def change_density(
     for layer in layers:
         before, after = _weight(source, layer.name), _weight(tuned, layer.name)
         change = (after - before).abs() / before.square().mean().sqrt().clamp_min(1e-12)
-        counts, _ = np.histogram(change.numpy(), bins=np.asarray(edges))
+        counts, _ = np.histogram(change.cpu().numpy(), bins=np.asarray(edges))
         densities[layer.name] = counts / change.numel()
     return densities
 

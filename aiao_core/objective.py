@@ -91,6 +91,6 @@ def objective(
         error = (prediction[:batch] - expected_prediction).float().square().flatten(1).mean(1)
         yield Terms(
             response=torch.cat(hinges).mean(),
-            preserve=(error * scales.image.to(prediction.device)[inputs.timesteps]).mean(),
+            preserve=(error * scales.image[inputs.timesteps].to(prediction.device)).mean(),
             covert=torch.stack(covert).mean(),
         )

@@ -78,7 +78,8 @@ def fine_tune(
         timesteps = draw_timesteps(batch_size, schedule.num_train_timesteps, generator)
         noisy = schedule.add_noise(batch.clean, noise, timesteps)
         prediction = predict(denoiser, Inputs(noisy, timesteps, batch.conditions))
-        loss = nn.functional.mse_loss(prediction, schedule.target(batch.clean, noise, timesteps))
+        target = schedule.target(batch.clean, noise, timesteps)
+        loss = nn.functional.mse_loss(prediction, target.to(prediction.device))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -147,14 +147,13 @@ def observe(
 
     The forward pass stops after the last response layer.
     """
-    device = next(denoiser.parameters()).device
     names = [watermark.names[j] for j in watermark.response_layers]
     collected: dict[int, list[Tensor]] = {j: [] for j in watermark.response_layers}
     for start in range(0, len(draws), BATCH):
         part = slice(start, start + BATCH)
         edits = trigger_edits(triggers[part]) if triggers else {}
         with torch.no_grad(), trace(denoiser, capture=names, edit=edits, stop=True) as features:
-            predict(denoiser, draws.inputs[part].to(device))
+            predict(denoiser, draws.inputs[part])
         for j, batches in collected.items():
             batches.append(channel_means(features[watermark.names[j]].float(), watermark.axes[j]).cpu())
     means = {j: torch.cat(batches) for j, batches in collected.items()}

@@ -46,8 +46,10 @@ def adapter_of(denoiser: nn.Module) -> DenoiserAdapter:
 
 
 def predict(denoiser: nn.Module, inputs: Inputs) -> Tensor:
-    """The denoiser's prediction for ``inputs``, shaped like ``inputs.noisy``."""
-    return adapter_of(denoiser).predict(denoiser, inputs)
+    """The denoiser's prediction for ``inputs``, shaped like ``inputs.noisy``, on the denoiser's device."""
+    device = next(denoiser.parameters()).device
+    # Weights that accelerate has offloaded are on no device: it moves the inputs itself.
+    return adapter_of(denoiser).predict(denoiser, inputs if device.type == "meta" else inputs.to(device))
 
 
 for _family in (UNet2D, UNet2DCondition, DiT, PixArt, SD3, Flux):
