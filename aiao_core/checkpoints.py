@@ -18,7 +18,7 @@ from aiao_core.denoisers import adapter_named
 from aiao_core.errors import InvalidCheckpoint, WrongArchitecture
 from aiao_core.key import Architecture
 from aiao_core.schedules import NoiseSchedule, noise_schedule
-from aiao_core.weights import WEIGHTS, Weights, is_weights, read_folder, read_json
+from aiao_core.weights import WEIGHTS, Weights, is_floating, is_weights, read_folder, read_json
 
 PREFIXES = ("", "unet.", "transformer.", "module.", "model.", "denoiser.", "_orig_mod.", "model.diffusion_model.")
 """What training frameworks put before the names of a denoiser's weights."""
@@ -127,7 +127,24 @@ def fill(denoiser: nn.Module, weights: Weights) -> None:
 
     Raises :class:`WrongArchitecture` or :class:`InvalidCheckpoint`, naming the layer.
     """
-    expected = denoiser.state_dict()
+    weights = fitting(weights, denoiser.state_dict())
+    for name, value in weights.items():
+        weights[name] = value.float()
+        if not weights[name].isfinite().all():
+            raise InvalidCheckpoint(
+                f"layer {_layer(name)}: {name} holds NaN or infinite values; submit the checkpoint as it was published"
+            )
+    denoiser.load_state_dict(weights, assign=True)
+    _compute_buffers(denoiser)
+    denoiser.requires_grad_(False)
+
+
+def fitting(weights: Weights, expected: Weights) -> Weights:
+    """``weights`` by the names of ``expected``, if every one is there in its shape, and nothing else is. Copies nothing.
+
+    A small file can describe tensors of any size: whoever computes with them must ask here first. Raises
+    :class:`WrongArchitecture` or :class:`InvalidCheckpoint`, naming the layer.
+    """
     weights = without_prefix(weights, expected)
     if missing := [name for name in expected if name not in weights]:
         raise WrongArchitecture(
@@ -145,16 +162,9 @@ def fill(denoiser: nn.Module, weights: Weights) -> None:
                 f"layer {_layer(name)}: {name} has the shape {tuple(value.shape)}, but the architecture has "
                 f"{tuple(expected[name].shape)}"
             )
-        if not value.is_floating_point() or value.layout != torch.strided:
+        if not is_floating(value):
             raise InvalidCheckpoint(f"layer {_layer(name)}: {name} is of type {value.dtype}, but weights are floating point")
-        weights[name] = value.float()
-        if not weights[name].isfinite().all():
-            raise InvalidCheckpoint(
-                f"layer {_layer(name)}: {name} holds NaN or infinite values; submit the checkpoint as it was published"
-            )
-    denoiser.load_state_dict(weights, assign=True)
-    _compute_buffers(denoiser)
-    denoiser.requires_grad_(False)
+    return weights
 
 
 def _compute_buffers(denoiser: Any) -> None:

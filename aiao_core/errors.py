@@ -3,10 +3,18 @@
 from typing import ClassVar
 
 
+def printable(text: str) -> str:
+    """``text`` on one line, with whatever a terminal would obey or a database refuse written out."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else repr(c)[1:-1] for c in text)
+
+
 class AiaoError(Exception):
     """Base of every error that this library raises on purpose; ``str(error)`` may be shown to a user."""
 
     code: ClassVar[str] = "error"
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(message))
 
 
 class InvalidKey(AiaoError):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from aiao_core.errors import InvalidCheckpoint, WrongArchitecture
 from aiao_core.lora_names import find_layers, is_adapter, is_for_text_encoder, layer_names, layout, parse
+from aiao_core.weights import is_floating
 
 __all__ = ["Merged", "is_adapter", "merge"]
 
@@ -118,7 +119,7 @@ def _resolve(groups: dict[str, Parts], base: dict[str, Tensor]) -> dict[str, Par
     if missing := [called for called, layers in found.items() if not layers]:
         raise WrongArchitecture(
             f"it targets layer {missing[0]} (and {len(missing) - 1} more), which the base model does not have; it was made for "
-            "another base model: merge it into that one and submit the denoiser's weights"
+            "another base model: name that one as its base"
         )
     resolved: dict[str, Parts] = {}
     for called, layers in found.items():
@@ -154,7 +155,7 @@ class _Layer:
         if self.size(part) != (rows, columns):
             raise self.misfit(part)
         name, value = self.parts.pop(part)
-        if not (value.is_floating_point() or part == "alpha") or value.layout != torch.strided or value.is_meta:
+        if not (is_floating(value) or part == "alpha") or value.layout != torch.strided or value.is_meta:
             raise InvalidCheckpoint(f"layer {self.name}: {name} is of type {value.dtype}, but weights are floating point")
         matrix = value.float().reshape(rows, columns)
         if not matrix.isfinite().all():

@@ -4,6 +4,7 @@ What cannot be undone on a CPU with the installed libraries is refused by name, 
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from aiao_core.errors import InvalidCheckpoint
-from aiao_core.weights import Weights
+from aiao_core.weights import Weights, check_names
 
 FP8 = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz)
 SCALE_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -96,17 +97,22 @@ def check_plain(weights: Weights) -> None:
         )
 
 
-def read_gguf(path: Path) -> Weights:
+def read_gguf(path: Path, check: Callable[[Weights], None]) -> Weights:
     """The tensors of a GGUF file in float32, by the names in the file. Raises :class:`InvalidCheckpoint`.
 
-    The file is mapped, and memory is taken only for tensors that lie in it, without overlap.
+    The file is mapped, and memory is taken only for tensors that lie in it, without overlap. They may take many times the
+    memory of the file: ``check`` sees their names and shapes before, as tensors without numbers, and raises to prevent it.
     """
     try:
         with np.errstate(over="raise", invalid="ignore"):  # an offset that wraps round is an error; NaN is found later
             reader = _Reader(path)
             if sum(tensor.n_bytes for tensor in reader.tensors) > path.stat().st_size:
                 raise ValueError("its tensors overlap")
+            check_names([tensor.name for tensor in reader.tensors], path)
+            check({tensor.name: torch.empty(tensor.shape[::-1].tolist(), device="meta") for tensor in reader.tensors})
             return {tensor.name: _read_tensor(reader, tensor) for tensor in reader.tensors}
+    except InvalidCheckpoint:
+        raise
     except NotImplementedError as error:
         raise InvalidCheckpoint(f"{path.name}: {error}; save its weights as F16, BF16 or Q8_0") from error
     except Exception as error:  # a hostile file may make the library raise anything

@@ -70,6 +70,7 @@ FAMILIES = (
     ),
 )
 """In the order in which they are looked for: the first ones share names with the later ones."""
+COMPANIONS = FAMILIES[-2:]
 
 
 class _Part(Weights):
@@ -92,18 +93,36 @@ def to_diffusers(weights: Weights, architecture: Architecture) -> tuple[Weights,
     not know or lacks some that it needs; :class:`InvalidCheckpoint` for a layout that diffusers does not read and for tensors
     that only claim memory.
     """
+    check_family(weights, architecture)
+    family, part, averages = _recognise(weights)
+    if family is None or family is DIFFUSERS:
+        return None
+    form = f"single file in the original {family.words} layout" + (", moving averages (EMA)" if averages else "")
+    return _convert(family, part, architecture.config), form
+
+
+def check_family(weights: Weights, architecture: Architecture) -> None:
+    """Raise what :func:`to_diffusers` raises for another kind of model. By names and shapes alone: no number is read."""
+    family, part, _ = _recognise(weights)
+    if family is None:
+        if (inferred := _infer(weights)) != "v1":  # diffusers' word for whatever it does not know
+            raise _wrong(inferred, architecture)
+    elif family is not DIFFUSERS:
+        _check_family(family, {name.partition(".")[0] for name in part}, architecture)
+
+
+def is_companion(weights: Weights) -> bool:
+    """Whether these are a VAE or text encoders alone, as pipelines keep them beside their denoiser."""
+    return _recognise(weights)[0] in COMPANIONS
+
+
+def _recognise(weights: Weights) -> "tuple[_Family | None, _Part, bool]":
+    """The family, the denoiser's tensors without prefix, and whether they are moving averages."""
     for part, averages in _parts(weights):
         heads = {name.partition(".")[0] for name in part}
-        family = next((family for family in FAMILIES if heads.intersection(family.heads)), None)
-        if family is DIFFUSERS:
-            return None
-        if family:
-            _check_family(family, heads, architecture)
-            form = f"single file in the original {family.words} layout" + (", moving averages (EMA)" if averages else "")
-            return _convert(family, part, architecture.config), form
-    if (inferred := _infer(weights)) != "v1":  # diffusers' word for whatever it does not know
-        raise _wrong(inferred, architecture)
-    return None
+        if family := next((family for family in FAMILIES if heads.intersection(family.heads)), None):
+            return family, part, averages
+    return None, _Part(weights), False
 
 
 def _check_family(family: _Family, heads: set[str], architecture: Architecture) -> None:

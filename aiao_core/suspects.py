@@ -4,7 +4,7 @@ Everything here is attacker-made. A suspect's own configuration decides nothing:
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,18 @@ from safetensors import safe_open
 from torch import nn
 
 from aiao_core import lora
-from aiao_core.checkpoints import build, denoiser_folder, fill, without_prefix
-from aiao_core.errors import InvalidCheckpoint, WrongArchitecture
+from aiao_core.checkpoints import build, denoiser_folder, fill, fitting, without_prefix
+from aiao_core.errors import InvalidCheckpoint, WrongArchitecture, printable
 from aiao_core.key import Architecture
-from aiao_core.quantised import check_plain, dequantise, read_gguf
-from aiao_core.single_file import to_diffusers
-from aiao_core.weights import Weights, is_weights, read_folder, read_json, read_weights
+from aiao_core.lora_names import is_for_text_encoder
+from aiao_core.quantised import FP8, dequantise, read_gguf
+from aiao_core.single_file import check_family, is_companion, to_diffusers
+from aiao_core.weights import WEIGHTS, Weights, is_index, is_weights, read_json, read_weights, shards, weights_file
 
 MAX_FILES = 64
+MAX_ADAPTER_CONFIG_BYTES = 256 << 10
+MAX_EXPANSION = 4
+"""A quantised file may hold so many times the numbers of the denoiser, for it may bring more than the denoiser along."""
 
 Base = Callable[[], tuple[Weights, str]]
 """Reads the denoiser's weights to which an adapter belongs, and says in words which these are. Called only for an adapter."""
@@ -42,41 +46,104 @@ def load_suspect(path: Path, like: Architecture, base: Base | None = None) -> Su
     ``base``. Raises :class:`WrongArchitecture` if its weights do not fit and :class:`InvalidCheckpoint` if they cannot be read.
     """
     denoiser = build(like)
-    weights, form = _read(path, like, denoiser, base)
+    weights, form = _read(path, _Registered(like, denoiser.state_dict()), base)
     fill(denoiser, weights)
     return Suspect(denoiser, form)
 
 
 def read_denoiser(path: Path, like: Architecture) -> tuple[Weights, str]:
     """The weights of a full denoiser by diffusers' names, and their form: what an adapter may be merged into."""
-    return _read(path, like, build(like), base=None)
+    return _read(path, _Registered(like, build(like).state_dict()), base=None)
 
 
-def _read(path: Path, like: Architecture, denoiser: nn.Module, base: Base | None) -> tuple[Weights, str]:
+@dataclass(frozen=True)
+class _Registered:
+    """The registered architecture, and the tensors of its denoiser by name, without numbers."""
+
+    architecture: Architecture
+    tensors: Weights
+
+    def names_fit(self, weights: Weights) -> bool:
+        """Whether these are a denoiser's tensors by diffusers' names. A few names occur in the original layouts too."""
+        named = without_prefix(weights, self.tensors)
+        return 2 * sum(name in named for name in self.tensors) >= len(self.tensors)
+
+    def check_expansion(self, quantised: Weights) -> None:
+        """Refuse weights of another kind, or far too many, before they take up to sixteen times the memory of their file."""
+        if not self.names_fit(quantised):
+            check_family(quantised, self.architecture)
+        numbers = sum(value.numel() for value in quantised.values() if value.is_meta or value.dtype in FP8)
+        largest = MAX_EXPANSION * sum(value.numel() for value in self.tensors.values())
+        if numbers > largest:
+            raise WrongArchitecture(
+                f"the file holds {numbers} quantised numbers, too many for the denoiser of the registered "
+                f"{self.architecture.class_name}; submit the denoiser alone"
+            )
+
+    def to_denoiser(self, weights: Weights, form: str) -> tuple[Weights, str]:
+        """``weights`` in floating point and by the names that the registered denoiser has, and their form in words."""
+        self.check_expansion(weights)
+        weights, quantised = dequantise(weights)
+        layout = None
+        if not self.names_fit(weights) and (converted := to_diffusers(weights, self.architecture)):
+            weights, layout = converted
+        return without_prefix(weights, self.tensors), ", ".join(word for word in (form, quantised, layout) if word)
+
+
+def _read(path: Path, registered: _Registered, base: Base | None) -> tuple[Weights, str]:
+    """One denoiser from all files of ``path``: a full one or the base, and every adapter merged into it."""
+    files = _files(path, registered.architecture.class_name)
+    if len(files) == 1:
+        file = _File.read(files[0], registered)
+        if not file.adapter:
+            return registered.to_denoiser(file.weights, file.form)
+        return _merged(*_base(base, registered), [("", file)])
+    found = _Found.among({printable(file.relative_to(path).as_posix()): file for file in files}, registered)
+    if found.full:
+        weights, form = found.full
+    elif found.adapters and not found.failed:
+        weights, form = _base(base, registered)
+    else:
+        raise found.error(registered.architecture.class_name)
+    aside = [f"{name}: not used, {_cause(error)}" for name, error in (found.aside | found.failed).items()]
+    weights, form = _merged(weights, form, [(f"{name}: ", file) for name, file in found.adapters.items()])
+    return weights, "; ".join([form, *aside])
+
+
+def _files(path: Path, class_name: str) -> list[Path]:
+    """The files of weights, or indices of shards, in ``path``; of a denoiser's folder the one that counts."""
     if not path.is_dir():
-        return _combined([_File.read(path)], like, denoiser, base)
+        return [path]
     part = denoiser_folder(path) or path
-    if (part / "config.json").is_file():
-        class_name = read_json(part / "config.json").get("_class_name")
-        if class_name != like.class_name:
-            raise WrongArchitecture(f"the suspect is a {class_name}, but the registered model is a {like.class_name}")
-        return _as_denoiser(*read_folder(part), like, denoiser.state_dict())
-    if any(path.glob("*.index*.json")):
-        return _as_denoiser(*read_folder(path), like, denoiser.state_dict())
-    files = sorted(file for file in path.rglob("*") if file.is_file() and is_weights(file.name))
+    described = read_json(part / "config.json").get("_class_name") if (part / "config.json").is_file() else None
+    if described not in (None, class_name):
+        raise WrongArchitecture(f"config.json describes a {described!s:.100}, but the registered model is a {class_name}")
+    if described:
+        chosen = weights_file(part)
+        variants = WEIGHTS.partition(".")[0]
+        beside = [file for file in _weights_among(path.glob("*")) if file != chosen and not file.name.startswith(variants)]
+        files = [chosen, *beside]
+    else:
+        files = _weights_among(path.rglob("*"))
     if not 1 <= len(files) <= MAX_FILES:
         raise InvalidCheckpoint(
             f"the folder {path.name} holds {len(files)} files of weights (.safetensors, .bin, .pt, .ckpt, .gguf); "
             f"submit between 1 and {MAX_FILES}"
         )
-    return _combined([_File.read(file) for file in files], like, denoiser, base)
+    return files
+
+
+def _weights_among(files: Iterable[Path]) -> list[Path]:
+    """Files of weights, and for shards their index."""
+    found = sorted(file for file in files if is_weights(file.name) and file.is_file())
+    in_shards = {index.with_name(name) for index in found if is_index(index.name) for name in shards(index)}
+    return [file for file in found if file not in in_shards]
 
 
 @dataclass(frozen=True)
 class _File:
-    """A file of weights and what its names say it is."""
+    """A file of weights, not yet converted, and whether its names are those of an adapter."""
 
-    name: str
     weights: Weights
     form: str
     adapter: bool
@@ -84,78 +151,101 @@ class _File:
     """Of an adapter: its ranks and scales."""
 
     @classmethod
-    def read(cls, file: Path) -> "_File":
-        weights, form = (read_gguf(file), "GGUF") if file.suffix == ".gguf" else read_weights(file)
-        adapter = lora.is_adapter(weights)
-        return cls(file.name, weights, form, adapter, _adapter_config(file) if adapter else {})
-
-
-def _combined(files: list[_File], like: Architecture, denoiser: nn.Module, base: Base | None) -> tuple[Weights, str]:
-    """One denoiser from all files: a full one or the base, and every adapter merged into it."""
-    adapters = [file for file in files if file.adapter]
-    full, forms, others = _full_denoiser([file for file in files if not file.adapter], like, denoiser)
-    if full is None and not adapters:
-        raise WrongArchitecture(f"none of the files is the denoiser of a {like.class_name}: " + "; ".join(others))
-    if full is None:
-        if base is None:
-            raise InvalidCheckpoint(
-                f"{adapters[0].name} is an adapter and changes a base model; say which one, or put it into the same archive"
-            )
-        full, form = base()
-        forms.append(f"the base model: {form}")
-    for file in adapters:
-        merged = lora.merge(full, file.weights, file.config)
-        full = merged.weights
-        forms.append(f"{file.name}: {merged.form} ({file.form}), merged")
-    if len(files) == 1 and not adapters:
-        return full, forms[0].removeprefix(f"{files[0].name}: ")
-    return full, "; ".join([*forms, *others])
-
-
-def _full_denoiser(files: list[_File], like: Architecture, denoiser: nn.Module) -> tuple[Weights | None, list[str], list[str]]:
-    """The one full denoiser among ``files`` by diffusers' names, its form, and why the other files are none."""
-    found: dict[str, tuple[Weights, str]] = {}
-    others = []
-    expected = denoiser.state_dict()
-    for file in files:
-        try:
-            weights, form = _as_denoiser(file.weights, file.form, like, expected)
-        except WrongArchitecture as error:
-            if len(files) == 1:
-                raise
-            others.append(f"{file.name}: not used, {error}")
-            continue
-        if len(files) == 1 or any(name in expected for name in weights):
-            found[file.name] = weights, form
+    def read(cls, file: Path, registered: _Registered) -> "_File":
+        if file.suffix == ".gguf":
+            weights, form = read_gguf(file, registered.check_expansion), "GGUF"
         else:
-            others.append(f"{file.name}: not used, it holds no weights of the denoiser")
-    if len(found) > 1:
-        raise InvalidCheckpoint(f"the submission holds several checkpoints ({', '.join(found)}); submit one of them")
-    for name, (weights, form) in found.items():
-        return weights, [f"{name}: {form}"], others
-    return None, [], others
+            weights, form = read_weights(file)
+        adapter = lora.is_adapter(weights)
+        return cls(weights, form, adapter, _adapter_config(file) if adapter else {})
 
 
-def _as_denoiser(weights: Weights, form: str, like: Architecture, expected: Weights) -> tuple[Weights, str]:
-    """``weights`` in floating point and by the names that the registered denoiser, ``expected``, has."""
-    weights, quantised = dequantise(weights)
-    layout = None
-    if not any(name in expected for name in without_prefix(weights, expected)) and (converted := to_diffusers(weights, like)):
-        weights, layout = converted
-    check_plain(weights)
-    return without_prefix(weights, expected), ", ".join(word for word in (form, quantised, layout) if word)
+@dataclass(frozen=True)
+class _Found:
+    """What the files of a submission are, by name."""
+
+    full: tuple[Weights, str] | None
+    adapters: dict[str, _File]
+    aside: dict[str, InvalidCheckpoint]
+    """Parts of a pipeline that are no denoiser: VAE, text encoders and their adapters."""
+    failed: dict[str, InvalidCheckpoint]
+    """What may have been meant as the denoiser, but is of another kind or cannot be read."""
+
+    @classmethod
+    def among(cls, files: dict[str, Path], registered: _Registered) -> "_Found":
+        denoisers: dict[str, tuple[Weights, str]] = {}
+        adapters: dict[str, _File] = {}
+        aside: dict[str, InvalidCheckpoint] = {}
+        failed: dict[str, InvalidCheckpoint] = {}
+        for name, path in files.items():
+            weights: Weights = {}
+            try:
+                file = _File.read(path, registered)
+                weights = file.weights
+                if not file.adapter:
+                    denoiser, form = registered.to_denoiser(weights, file.form)
+                    denoisers[name] = fitting(denoiser, registered.tensors), f"{name}: {form}"
+                elif all(map(is_for_text_encoder, weights)):
+                    aside[name] = InvalidCheckpoint("an adapter for text encoders alone")
+                else:
+                    adapters[name] = file
+            except InvalidCheckpoint as error:
+                (aside if is_companion(weights) else failed)[name] = error
+            if len(denoisers) > 1:
+                raise InvalidCheckpoint(
+                    f"the submission holds several checkpoints ({', '.join(denoisers)}); submit one of them"
+                )
+        return cls(next(iter(denoisers.values()), None), adapters, aside, failed)
+
+    def error(self, class_name: str) -> InvalidCheckpoint:
+        """Why there is no denoiser."""
+        if len(self.failed) == 1:
+            (name, error), *_ = self.failed.items()
+            return type(error)(f"{name}: {error}")
+        causes = "; ".join(f"{name}: {_cause(error)}" for name, error in (self.failed or self.aside).items())
+        return WrongArchitecture(f"none of the files is the denoiser of a {class_name}: {causes}")
+
+
+def _base(base: Base | None, registered: _Registered) -> tuple[Weights, str]:
+    if base is None:
+        raise InvalidCheckpoint("this is an adapter, which changes a base model; name that one, or put both into one archive")
+    try:
+        weights, form = base()
+        return fitting(weights, registered.tensors), f"base: {form}"
+    except InvalidCheckpoint as error:
+        raise type(error)(f"the base model cannot be used: {error}") from error
+
+
+def _merged(weights: Weights, form: str, adapters: list[tuple[str, _File]]) -> tuple[Weights, str]:
+    """A denoiser with every adapter merged into it, and the form of the whole."""
+    forms = [form]
+    for name, file in adapters:
+        merged = lora.merge(weights, file.weights, file.config)
+        weights = merged.weights
+        scaled = file.config or any(tensor.endswith("alpha") for tensor in file.weights)
+        scale = "" if scaled else " with scale 1, for nothing says another"
+        left_out = f", {merged.text_tensors} tensors for text encoders left out" if merged.text_tensors else ""
+        forms.append(f"{name}{merged.form} ({file.form}), merged{scale}{left_out}")
+    return weights, "; ".join(forms)
+
+
+def _cause(error: InvalidCheckpoint) -> str:
+    """What is wrong, without what to do about it."""
+    return str(error).partition(";")[0]
 
 
 def _adapter_config(file: Path) -> dict[str, Any]:
     """The ranks and scales that PEFT writes beside an adapter, and diffusers into its metadata."""
     if (beside := file.with_name("adapter_config.json")).is_file():
-        return read_json(beside)
+        return read_json(beside, MAX_ADAPTER_CONFIG_BYTES)
     if file.suffix != ".safetensors":
         return {}
     with safe_open(file, "pt") as opened:
         text = (opened.metadata() or {}).get("lora_adapter_metadata", "{}")
     try:
-        config = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidCheckpoint(f"{file.name}: its lora_adapter_metadata is no readable JSON: {error}") from error
-    return config if isinstance(config, dict) else {}
+        config = json.loads(text) if len(text) <= MAX_ADAPTER_CONFIG_BYTES else None
+    except (ValueError, RecursionError):
+        config = None
+    if not isinstance(config, dict):
+        raise InvalidCheckpoint(f"{file.name}: its lora_adapter_metadata is no JSON object of a sensible size; save it again")
+    return config

@@ -6,6 +6,7 @@ data.
 
 import json
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,13 @@ from aiao_core.errors import InvalidCheckpoint
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 PICKLES = {".bin", ".pt", ".pth", ".ckpt"}
+IN_PICKLES = ("state_dict", "model_state_dict", "model", "unet", "ema", "module")
+"""Where trainers keep the weights among other things."""
+
 MAX_CONFIG_BYTES = 64 << 10
 MAX_INDEX_BYTES = 16 << 20
+MAX_NAME = 256
+"""Characters of a tensor's name: messages repeat it."""
 
 Weights = dict[str, Tensor]
 
@@ -42,54 +48,85 @@ def read_json(file: Path, max_bytes: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
 
 def is_weights(name: str) -> bool:
     """Whether a file of this name holds weights, or is the index of such files."""
-    return Path(name).suffix in {".safetensors", ".gguf", *PICKLES} or _is_index(name)
+    return Path(name).suffix in {".safetensors", ".gguf", *PICKLES} or is_index(name)
 
 
-def read_folder(folder: Path) -> tuple[Weights, str]:
-    """The weights of a component's folder, as ``save_pretrained`` writes it, and its form in words.
+def is_index(name: str) -> bool:
+    """Whether a file of this name says which tensors are in which shard."""
+    return ".index." in name and name.endswith(".json")
 
-    Sharded or whole, safetensors or pickle, in any variant (``.fp16.``); where several are there, the plain one counts.
+
+def weights_file(folder: Path) -> Path:
+    """The file of weights, or the index of the shards, of a component's folder, as ``save_pretrained`` writes it.
+
+    safetensors or pickle, in any variant (``.fp16.``); where several are there, the plain one counts. Raises
+    :class:`InvalidCheckpoint` if there is none, or several and none of them is plain.
     """
     files = sorted(file for file in folder.iterdir() if file.is_file())
-    indices = sorted((file for file in files if _is_index(file.name)), key=lambda file: len(file.name))  # the plain one first
+    indices = sorted((file for file in files if is_index(file.name)), key=lambda file: len(file.name))  # the plain one first
     candidates = [file for file in files if file.suffix == ".safetensors"] or [file for file in files if file.suffix in PICKLES]
-    preferred = [file for file in candidates if file.name == WEIGHTS] or ([] if indices else candidates)
-    if not preferred and indices:
-        return _read_shards(indices[0]), "sharded safetensors folder"
+    preferred = [file for file in candidates if file.name == WEIGHTS] or indices[:1] or candidates
     if not preferred:
         raise InvalidCheckpoint(f"the folder {folder.name} holds no weights: no .safetensors, .bin, .pt or .ckpt file")
     if len(preferred) > 1:
         names = ", ".join(file.name for file in preferred)
         raise InvalidCheckpoint(f"the folder {folder.name} holds several checkpoints ({names}); submit one of them")
-    weights, form = read_weights(preferred[0])
+    return preferred[0]
+
+
+def read_folder(folder: Path) -> tuple[Weights, str]:
+    """The weights of a component's folder and their form in words. Raises :class:`InvalidCheckpoint`."""
+    weights, form = read_weights(weights_file(folder))
     return weights, f"{form} folder"
 
 
 def read_weights(file: Path) -> tuple[Weights, str]:
-    """The tensors of one file by name, and its form in words. Raises :class:`InvalidCheckpoint` if it cannot be read."""
+    """The tensors of one file by name, or of all shards of an index, and the form in words.
+
+    Raises :class:`InvalidCheckpoint` if it cannot be read, and for tensors without plain numbers in memory.
+    """
+    if is_index(file.name):
+        return _read_shards(file), f"sharded {'safetensors' if '.safetensors' in file.name else 'PyTorch pickle'}"
     if file.suffix in PICKLES:
         return _read_pickle(file), "PyTorch pickle"
     try:
-        return load_file(file), "safetensors"
+        weights = load_file(file)
     except (SafetensorError, OSError, ValueError) as error:
         raise InvalidCheckpoint(
-            f"{file.name} is no complete safetensors file ({error}); upload it again, or name a pickle .bin or .pt"
+            f"{file.name} is no complete safetensors file ({error!s:.200}); upload it again, or name a pickle .bin or .pt"
         ) from error
+    check_names(weights, file)
+    return weights, "safetensors"
 
 
-def _is_index(name: str) -> bool:
-    return ".index." in name and name.endswith(".json")
-
-
-def _read_shards(index: Path) -> Weights:
+def shards(index: Path) -> list[str]:
+    """The names of the shards that an index lists. Raises :class:`InvalidCheckpoint`."""
     mapping = read_json(index, MAX_INDEX_BYTES).get("weight_map")
     if not isinstance(mapping, dict) or not all(isinstance(name, str) for name in mapping.values()):
         raise InvalidCheckpoint(f"{index.name} has no weight_map; save the checkpoint again")
+    return sorted(set(mapping.values()))
+
+
+def check_names(names: Iterable[str], file: Path) -> None:
+    """Raise :class:`InvalidCheckpoint` for a tensor's name that no message could repeat."""
+    for name in names:
+        if len(name) > MAX_NAME or not name.isprintable():
+            raise InvalidCheckpoint(f"{file.name} holds a tensor of the name {name[:40]!r}…, which no model has; remove it")
+
+
+def is_floating(value: Tensor) -> bool:
+    """Whether the numbers can become float32; those of packed types cannot."""
+    return value.is_floating_point() and value.dtype != torch.float4_e2m1fn_x2
+
+
+def _read_shards(index: Path) -> Weights:
     weights: Weights = {}
-    for name in sorted(set(mapping.values())):
+    for name in shards(index):
         shard = index.parent / name
-        if Path(name).name != name or not shard.is_file():
-            raise InvalidCheckpoint(f"{index.name} names the shard {name!r}, which is not in its folder; upload all shards")
+        if Path(name).name != name or is_index(name) or not shard.is_file():
+            raise InvalidCheckpoint(
+                f"{index.name} names the shard {name[:MAX_NAME]!r}, which is not in its folder; upload all shards"
+            )
         weights |= read_weights(shard)[0]
     return weights
 
@@ -102,7 +139,7 @@ def _read_pickle(file: Path) -> Weights:
             f"{file.name} is no pickle of plain weights, and nothing else in it is ever loaded; save the weights as safetensors"
         ) from error
     for _ in range(2):
-        for name in ("state_dict", "model", "unet", "ema", "module"):
+        for name in IN_PICKLES:
             if isinstance(content, dict) and isinstance(content.get(name), dict):
                 content = content[name]
     if not isinstance(content, dict):
@@ -110,4 +147,8 @@ def _read_pickle(file: Path) -> Weights:
     weights = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
     if not weights:
         raise InvalidCheckpoint(f"{file.name} holds no weights; save the denoiser's state_dict()")
-    return weights
+    check_names(weights, file)
+    for name, value in weights.items():
+        if value.layout != torch.strided or value.device.type != "cpu" or value.is_nested or value.is_quantized:
+            raise InvalidCheckpoint(f"{file.name}: {name} is no plain tensor; save the weights as safetensors")
+    return {name: value.detach() for name, value in weights.items()}

@@ -11,9 +11,14 @@ from torch import nn
 
 from aiao_core import quantised
 from aiao_core.errors import InvalidCheckpoint
-from aiao_core.quantised import FP8, dequantise, read_gguf
+from aiao_core.quantised import FP8, dequantise
 from aiao_core.single_file import to_diffusers
 from tests.aiao_core.original_layout import architecture_of, tiny_flux, to_original
+
+
+def read_gguf(path):
+    return quantised.read_gguf(path, check=lambda outline: None)
+
 
 WEIGHT = torch.tensor([[0.5, -3.0], [1.25, 16.0], [-0.125, 2.0]])
 by_type = pytest.mark.parametrize("dtype", FP8, ids=str)
