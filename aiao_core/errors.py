@@ -41,6 +41,18 @@ class WrongArchitecture(InvalidCheckpoint):
     code = "wrong-architecture"
 
 
+class InvalidReference(AiaoError):
+    """A reference to the hub that is malformed, unknown, not public, or holds nothing to test, or too much."""
+
+    code = "invalid-reference"
+
+
+class HubUnavailable(AiaoError):
+    """The Hugging Face hub did not answer."""
+
+    code = "hub-unavailable"
+
+
 class UnsafeArchive(AiaoError):
     """An archive that would write outside its folder or expand beyond the limits."""
 

@@ -44,7 +44,7 @@ class BitTest(_Frozen):
 class Input(_Frozen):
     """Something that went into the verification, by its SHA-256."""
 
-    role: Literal["source", "watermarked", "suspect", "key"]
+    role: Literal["source", "watermarked", "suspect", "base", "key"]
     name: str
     sha256: str
 
