@@ -41,7 +41,7 @@ class Artifact(_Document):
     filename: str
     sha256: str
     size: int
-    kind: Literal["archive", "safetensors", "pickle", "images"]
+    kind: Literal["archive", "safetensors", "pickle", "gguf", "images"]
 
 
 class Page(_Document):
@@ -124,9 +124,11 @@ class Verification(_Document):
 
     id: str
     model_id: str
-    artifact_id: str
+    artifact_id: str | None
+    hub: str | None = None
+    base_artifact_id: str | None = None
     suspect_name: str
-    suspect_sha256: str
+    suspect_sha256: str | None
     options: dict[str, Any]
     status: str
     verdict: Literal["match", "no-match"] | None

@@ -1,25 +1,64 @@
 """The same test without any service; needs torch."""
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from aiao_core.archives import opened
+from aiao_core.archives import Limits, opened
 from aiao_core.digests import sha256_path
+from aiao_core.errors import InvalidCheckpoint
+from aiao_core.hub import SCHEME, download
 from aiao_core.options import VerificationOptions
 from aiao_core.progress import ProgressCallback, silent
 from aiao_core.report import Input, Report
-from aiao_core.suspects import load_suspect
+from aiao_core.suspects import load_suspect, read_denoiser
 from aiao_core.verification import Subject, verify
+from aiao_core.weights import Weights
 from client.errors import ClientError
 from client.keyfile import load_key
 
 
-def verify_offline(suspect: Path, key_file: Path, options: VerificationOptions, progress: ProgressCallback = silent) -> Report:
-    """Test ``suspect`` with an owner's key file on this machine; the same seed gives the service's numbers."""
-    if not suspect.exists():
-        raise ClientError(f"{suspect} does not exist")
+def verify_offline(
+    suspect: str | Path,
+    key_file: Path,
+    options: VerificationOptions,
+    progress: ProgressCallback = silent,
+    *,
+    base: Path | None = None,
+) -> Report:
+    """Test ``suspect`` with an owner's key file on this machine; the same seed gives the service's numbers.
+
+    ``suspect`` is a file, a folder or a repository ``hf://owner/name@revision``; ``base`` the model that an adapter changes.
+    """
+    for path in (suspect, base):
+        if path is not None and not str(path).startswith(SCHEME) and not Path(path).exists():
+            raise ClientError(f"{path} does not exist")
     key = load_key(key_file)
-    with opened(suspect) as path:
-        loaded = load_suspect(path, key.architecture)
-    inputs = (Input(role="suspect", name=suspect.name, sha256=sha256_path(suspect)),)
-    subject = Subject(suspect.name, loaded.form, inputs)
+    inputs: list[Input] = []
+
+    def read_base() -> tuple[Weights, str]:
+        if base is None:
+            raise InvalidCheckpoint("the suspect is an adapter, which changes a base model; name that one with --base")
+        inputs.append(Input(role="base", name=base.name, sha256=sha256_path(base)))
+        with opened(base) as path:
+            weights, form = read_denoiser(path, key.architecture)
+        return weights, f"{base.name} ({form})"
+
+    with _submitted(suspect, progress) as (path, submitted):
+        loaded = load_suspect(path, key.architecture, read_base)
+    subject = Subject(submitted.name, loaded.form, (submitted, *inputs))
     return verify(loaded.denoiser, key, options=options, subject=subject, progress=progress)
+
+
+@contextmanager
+def _submitted(suspect: str | Path, progress: ProgressCallback) -> Iterator[tuple[Path, Input]]:
+    """The suspect's file or folder, and its name and digest for the report."""
+    if str(suspect).startswith(SCHEME):
+        with tempfile.TemporaryDirectory(prefix="aiao-") as scratch:
+            folder = Path(scratch) / "hub"
+            name = download(str(suspect), folder, max_bytes=Limits().total_bytes, progress=progress)
+            yield folder, Input(role="suspect", name=name, sha256=sha256_path(folder))
+    else:
+        with opened(Path(suspect)) as path:
+            yield path, Input(role="suspect", name=Path(suspect).name, sha256=sha256_path(Path(suspect)))

@@ -11,6 +11,7 @@ import httpx
 
 from aiao_core.archives import pack
 from aiao_core.digests import sha256_file
+from aiao_core.hub import SCHEME
 from client.documents import Artifact, Job, Model, Page, PublicKeyDocument, Registration, Submission, Verification
 from client.errors import ApiError, ClientError
 from client.http import Document, check, reachable, read
@@ -131,17 +132,26 @@ class Verifications(_Resource):
         model_id: str,
         suspect: str | Path,
         *,
+        base: str | Path | None = None,
         options: dict[str, Any] | None = None,
         progress: Bytes | None = None,
     ) -> Submission:
-        """Upload a suspect (pipeline folder, archive, .safetensors or pickle) and test it against a registered model.
+        """Test a suspect against a registered model.
 
-        ``options`` are those of :class:`aiao_core.options.VerificationOptions`.
+        ``suspect`` is uploaded: a pipeline folder, an archive, a .safetensors, pickle or GGUF file, or an adapter; or it is a
+        public repository of the Hugging Face hub, ``"hf://owner/name@revision"``, which the service fetches. ``base`` is the
+        model that an adapter was made for, by default the registered watermarked one. ``options`` are those of
+        :class:`aiao_core.options.VerificationOptions`.
         """
-        body: dict[str, Any] = {
-            "model_id": model_id,
-            "artifact_id": self._client.artifacts.upload(suspect, progress=progress).id,
-        }
+        if base is not None:
+            _check_exists(Path(base))  # before a large suspect is uploaded
+        body: dict[str, Any] = {"model_id": model_id}
+        if str(suspect).startswith(SCHEME):
+            body["hub"] = str(suspect)
+        else:
+            body["artifact_id"] = self._client.artifacts.upload(suspect, progress=progress).id
+        if base is not None:
+            body["base_artifact_id"] = self._client.artifacts.upload(base, progress=progress).id
         if options:
             body["options"] = options
         submission = read(Submission, self._client.post("/v1/verifications", json=body).content)

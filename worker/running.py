@@ -30,7 +30,7 @@ from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = {"safetensors": ".safetensors", "pickle": ".bin", "archive": ".archive", "images": ".archive"}
+SUFFIXES = {"safetensors": ".safetensors", "pickle": ".bin", "gguf": ".gguf", "archive": ".archive", "images": ".archive"}
 
 
 class Work:
@@ -48,7 +48,8 @@ class Work:
     def fetch(self, artifact: Artifact) -> Path:
         """The artifact as a file in the scratch folder, named for its kind and not as the client wished."""
         path = self.scratch / (artifact.id + SUFFIXES[artifact.kind])
-        self.platform.storage.download(artifact.storage_key, path)
+        if not path.exists():  # what was read is mapped, and must stay as it is
+            self.platform.storage.download(artifact.storage_key, path)
         return path
 
     def progress(self, progress: Progress) -> None:

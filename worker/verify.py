@@ -1,14 +1,24 @@
 """Test a suspect against a registered model's key."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 from aiao_core.archives import opened
+from aiao_core.digests import sha256_path
+from aiao_core.hub import download
+from aiao_core.key import Architecture
 from aiao_core.options import VerificationOptions
 from aiao_core.report import Input
-from aiao_core.suspects import load_suspect
+from aiao_core.suspects import load_suspect, read_denoiser
 from aiao_core.verification import Subject, verify
+from aiao_core.weights import Weights
 from service.keys import service as keys
 from service.models.repository import ModelRepository
+from service.models.tables import Model
 from service.verifications.repository import VerificationRepository
 from service.verifications.service import record_report
+from service.verifications.tables import Verification
 from worker.running import Work
 
 
@@ -19,11 +29,13 @@ def verify_suspect(work: Work) -> None:
         row = VerificationRepository(session, job.tenant_id).get(job.subject_id)
         model = ModelRepository(session, job.tenant_id).get(row.model_id)
         key = keys.owner_key(session, platform.vault, job.tenant_id, model.id)
+    base = Base(work, row, model, key.architecture)
+    with _submitted(work, row) as (path, submitted):
+        suspect = load_suspect(path, key.architecture, base)
     source = work.artifact(model.artifact_id)
-    with opened(work.fetch(work.artifact(row.artifact_id)), work.limits) as path:
-        suspect = load_suspect(path, key.architecture)
     inputs = (
-        Input(role="suspect", name=row.suspect_name, sha256=row.suspect_sha256),
+        submitted,
+        *base.inputs,
         Input(role="watermarked", name=f"{model.name}, as published", sha256=model.checkpoint_sha256 or ""),
         Input(role="source", name=source.filename, sha256=source.sha256),
     )
@@ -31,9 +43,45 @@ def verify_suspect(work: Work) -> None:
         suspect.denoiser,
         key,
         options=VerificationOptions.model_validate(row.options),
-        subject=Subject(row.suspect_name, suspect.form, inputs, model.name),
+        subject=Subject(submitted.name, suspect.form, inputs, model.name),
         progress=work.progress,
     )
     with platform.database.session() as session:
         record_report(session, job.tenant_id, row.id, report)
         work.lease.succeed(session, f"/v1/verifications/{row.id}")
+
+
+@contextmanager
+def _submitted(work: Work, row: Verification) -> Iterator[tuple[Path, Input]]:
+    """The suspect's file or folder, and its name and digest for the report."""
+    if row.hub is not None:
+        folder = work.scratch / "hub"
+        name = download(row.hub, folder, max_bytes=work.limits.total_bytes, progress=work.progress)
+        yield folder, Input(role="suspect", name=name, sha256=sha256_path(folder))
+    else:
+        artifact = work.artifact(row.artifact_id)
+        with opened(work.fetch(artifact), work.limits) as path:
+            yield path, Input(role="suspect", name=artifact.filename, sha256=artifact.sha256)
+
+
+class Base:
+    """The model that an adapter changes: the one that was named, or else the registered watermarked one.
+
+    Called for an adapter alone; ``inputs`` then holds the named model.
+    """
+
+    def __init__(self, work: Work, row: Verification, model: Model, architecture: Architecture) -> None:
+        self.work, self.row, self.model, self.architecture = work, row, model, architecture
+        self.inputs: list[Input] = []
+
+    def __call__(self) -> tuple[Weights, str]:
+        if self.row.base_artifact_id is None:
+            name, file = "the registered watermarked model", self.work.scratch / "marked.zip"
+            self.work.platform.storage.download(self.model.checkpoint_key, file)
+        else:
+            artifact = self.work.artifact(self.row.base_artifact_id)
+            name, file = artifact.filename, self.work.fetch(artifact)
+            self.inputs.append(Input(role="base", name=name, sha256=artifact.sha256))
+        with opened(file, self.work.limits) as path:
+            weights, form = read_denoiser(path, self.architecture)
+        return weights, f"{name} ({form})"

@@ -18,10 +18,15 @@ MATCH, NO_MATCH = 0, 1
 
 
 def verify(
-    suspect: Annotated[Path, typer.Argument(help="Pipeline folder, .zip, .tar, .safetensors, .bin, .pt or .ckpt.")],
+    suspect: Annotated[
+        str, typer.Argument(help="Pipeline folder, .zip, .tar, .safetensors, .ckpt, .pt, .gguf, or hf://OWNER/NAME@REVISION.")
+    ],
     model: Annotated[str | None, typer.Option(help="The registered model, mdl_….")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Test on this machine, without any service.")] = False,
     key: Annotated[Path | None, typer.Option(help="The owner's key file, for --offline.")] = None,
+    base: Annotated[
+        Path | None, typer.Option(help="The model that a LoRA was made for; with a service by default the registered one.")
+    ] = None,
     report_file: Annotated[Path | None, typer.Option("--report", help="Save the report: .html or .json.")] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of the draws: the same seed gives the same numbers.")
@@ -38,11 +43,11 @@ def verify(
     if offline:
         if key is None or model is not None:
             raise ClientError("an offline test needs the owner's key and no model: aiao verify --offline --key KEYFILE SUSPECT")
-        result = _offline(suspect, key, options, quiet=json)
+        result = _offline(suspect, base, key, options, quiet=json)
     else:
         if model is None or key is not None:
             raise ClientError("name the registered model: aiao verify --model mdl_… SUSPECT, or test with --offline --key")
-        result = _by_service(suspect, model, options, quiet=json)
+        result = _by_service(suspect, base, model, options, quiet=json)
     if json:
         out.print(result.to_json(), end="")
     else:
@@ -70,10 +75,10 @@ def report(
         print_verdict(result)
 
 
-def _by_service(suspect: Path, model: str, options: dict[str, Any], *, quiet: bool) -> "Report":
+def _by_service(suspect: str, base: Path | None, model: str, options: dict[str, Any], *, quiet: bool) -> "Report":
     with Client() as client:
         with transfer("upload", quiet=quiet) as moved:
-            submission = client.verifications.create(model, suspect, options=options, progress=moved)
+            submission = client.verifications.create(model, suspect, base=base, options=options, progress=moved)
         with follow("verify", quiet=quiet) as show:
             submission.job.wait(progress=show)
         if not quiet:
@@ -87,13 +92,13 @@ def _read(text: str) -> "Report":
     return Report.from_json(text)
 
 
-def _offline(suspect: Path, key_file: Path, options: dict[str, Any], *, quiet: bool) -> "Report":
+def _offline(suspect: str, base: Path | None, key_file: Path, options: dict[str, Any], *, quiet: bool) -> "Report":
     try:
         from client.offline import verify_offline
     except ModuleNotFoundError as error:
         raise ClientError(f"an offline test needs {error.name}; install it with: pip install 'aiao[worker]'") from error
     with stages("verify", quiet=quiet) as show:
-        return verify_offline(suspect, key_file, VerificationOptions.model_validate(options), show)
+        return verify_offline(suspect, key_file, VerificationOptions.model_validate(options), show, base=base)
 
 
 def _check_report_file(file: Path) -> None:

@@ -44,7 +44,7 @@ async def upload(
         str | None, Query(pattern="^[0-9a-f]{64}$", description="If given, an upload with another digest is refused.")
     ] = None,
 ) -> Response:
-    """Stream in a diffusers folder as .zip or .tar, a .safetensors file, a PyTorch checkpoint, or an image set.
+    """Stream in a diffusers folder as .zip or .tar, a .safetensors or GGUF file, a PyTorch checkpoint, or an image set.
 
     Nothing is kept of an upload that is interrupted, too large, damaged or of no known kind.
     """

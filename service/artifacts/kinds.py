@@ -10,6 +10,9 @@ from service.artifacts.schemas import Kind
 from service.errors import InvalidArtifact
 
 MAX_HEADER_BYTES = 100 << 20
+GGUF = b"GGUF"
+GGUF_ENTRY_BYTES = 32
+"""The least that the description of one tensor takes."""
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
@@ -22,6 +25,9 @@ def kind_of(file: Path, filename: str) -> Kind:
         raise InvalidArtifact("the upload is empty; send the file as the body of the request")
     if start.startswith(b"PK"):
         return _zip_kind(file)
+    if start.startswith(GGUF):
+        _check_gguf(file, size)
+        return "gguf"
     if is_tar(file):
         return "archive"
     if is_compressed(file):
@@ -32,7 +38,7 @@ def kind_of(file: Path, filename: str) -> Kind:
     if start.startswith(b"\x80"):
         return "pickle"
     raise InvalidArtifact(
-        "this is no .safetensors file, no PyTorch checkpoint, no .zip or .tar archive and no .npz image set; "
+        "this is no .safetensors or GGUF file, no PyTorch checkpoint, no .zip or .tar archive and no .npz image set; "
         "pack a diffusers folder as .zip or .tar"
     )
 
@@ -65,3 +71,15 @@ def _check_safetensors(file: Path, size: int) -> None:
                 raise ValueError(f"its header announces {end} bytes of weights, but {size - 8 - length} follow")
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
             raise InvalidArtifact(f"this is no complete safetensors file: {error}; upload it again") from error
+
+
+def _check_gguf(file: Path, size: int) -> None:
+    """Are the version and the number of tensors possible? A worker reads the rest."""
+    with file.open("rb") as stream:
+        fields = stream.read(24)
+    version, tensors, _ = struct.unpack("<4xIQQ", fields.ljust(24, b"\0"))
+    if version not in (2, 3) or not 1 <= tensors <= size // GGUF_ENTRY_BYTES:
+        raise InvalidArtifact(
+            f"this GGUF file announces version {version} and {tensors} tensors in {size} bytes, which cannot be; "
+            "upload it again, as little-endian GGUF of version 2 or 3"
+        )

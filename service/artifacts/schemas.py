@@ -7,7 +7,7 @@ from pydantic import Field
 
 from service.schemas import Schema
 
-Kind = Literal["archive", "safetensors", "pickle", "images"]
+Kind = Literal["archive", "safetensors", "pickle", "gguf", "images"]
 
 
 class ArtifactOut(Schema):

@@ -24,18 +24,23 @@ def submit(session: Session, tenant_id: str, request: VerificationIn) -> tuple[V
     model = ModelRepository(session, tenant_id).get(request.model_id)
     if model.status != "ready":
         raise Conflict(f"{model.id} is {model.status}; only a model that is ready can be verified against")
-    artifact = ArtifactRepository(session, tenant_id).get(request.artifact_id)
-    if artifact.kind == "images":
+    artifacts = ArtifactRepository(session, tenant_id)
+    suspect = artifacts.get(request.artifact_id) if request.artifact_id else None
+    if suspect and suspect.kind == "images":
         raise InvalidArtifact("artifact_id is an image set; a suspect is a checkpoint")
+    if request.base_artifact_id and artifacts.get(request.base_artifact_id).kind == "images":
+        raise InvalidArtifact("base_artifact_id is an image set; the base of an adapter is a checkpoint")
     verification_id = new_id("ver")
     job = jobs.create(session, tenant_id, "verify", verification_id)
     verification = Verification(
         id=verification_id,
         tenant_id=tenant_id,
         model_id=model.id,
-        artifact_id=artifact.id,
-        suspect_name=artifact.filename,
-        suspect_sha256=artifact.sha256,
+        artifact_id=request.artifact_id,
+        hub=request.hub,
+        base_artifact_id=request.base_artifact_id,
+        suspect_name=suspect.filename if suspect else request.hub,
+        suspect_sha256=suspect.sha256 if suspect else None,
         options=request.options.model_dump(mode="json"),
         job_id=job.id,
         created_at=utc_now(),
@@ -49,3 +54,6 @@ def record_report(session: Session, tenant_id: str, verification_id: str, report
     row.verdict, row.log10_p = report.verdict, report.test.log10_p
     row.vs_rate, row.rs_rate = report.vs_rate.value, report.rs_rate.value
     row.report = report.to_json()
+    if row.hub:  # only its download has told the commit and the digest
+        row.suspect_name = report.suspect_name
+        row.suspect_sha256 = next(entry.sha256 for entry in report.inputs if entry.role == "suspect")

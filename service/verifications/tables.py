@@ -15,9 +15,11 @@ class Verification(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), index=True)
-    artifact_id: Mapped[str] = mapped_column(ForeignKey("artifacts.id"))
+    artifact_id: Mapped[str | None] = mapped_column(ForeignKey("artifacts.id"))
+    hub: Mapped[str | None]
+    base_artifact_id: Mapped[str | None] = mapped_column(ForeignKey("artifacts.id"))
     suspect_name: Mapped[str]
-    suspect_sha256: Mapped[str]
+    suspect_sha256: Mapped[str | None]
     options: Mapped[dict[str, Any]]
     verdict: Mapped[str | None]
     log10_p: Mapped[float | None]

@@ -1,8 +1,9 @@
 import pytest
 
-from aiao_core.report import Report
+from aiao_core.report import Input, Report
 from service.ids import new_id
-from tests.service import uploads
+from service.verifications.service import record_report
+from tests.service import rows, uploads
 from tests.service.calls import count, make_ready, post, problem, upload
 from tests.service.jobs.rings import rings
 
@@ -65,10 +66,56 @@ def test_an_image_set_is_no_suspect(http, owned):
     assert "image set" in problem(answer, 422, "invalid-artifact")
 
 
+def test_an_adapter_comes_with_its_base(http, owned):
+    suspect, base = upload(http, uploads.safetensors()), upload(http, uploads.gguf())
+    body = {"model_id": owned.model_id, "artifact_id": suspect, "base_artifact_id": base}
+    verification = post(http, "/v1/verifications", body).json()["verification"]
+    assert (verification["artifact_id"], verification["base_artifact_id"], verification["hub"]) == (suspect, base, None)
+    assert http.get(f"/v1/verifications/{verification['id']}").json() == verification
+    answer = post(http, "/v1/verifications", body | {"base_artifact_id": upload(http, uploads.npz())})
+    assert "base_artifact_id is an image set" in problem(answer, 422, "invalid-artifact")
+
+
+def test_the_base_of_another_tenant_is_not_found(http, stranger, owned):
+    body = {"model_id": owned.model_id, "artifact_id": owned.artifact_id, "base_artifact_id": upload(stranger)}
+    problem(post(http, "/v1/verifications", body), 404, "not-found")
+
+
+def test_a_suspect_on_the_hub_is_named_and_known_once_it_has_been_fetched(http, owned, backstage):
+    body = {"model_id": owned.model_id, "hub": "hf://someone/copied-model@refs/pr/1"}
+    answer = post(http, "/v1/verifications", body)
+    assert answer.status_code == 202
+    verification = answer.json()["verification"]
+    assert (verification["hub"], verification["suspect_name"]) == (body["hub"], body["hub"])
+    assert (verification["artifact_id"], verification["suspect_sha256"]) == (None, None)
+    suspect = Input(role="suspect", name="hf://someone/copied-model@" + "0" * 40, sha256="1" * 64)
+    report = rows.a_report().model_copy(update={"suspect_name": suspect.name, "inputs": (suspect,)})
+    tenant_id = rows.job(backstage.database, verification["job_id"]).tenant_id
+    with backstage.database.session() as session:
+        record_report(session, tenant_id, verification["id"], report)
+    shown = http.get(f"/v1/verifications/{verification['id']}").json()
+    assert (shown["hub"], shown["suspect_name"], shown["suspect_sha256"]) == (body["hub"], suspect.name, suspect.sha256)
+
+
+@pytest.mark.parametrize("suspect", [{}, {"hub": None}, {"hub": "hf://a/b", "artifact_id": new_id("art")}])
+def test_one_suspect_must_be_named(http, suspect):
+    detail = problem(post(http, "/v1/verifications", {"model_id": new_id("mdl")} | suspect), 422, "invalid-request")
+    assert "either artifact_id or hub" in detail
+
+
+@pytest.mark.parametrize(
+    "reference", ["hf://a", "hf://../b", "hf://a/b@../c", "https://a/b", "hf://a/b\n", "hf://a/" + "b" * 300, "hf://a/b/c"]
+)
+def test_what_is_no_reference_to_the_hub_is_refused(http, reference):
+    body = {"model_id": new_id("mdl"), "hub": reference}
+    assert "body.hub" in problem(post(http, "/v1/verifications", body), 422, "invalid-request")
+
+
 def test_unknown_things_are_not_found(http, owned):
     for body in (
         {"model_id": new_id("mdl"), "artifact_id": owned.artifact_id},
         {"model_id": owned.model_id, "artifact_id": new_id("art")},
+        {"model_id": owned.model_id, "artifact_id": owned.artifact_id, "base_artifact_id": new_id("art")},
     ):
         problem(post(http, "/v1/verifications", body), 404, "not-found")
     for path in ("", "/report"):

@@ -35,6 +35,37 @@ def test_the_migrated_schema_is_the_one_of_the_mappings(database):
         assert compare_metadata(context, Base.metadata) == []
 
 
+def test_a_verification_outlives_the_migrations_if_the_schema_can_hold_it(database):
+    with database.engine.begin() as connection:
+        command.downgrade(alembic_config(connection), "0001")
+        for statement in OLDER_ROWS:
+            connection.exec_driver_sql(statement)
+    database.migrate()
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE verifications SET base_artifact_id = 'a' WHERE id = 'v1'")
+        connection.exec_driver_sql("UPDATE verifications SET artifact_id = NULL, suspect_sha256 = NULL WHERE id = 'v2'")
+        command.downgrade(alembic_config(connection), "0001")
+        left = connection.exec_driver_sql("SELECT id, artifact_id, suspect_sha256 FROM verifications").fetchall()
+    assert [tuple(row) for row in left] == [("v1", "a", "0")]
+
+
+NOW = "'2026-01-01 00:00:00'"
+OLDER_ROWS = [
+    f"INSERT INTO tenants (id, name, created_at) VALUES ('t', 'tenant', {NOW})",
+    "INSERT INTO artifacts (id, tenant_id, filename, sha256, size, kind, storage_key, created_at) "
+    f"VALUES ('a', 't', 'a.zip', '0', 1, 'archive', 'a', {NOW})",
+    "INSERT INTO jobs (id, tenant_id, kind, subject_id, state, attempt, rung_at, cancel_requested, created_at) "
+    f"VALUES ('j', 't', 'verify', 'v1', 'succeeded', 1, {NOW}, FALSE, {NOW})",
+    "INSERT INTO models (id, tenant_id, name, status, artifact_id, options, job_id, created_at) "
+    f"VALUES ('m', 't', 'model', 'ready', 'a', '{{}}', 'j', {NOW})",
+    *(
+        "INSERT INTO verifications (id, tenant_id, model_id, artifact_id, suspect_name, suspect_sha256, options, job_id, "
+        f"created_at) VALUES ('{name}', 't', 'm', 'a', 'a.zip', '0', '{{}}', 'j', {NOW})"
+        for name in ("v1", "v2")
+    ),
+]
+
+
 def test_migrating_twice_changes_nothing(database):
     database.migrate()
     assert tables(database) == {*Base.metadata.tables, "alembic_version"}

@@ -2,10 +2,13 @@
 
 import io
 import tarfile
+import tempfile
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import torch
+from gguf import GGUFWriter
 from safetensors.numpy import save
 
 
@@ -35,6 +38,18 @@ def pickle(*, legacy: bool = False) -> bytes:
     target = io.BytesIO()
     torch.save({"conv.weight": torch.ones(2)}, target, _use_new_zipfile_serialization=not legacy)
     return target.getvalue()
+
+
+def gguf() -> bytes:
+    """One tensor of 32 numbers."""
+    with tempfile.TemporaryDirectory() as folder:
+        writer = GGUFWriter(f"{folder}/model.gguf", "flux")
+        writer.add_tensor("conv.weight", np.ones(32, np.float32))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return Path(f"{folder}/model.gguf").read_bytes()
 
 
 def npz() -> bytes:

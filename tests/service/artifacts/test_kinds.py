@@ -24,6 +24,7 @@ GOOD = {
     "weights.safetensors": (uploads.safetensors(), "safetensors"),
     "weights.bin": (uploads.pickle(), "pickle"),
     "weights.ckpt": (uploads.pickle(legacy=True), "pickle"),
+    "model.gguf": (uploads.gguf(), "gguf"),
     "images.npz": (uploads.npz(), "images"),
     "images.zip": (uploads.PNGS, "images"),
 }
@@ -49,9 +50,9 @@ def header(document: object, weights: bytes = b"") -> bytes:
 STARTS = [b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b\x08", b"BZh9", b"\xfd7zXZ\0", bytes(8) + b"{", b""]
 BAD = {
     "nothing": (b"", "empty"),
-    "text": (b"this is no model\n", "no .safetensors file"),
-    "zeros": (bytes(20_480), "no .safetensors file"),
-    "random": (bytes(range(40, 250)), "no .safetensors file"),
+    "text": (b"this is no model\n", "no .safetensors or GGUF file"),
+    "zeros": (bytes(20_480), "no .safetensors or GGUF file"),
+    "random": (bytes(range(40, 250)), "no .safetensors or GGUF file"),
     "text.safetensors": (b"this is no model\n", "no complete safetensors"),
     "short.safetensors": (b"abc", "no complete safetensors"),
     "truncated.safetensors": (uploads.safetensors()[:-1], "announces 256 bytes of weights, but 255 follow"),
@@ -63,6 +64,11 @@ BAD = {
     "deep.safetensors": (header(b'{"a":' + b"[" * 100_000), "no complete safetensors"),
     "digits.safetensors": (header(b'{"a":' + b"1" * 10_000 + b"}"), "no complete safetensors"),
     "latin.safetensors": (header(b'{"\xff": 1}'), "no complete safetensors"),
+    "start.gguf": (b"GGUF", "version 0 and 0 tensors in 4 bytes"),
+    "version.gguf": (b"GGUF" + struct.pack("<IQQ", 1, 1, 0) + bytes(100), "version 1"),
+    "big-endian.gguf": (b"GGUF" + struct.pack(">IQQ", 3, 1, 0) + bytes(100), "as little-endian GGUF"),
+    "no tensors.gguf": (b"GGUF" + struct.pack("<IQQ", 3, 0, 0) + bytes(100), "0 tensors"),
+    "many tensors.gguf": (b"GGUF" + struct.pack("<IQQ", 3, 2**63, 0) + bytes(100), "tensors in 124 bytes"),
     "empty.zip": (uploads.zip_of({}), "empty"),
     "folders.zip": (uploads.zip_of({"folder/": b""}), "empty"),
     "half.zip": (uploads.MODEL_ZIP[: len(uploads.MODEL_ZIP) // 2], "broken or incomplete"),
