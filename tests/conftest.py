@@ -13,6 +13,7 @@ from client.documents import Registration
 from examples.emoji.data import MODEL
 from service.platform import Platform
 from service.settings import Settings
+from tests.hub import Hub, hub
 from tests.processes import System, postgres_database, private_redis, system
 
 # The same examples in every run: a red CI must be a change of this project, and a new example is found on purpose.
@@ -64,7 +65,14 @@ def backstage(api: System) -> Iterator[Platform]:
 
 
 @pytest.fixture(scope="session")
-def production(tmp_path_factory) -> Iterator[System]:
+def our_hub(tmp_path_factory) -> Iterator[Hub]:
+    """The Hugging Face hub of the production system's worker."""
+    with hub(tmp_path_factory.mktemp("hub")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def production(tmp_path_factory, our_hub) -> Iterator[System]:
     """API, reaper and worker on PostgreSQL and Redis."""
     with (
         postgres_database() as database,
@@ -74,6 +82,7 @@ def production(tmp_path_factory) -> Iterator[System]:
             database_url=database,
             broker_url=broker,
             AIAO_MAX_UNPACKED_BYTES=str(256 << 20),
+            HF_ENDPOINT=our_hub.url,
         ) as running,
     ):
         running.start_worker()

@@ -239,6 +239,16 @@ def test_a_match_is_exit_status_0(user, client, backstage, ready, suspect):
     assert (user.folder / "report.json").read_text() == client.verifications.report(verification.id)
 
 
+def test_a_repository_of_the_hub_and_the_base_of_its_adapter(user, client, ready, folder):
+    process = user.start("verify", "hf://someone/adapter", "--model", ready, "--base", str(folder))
+    wait_for(lambda: process.poll() is not None or list(client.verifications.list()), "nothing was submitted")
+    (verification,) = client.verifications.list()
+    assert verification.hub == "hf://someone/adapter"
+    assert client.artifacts.get(verification.base_artifact_id).filename == "my model.zip"
+    client.jobs.cancel(verification.job_id)
+    assert process.communicate(timeout=60)[1].endswith("was canceled\n")
+
+
 def test_a_script_gets_the_report_and_nothing_else(user, client, backstage, ready, suspect):
     status, out, err = verified(user, client, backstage, str(suspect), "--model", ready, "--json")
     assert (status, err) == (0, "")

@@ -1,11 +1,13 @@
 """`aiao verify --offline` on untrained models: what an owner sees who has no service at all."""
 
+import copy
 import json
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import DDPMPipeline
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 
 from aiao_core.archives import pack
@@ -17,6 +19,8 @@ from client import keyfile
 from examples.emoji.data import MODEL, load_images
 from tests.aiao_core.conftest import QUICK, make_tiny_model
 from tests.client.conftest import Shell, run
+from tests.hub import COMMIT, hub
+from tests.processes import free_port
 
 SEED = bytes(range(32))
 NUMBERS = {
@@ -47,6 +51,11 @@ def owned(tmp_path_factory) -> Path:
     torch.save(weights, folder / "suspect.pt")
     DDPMPipeline(model.denoiser, model.schedule.scheduler).save_pretrained(folder / "pipeline")
     pack(folder / "pipeline", folder / "suspect.zip")
+    torch.manual_seed(0)
+    adapted = get_peft_model(copy.deepcopy(model.denoiser), LoraConfig(target_modules=["to_q"], init_lora_weights=False))
+    adapted.save_pretrained(folder / "adapter")
+    merged = {name: value.contiguous() for name, value in adapted.merge_and_unload().state_dict().items()}
+    save_file(merged, folder / "merged.safetensors")
     first = next(iter(weights))
     save_file(weights | {first: torch.full_like(weights[first], torch.nan)}, folder / "nan.safetensors")
     save_file({name: value for name, value in weights.items() if name != first}, folder / "incomplete.safetensors")
@@ -111,6 +120,40 @@ def test_every_form_of_the_same_weights_has_the_same_numbers(offline, suspect):
     assert (other.suspect_name, other.inputs[0].name) == (suspect, suspect)
 
 
+@pytest.mark.parametrize("base", ["suspect.zip", "pipeline", "suspect.pt"])
+def test_an_adapter_is_tested_on_its_base(offline, base):
+    alone = Report.from_json(offline("merged.safetensors", "--json", "--seed", "7")[1])
+    report = Report.from_json(offline("adapter", "--json", "--seed", "7", "--base", base)[1])
+    assert report.test == alone.test
+    assert [(entry.role, entry.name) for entry in report.inputs] == [("suspect", "adapter"), ("base", base)]
+    assert report.suspect_form.startswith(f"base: {base} (")
+    assert "PEFT LoRA" in report.suspect_form
+    unused = Report.from_json(offline("merged.safetensors", "--json", "--seed", "7", "--base", base)[1])
+    assert [entry.role for entry in unused.inputs] == ["suspect"]
+
+
+def test_a_repository_of_the_hub(owned, offline, tmp_path):
+    repository = tmp_path / "someone" / "copied-model"
+    repository.mkdir(parents=True)
+    (repository / "suspect.safetensors").write_bytes((owned / "suspect.safetensors").read_bytes())
+    arguments = ["verify", "--offline", "--key", "my.key.json", "--draws", "8", "--decoys", "3", "--seed", "7", "--json"]
+    with hub(tmp_path) as running:
+        shell = Shell(owned, HF_ENDPOINT=running.url)
+        done = shell.aiao(*arguments, "hf://someone/copied-model", status=1)
+    plain = Report.from_json(offline("suspect.safetensors", "--json", "--seed", "7")[1])
+    found = Report.from_json(done.stdout)
+    assert {name: getattr(plain, name) for name in NUMBERS} == {name: getattr(found, name) for name in NUMBERS}
+    assert found.suspect_name == found.inputs[0].name == f"hf://someone/copied-model@{COMMIT}"
+    assert "Downloading" not in done.stderr
+
+
+def test_no_network(owned):
+    shell = Shell(owned, HF_ENDPOINT=f"http://127.0.0.1:{free_port()}")
+    reason = shell.error("verify", "--offline", "--key", "my.key.json", "hf://someone/copied-model")
+    assert "the Hugging Face hub cannot be reached for hf://someone/copied-model" in reason
+    assert "submit its files" in reason
+
+
 def test_the_report_is_saved(offline, tmp_path):
     for form in ("html", "json"):
         status, out, err = offline("suspect.safetensors", "--seed", "7", "--json", "--report", str(tmp_path / f"report.{form}"))
@@ -134,6 +177,8 @@ def test_the_verdict_is_shown_even_if_the_report_cannot_be_saved(offline, tmp_pa
     ("suspect", "key", "reason"),
     [
         ("nowhere.safetensors", "my.key.json", "nowhere.safetensors does not exist"),
+        ("adapter", "my.key.json", "the suspect is an adapter, which changes a base model; name that one with --base"),
+        ("hf://someone", "my.key.json", "one looks like hf://owner/name@main"),
         ("nan.safetensors", "my.key.json", "holds NaN or infinite values"),
         ("incomplete.safetensors", "my.key.json", "is missing"),
         ("text.safetensors", "my.key.json", "text.safetensors is no complete safetensors file"),

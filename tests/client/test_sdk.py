@@ -385,6 +385,21 @@ def test_a_suspect_is_verified_against_a_ready_model(client, backstage, folder, 
     assert "<script>alert" not in page
 
 
+def test_a_base_is_uploaded_and_a_repository_of_the_hub_is_not(client, folder, suspect, publish):
+    registration = client.models.register(folder, name="mine")
+    publish(registration.model.id, registration.secret_key)
+    with pytest.raises(ClientError, match="nowhere does not exist"):
+        client.verifications.create(registration.model.id, suspect, base="nowhere")
+    adapted = client.verifications.create(registration.model.id, suspect, base=folder).verification
+    assert (adapted.suspect_name, adapted.hub) == ("suspect.zip", None)
+    assert client.artifacts.get(adapted.base_artifact_id).filename == "my model.zip"
+    found = client.verifications.create(registration.model.id, "hf://someone/copied-model@v1").verification
+    assert (found.hub, found.suspect_name) == ("hf://someone/copied-model@v1",) * 2
+    assert (found.artifact_id, found.base_artifact_id, found.suspect_sha256) == (None, None, None)
+    with pytest.raises(ApiError, match=r"body\.hub"):
+        client.verifications.create(registration.model.id, "hf://someone")
+
+
 def test_secret_and_public_key_make_the_owners_key(client, folder, publish):
     registration = client.models.register(folder, name="mine")
     publish(registration.model.id, registration.secret_key)

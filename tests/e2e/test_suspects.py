@@ -1,0 +1,104 @@
+"""Copies of the published model in other forms, tested by a real worker."""
+
+import copy
+from pathlib import Path
+
+import gguf
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from aiao_core.archives import unpack
+from aiao_core.checkpoints import load_model
+from aiao_core.report import Report
+from client import JobFailed
+from examples.emoji.data import MODEL
+from tests.hub import COMMIT
+
+
+@pytest.fixture(scope="module")
+def published(marked, tmp_path_factory) -> Path:
+    """The published model, unpacked."""
+    return unpack(marked, tmp_path_factory.mktemp("published") / "content")
+
+
+@pytest.fixture(scope="module")
+def adapter(published, tmp_path_factory) -> Path:
+    """A LoRA that changes every attention of the published model a little."""
+    torch.manual_seed(0)
+    config = LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_k", "to_v"])
+    adapted = get_peft_model(copy.deepcopy(load_model(published).denoiser), config)
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.01)
+    folder = tmp_path_factory.mktemp("adapter")
+    adapted.save_pretrained(folder)
+    return folder
+
+
+def verified(owner, model_id, suspect, **arguments):
+    submission = owner.verifications.create(model_id, suspect, options={"seed": 7, "decoys": 0}, **arguments)
+    submission.job.wait()
+    verification = owner.verifications.get(submission.verification.id)
+    return verification, Report.from_json(owner.verifications.report(verification.id))
+
+
+def test_an_adapter_is_tested_on_the_registered_watermarked_model(owner, registered, adapter):
+    verification, report = verified(owner, registered.model.id, adapter)
+    assert verification.verdict == "match"
+    assert report.suspect_form.startswith("base: the registered watermarked model (safetensors); PEFT LoRA of rank 2")
+    assert [entry.role for entry in report.inputs] == ["suspect", "watermarked", "source"]
+
+
+def test_an_adapter_is_tested_on_the_base_that_its_submitter_names(owner, registered, adapter):
+    verification, report = verified(owner, registered.model.id, adapter, base=MODEL)
+    assert verification.verdict == "no-match"
+    assert report.suspect_form.startswith("base: model.zip (safetensors); PEFT LoRA of rank 2")
+    base = next(entry for entry in report.inputs if entry.role == "base")
+    assert base.sha256 == owner.artifacts.get(verification.base_artifact_id).sha256
+
+
+def test_an_adapter_may_name_itself_as_its_base_in_vain(owner, registered, adapter):
+    file = adapter / "adapter_model.safetensors"
+    artifact = owner.artifacts.upload(file).id
+    body = {"model_id": registered.model.id, "artifact_id": artifact, "base_artifact_id": artifact}
+    job = owner.post("/v1/verifications", json=body).json()["job"]
+    with pytest.raises(JobFailed, match="the base model cannot be used: this is an adapter"):
+        owner.jobs.get(job["id"]).wait()
+
+
+def test_a_gguf_file(owner, registered, published, tmp_path):
+    writer = gguf.GGUFWriter(tmp_path / "copy.gguf", "unet")
+    for name, value in load_model(published).denoiser.state_dict().items():
+        writer.add_tensor(name, value.half().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    verification, report = verified(owner, registered.model.id, tmp_path / "copy.gguf")
+    assert (verification.verdict, report.suspect_form) == ("match", "GGUF")
+
+
+def test_a_repository_of_the_hub(production, owner, registered, published, our_hub):
+    repository = our_hub.root / "thief" / "copied-model"
+    (repository / "unet").mkdir(parents=True)
+    for name in ("config.json", "diffusion_pytorch_model.safetensors"):
+        (repository / "unet" / name).write_bytes((published / "unet" / name).read_bytes())
+    (repository / "setup.py").write_text("raise SystemExit")
+    verification, report = verified(owner, registered.model.id, "hf://thief/copied-model")
+    assert verification.verdict == "match"
+    assert verification.hub == "hf://thief/copied-model"
+    assert verification.suspect_name == report.suspect_name == f"hf://thief/copied-model@{COMMIT}"
+    assert verification.suspect_sha256 == report.inputs[0].sha256
+    assert "setup.py" not in our_hub.fetched
+    assert not list((production.data_dir / "scratch").iterdir())
+
+
+def test_a_repository_that_cannot_be_fetched(owner, registered, our_hub):
+    (our_hub.root / "thief" / "large").mkdir(parents=True)
+    with (our_hub.root / "thief" / "large" / "model.safetensors").open("wb") as file:
+        file.truncate((256 << 20) + 1)
+    for reference, words in (("hf://thief/nothing", "no public repository"), ("hf://thief/large", "more than the 268435456")):
+        with pytest.raises(JobFailed, match=words) as failure:
+            owner.verifications.create(registered.model.id, reference).job.wait()
+        assert failure.value.code == "invalid-reference"
