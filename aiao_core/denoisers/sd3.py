@@ -9,6 +9,11 @@ from torch import Tensor, nn
 
 from aiao_core.denoisers.adapter import RANDOM_TOKENS, Conditions, Config, DenoiserAdapter, Inputs, normal, square
 
+CAPTION_TOKENS = 128
+"""Length of an owner's captions for T5."""
+WITHOUT_T5_TOKENS = 1
+"""Where a folder has no T5, as it may, the pipeline puts zeros in its place: this many, for speed."""
+
 
 class SD3(DenoiserAdapter):
     """Conditions: ``encoder_hidden_states`` (B, L, D) and ``pooled_projections`` (B, P)."""
@@ -35,7 +40,10 @@ class SD3(DenoiserAdapter):
         pipeline = StableDiffusion3Pipeline(
             transformer=denoiser, vae=None, scheduler=None, **{name: text.get(name) for name in names}
         )
-        embeddings, _, pooled, _ = pipeline.encode_prompt(captions, None, None, do_classifier_free_guidance=False)
+        length = CAPTION_TOKENS if "text_encoder_3" in text else WITHOUT_T5_TOKENS
+        embeddings, _, pooled, _ = pipeline.encode_prompt(
+            captions, None, None, do_classifier_free_guidance=False, max_sequence_length=length
+        )
         return {"encoder_hidden_states": embeddings, "pooled_projections": pooled}
 
     def predict(self, denoiser: nn.Module, inputs: Inputs) -> Tensor:

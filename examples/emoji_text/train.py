@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel
 
 from aiao_core.denoisers import Inputs, predict
+from aiao_core.denoisers.sd3 import WITHOUT_T5_TOKENS
 from aiao_core.schedules import Diffusion, NoiseSchedule, RectifiedFlow
 from examples.emoji.data import THIEF_CATEGORY, load_images, save_grid
 from examples.emoji_text.parts import WIDTH, captions, encode_images, make_text_encoder, make_tokenizer, train_autoencoder
@@ -75,11 +76,11 @@ def make_transformer() -> SD3Transformer2DModel:
         patch_size=2,
         in_channels=4,
         out_channels=4,
-        num_layers=5,
-        attention_head_dim=22,
+        num_layers=4,
+        attention_head_dim=24,
         num_attention_heads=4,
         joint_attention_dim=2 * WIDTH,
-        caption_projection_dim=88,
+        caption_projection_dim=96,
         pooled_projection_dim=2 * WIDTH,
         pos_embed_max_size=16,
     )
@@ -174,7 +175,11 @@ def train_transformer(text: Path, steps: int, batch: int) -> DiffusionPipeline:
     )
     with torch.no_grad():
         embeddings, _, pooled, _ = pipeline.encode_prompt(
-            [*captions(without=HELD_OUT), ""], None, None, do_classifier_free_guidance=False
+            [*captions(without=HELD_OUT), ""],
+            None,
+            None,
+            do_classifier_free_guidance=False,
+            max_sequence_length=WITHOUT_T5_TOKENS,
         )
     latents = encode_images(source.vae, load_images(without=HELD_OUT, size=32))
     pipeline.transformer = train(
@@ -208,7 +213,10 @@ def main() -> None:
     pipeline.to(torch.float16)
     pipeline.save_pretrained(arguments.out)
 
-    without_t5 = {"text_encoder_3": None, "tokenizer_3": None} if arguments.model == "transformer" else {}
+    without_t5, length = {}, {}
+    if arguments.model == "transformer":
+        without_t5 = {"text_encoder_3": None, "tokenizer_3": None}
+        length = {"max_sequence_length": WITHOUT_T5_TOKENS}
     pipeline = DiffusionPipeline.from_pretrained(arguments.out, torch_dtype=torch.float32, **without_t5)
     pipeline.set_progress_bar_config(disable=True)
     samples = pipeline(
@@ -219,6 +227,7 @@ def main() -> None:
         guidance_scale=3.0,
         generator=torch.Generator().manual_seed(0),
         output_type="np",
+        **length,
     ).images
     save_grid(samples, arguments.out / "samples.png", columns=len(SHOWN), zoom=2)
 

@@ -49,7 +49,7 @@ def test_captions_become_what_the_pipeline_itself_makes_of_them(family, folder):
     arguments = {
         "SD": (CAPTIONS, "cpu", 1, False),
         "SDXL": (CAPTIONS, None, None, 1, False),
-        "SD3": (CAPTIONS, None, None, None, 1, False),
+        "SD3": (CAPTIONS, None, None, None, 1, False, *[None] * 8, 1),
         "FLUX": (CAPTIONS, None, None, 1, None, None, 128),
         "PixArt": (CAPTIONS, False),
     }[family]

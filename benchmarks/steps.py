@@ -1,0 +1,186 @@
+"""What one embedding step costs against one plain fine-tuning step of the same batch, on every family of denoisers.
+
+    python -m benchmarks.steps [--batch 8] [--steps 4] [--train all key-layers]
+
+The shipped models, and models of the other families with random weights, some 5 to 30 M parameters each. Time is the mean of
+the two kinds of steps where they differ: noised examples at the model's size, and plain noise at verification's size. Memory is
+the growth of the process's peak over the loaded model. Each measurement is a process of its own.
+"""
+
+import argparse
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler
+
+from aiao_core.checkpoints import DiffusionModel, load_model
+from aiao_core.denoisers import Inputs, adapter_named, adapter_of
+from aiao_core.embedding import Training
+from aiao_core.inputs import plain_noise
+from aiao_core.key import Architecture, OwnerKey
+from aiao_core.options import EmbeddingOptions
+from aiao_core.schedules import Diffusion, RectifiedFlow
+from aiao_core.selection import select_key
+from aiao_core.training import Examples, fine_tune, randomly_conditioned
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+FLOWS = ("SD3Transformer2DModel", "FluxTransformer2DModel")
+UNET: dict[str, Any] = {
+    "sample_size": 32,
+    "layers_per_block": 2,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "block_out_channels": [64, 128, 192],
+    "cross_attention_dim": 128,
+    "attention_head_dim": 8,
+}
+TRANSFORMER: dict[str, Any] = {"num_attention_heads": 6, "attention_head_dim": 48, "num_layers": 6, "sample_size": 32}
+TEXT: dict[str, Any] = {"joint_attention_dim": 128, "pooled_projection_dim": 128}
+RANDOM: dict[str, tuple[str, dict[str, Any]]] = {
+    "SDXL": (
+        "UNet2DConditionModel",
+        UNET
+        | {
+            "transformer_layers_per_block": [1, 1, 2],
+            "use_linear_projection": True,
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 32,
+            "projection_class_embeddings_input_dim": 320,
+        },
+    ),
+    "FLUX": (
+        "FluxTransformer2DModel",
+        TEXT
+        | {
+            "in_channels": 16,
+            "num_layers": 2,
+            "num_single_layers": 4,
+            "attention_head_dim": 48,
+            "num_attention_heads": 6,
+            "axes_dims_rope": [8, 20, 20],
+        },
+    ),
+    "PixArt": ("PixArtTransformer2DModel", TRANSFORMER | {"cross_attention_dim": 288, "caption_channels": 128}),
+    "DiT": ("DiTTransformer2DModel", TRANSFORMER | {"in_channels": 4, "out_channels": 8}),
+}
+SHIPPED = {"UNet2D (emoji)": "emoji/model", "SD (emoji_text)": "emoji_text/unet"}
+SIDE = 32
+
+
+@dataclass(frozen=True)
+class Cost:
+    seconds: float
+    """Of one step."""
+    memory: float
+    """Bytes, at the peak."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=4, help="measured steps of each kind")
+    parser.add_argument("--train", nargs="+", choices=["all", "key-layers"], default=["all", "key-layers"])
+    arguments = parser.parse_args()
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, batch {arguments.batch}\n")
+    print(
+        f"{'model':18s} {'parameters':>10s}  {'trained':10s}  {'plain step':>10s}  {'embedding':>9s}  time ratio  memory ratio"
+    )
+    for name in (*SHIPPED, *RANDOM):
+        size = sum(value.numel() for value in model_named(name).denoiser.parameters())
+        plain = measured(plain_steps, name, arguments.batch, arguments.steps)
+        key = measured(chosen_key, name)
+        for train in arguments.train:
+            ours = measured(embedding_steps, name, key, arguments.batch, arguments.steps, train)
+            print(
+                f"{name:18s} {size / 1e6:8.1f} M  {train:10s}  {plain.seconds * 1000:7.0f} ms  {ours.seconds * 1000:6.0f} ms  "
+                f"{ours.seconds / plain.seconds:10.2f}  {ours.memory / plain.memory:12.2f}",
+                flush=True,
+            )
+
+
+def model_named(name: str) -> DiffusionModel:
+    if name in SHIPPED:
+        return load_model(EXAMPLES / SHIPPED[name])
+    class_name, config = RANDOM[name]
+    torch.manual_seed(0)
+    denoiser_class: Any = adapter_named(class_name).denoiser
+    denoiser = denoiser_class.from_config(config).eval()
+    schedule = RectifiedFlow(1000) if class_name in FLOWS else Diffusion(DDPMScheduler())
+    return DiffusionModel(denoiser, schedule, Architecture(class_name=class_name, config=dict(denoiser.config)))
+
+
+def examples_for(model: DiffusionModel, count: int) -> Examples:
+    channels, height, width = adapter_of(model.denoiser).shape(model.architecture.config)
+    return randomly_conditioned(model.denoiser, torch.randn(count, channels, min(height, SIDE), min(width, SIDE)))
+
+
+def measured(task: Callable[..., Any], *arguments: Any) -> Any:
+    """``task`` in a process that does nothing else."""
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        return pool.apply(task, arguments)
+
+
+def plain_steps(name: str, batch: int, steps: int) -> Cost:
+    model = model_named(name)
+    examples = examples_for(model, batch)
+    with _growth() as memory:
+        times = [time.perf_counter()]
+        fine_tune(
+            model,
+            examples,
+            steps=steps + 1,
+            learning_rate=1e-5,
+            batch_size=batch,
+            progress=lambda _: times.append(time.perf_counter()),
+        )
+    return Cost((times[-1] - times[1]) / steps, memory())
+
+
+def chosen_key(name: str) -> OwnerKey:
+    model = model_named(name)
+    return select_key(model, bytes(range(32)), examples_for(model, 8), EmbeddingOptions(probe_steps=1))[0]
+
+
+def embedding_steps(name: str, key: OwnerKey, batch: int, steps: int, train: str) -> Cost:
+    model = model_named(name)
+    examples = examples_for(model, batch)
+    options = EmbeddingOptions.model_validate({"batch_size": batch, "train": train, "learning_rate": 1e-5})
+    with _growth() as memory:
+        training = Training(model, key, examples, options)
+        noise = plain_noise(model.architecture, 1000, batch, torch.Generator().manual_seed(0))
+        kinds = [Inputs(examples.clean, noise.timesteps, examples.conditions), noise]
+        for inputs in kinds:
+            training.update(inputs)
+        start = time.perf_counter()
+        for _ in range(steps):
+            for inputs in kinds:
+                training.update(inputs)
+        seconds = (time.perf_counter() - start) / (steps * len(kinds))
+    return Cost(seconds, memory())
+
+
+@contextmanager
+def _growth() -> Iterator[Callable[[], float]]:
+    """How far the peak memory of this process rises in the block over what it held before, in bytes."""
+    if torch.cuda.is_available():
+        before = torch.cuda.memory_allocated()
+        yield lambda: float(torch.cuda.max_memory_allocated() - before)
+        return
+    Path("/proc/self/clear_refs").write_text("5")  # starts the peak anew
+    before = _status("VmRSS")
+    yield lambda: _status("VmHWM") - before
+
+
+def _status(name: str) -> float:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) * 1024.0
+
+
+if __name__ == "__main__":
+    main()
