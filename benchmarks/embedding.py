@@ -3,8 +3,8 @@
     python -m benchmarks.embedding [--keys 1] [--steps N] [--wrong-keys 1000]
 
 It embeds a fresh random key with the default options, measures what it costs and what it changes, lets a thief fine-tune, and
-tests the marked, the stolen and the unmarked model with the owner's key and with wrong keys. About 12 minutes on 2 CPU cores,
-and 9 more for each further key.
+tests the marked, the stolen and the unmarked model with the owner's key and with wrong keys. About 6 minutes on 2 CPU cores,
+and 4 more for each further key.
 """
 
 import argparse
