@@ -125,11 +125,10 @@ def _files(path: Path, class_name: str) -> list[Path]:
         files = [chosen, *beside]
     else:
         files = _weights_among(path.rglob("*"))
-    if not 1 <= len(files) <= MAX_FILES:
-        raise InvalidCheckpoint(
-            f"the folder {path.name} holds {len(files)} files of weights (.safetensors, .bin, .pt, .ckpt, .gguf); "
-            f"submit between 1 and {MAX_FILES}"
-        )
+    if not files:
+        raise InvalidCheckpoint(f"the folder {path.name} holds no weights: no .safetensors, .ckpt, .bin, .pt or .gguf file")
+    if len(files) > MAX_FILES:
+        raise InvalidCheckpoint(f"the folder {path.name} holds {len(files)} files of weights; submit at most {MAX_FILES}")
     return files
 
 

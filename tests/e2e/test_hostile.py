@@ -139,7 +139,7 @@ def test_an_unusable_image_set_fails_the_registration(owner, tmp_path, images, w
 
 def test_a_folder_that_is_no_pipeline_fails_the_registration(owner, tmp_path):
     registration = owner.models.register(write_zip(tmp_path / "a.zip", {"readme.txt": b"hi"}), name="nothing")
-    with pytest.raises(JobFailed, match=r"model_index\.json or unet/ is missing"):
+    with pytest.raises(JobFailed, match=r"model_index\.json, or unet/ or transformer/, is missing"):
         registration.job.wait()
 
 
