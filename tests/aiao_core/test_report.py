@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from aiao_core.errors import InvalidReport
 from aiao_core.pages import probability
-from aiao_core.report import BitTest, Report
+from aiao_core.report import BitTest, Input, Report
 from aiao_core.report_html import to_html
 from aiao_core.statistics import log10_binomial_tail
 
@@ -26,6 +26,13 @@ def test_golden_reports_of_every_version_are_read(version):
     assert report.verdict == "match"
     if version == 1:
         assert report.to_json() == text
+
+
+def test_the_base_of_an_adapter_is_one_of_the_inputs(report):
+    base = Input(role="base", name="base.zip", sha256="0" * 64)
+    written = report.model_copy(update={"inputs": (*report.inputs, base)}).to_json()
+    assert Report.from_json(written).inputs[-1] == base
+    assert "base: base.zip" in to_html(Report.from_json(written))
 
 
 @pytest.mark.parametrize(
