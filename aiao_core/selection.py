@@ -21,9 +21,10 @@ from aiao_core.training import Examples, randomly_conditioned
 REACH_SHARE = 0.4
 """Share of the subpaths, widest reach first, that carry the watermark."""
 
-SHORTEST = 4
-"""A subpath leads at least so many eligible layers onwards. On a shorter one, as from an attention's queries to its output,
-there is nothing to train that turns the trigger into a response. The same for every key, so the exact test stays exact."""
+SPAN = 0.15
+"""A subpath leads through at least this share of the eligible layers. On a shorter one, as from an attention's queries to its
+output or to the end of its transformer block, there is too little to train that turns the trigger into a response. The same for
+every key, so the exact test stays exact."""
 
 PROBE_IMAGES = 256
 REACH_INPUTS = 32
@@ -56,7 +57,7 @@ def select_key(
     usable = tuple(
         (i, j)
         for i, j in candidates.subpaths
-        if place[layers[j].name] - place[layers[i].name] >= SHORTEST
+        if place[layers[j].name] - place[layers[i].name] >= SPAN * len(eligible)
         and candidates.trigger_mask(i).any()
         and candidates.response_mask(j).any()
     )

@@ -29,7 +29,7 @@ from aiao_core.inputs import plain_noise
 from aiao_core.key import Architecture, Layer, OwnerKey, choose_layers
 from aiao_core.options import EmbeddingOptions, VerificationOptions
 from aiao_core.schedules import Diffusion, RectifiedFlow
-from aiao_core.selection import SHORTEST
+from aiao_core.selection import SPAN
 from aiao_core.suspects import load_suspect
 from aiao_core.tracing import eligible_layers
 from aiao_core.training import fine_tune, randomly_conditioned
@@ -178,7 +178,7 @@ def _key(name: str, layers: list[Layer]) -> OwnerKey:
     seed = bytes(range(32))
     chosen = choose_layers(seed, [layer.name for layer in layers], KEY_LAYERS)
     places = [place for place, layer in enumerate(layers) if layer.name in chosen]
-    subpaths = tuple((i, j) for j in range(len(places)) for i in range(j) if places[j] - places[i] >= SHORTEST)
+    subpaths = tuple((i, j) for j in range(len(places)) for i in range(j) if places[j] - places[i] >= SPAN * len(layers))
     return OwnerKey(seed, _architecture(name), 1000, tuple(layers[place] for place in places), subpaths)
 
 

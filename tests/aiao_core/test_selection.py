@@ -9,7 +9,7 @@ from aiao_core.denoisers import predict
 from aiao_core.errors import EmbeddingFailed
 from aiao_core.inputs import arbitrary_inputs
 from aiao_core.key import choose_layers
-from aiao_core.selection import REACH_SHARE, SHORTEST, select_key
+from aiao_core.selection import REACH_SHARE, SPAN, select_key
 from aiao_core.subpaths import all_subpaths, reach, widest
 from aiao_core.tracing import eligible_layers, trace
 from aiao_core.watermark import Watermark, trigger_edits
@@ -74,7 +74,7 @@ def test_the_widest_share_is_kept_and_what_is_not_reached_never():
 def long_enough(model, key, inputs):
     names = [layer.name for layer in eligible_layers(model.denoiser, inputs[:2])]
     place = [names.index(layer.name) for layer in key.layers]
-    return tuple((i, j) for i, j in all_subpaths(len(place)) if place[j] - place[i] >= SHORTEST)
+    return tuple((i, j) for i, j in all_subpaths(len(place)) if place[j] - place[i] >= SPAN * len(names))
 
 
 def test_a_subpath_has_layers_between_trigger_and_response(tiny_model, tiny_examples, tiny_key):
