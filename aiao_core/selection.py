@@ -18,7 +18,7 @@ from aiao_core.subpaths import Subpaths, all_subpaths, reach, widest
 from aiao_core.tracing import eligible_layers
 from aiao_core.training import Examples, randomly_conditioned
 
-REACH_SHARE = 0.4
+REACH_SHARE = 0.2
 """Share of the subpaths, widest reach first, that carry the watermark."""
 
 SPAN = 0.15

@@ -71,6 +71,7 @@ def make_autoencoder() -> AutoencoderKL:
         latent_channels=4,
         norm_num_groups=8,
         sample_size=32,
+        shift_factor=0.0,
         mid_block_add_attention=False,
     )
 

@@ -213,11 +213,16 @@ def main() -> None:
     pipeline.to(torch.float16)
     pipeline.save_pretrained(arguments.out)
 
+    draw_samples(arguments.out)
+
+
+def draw_samples(folder: Path) -> None:
+    """Write ``samples.png`` into a pipeline folder: the captions of :data:`SHOWN`, one column each."""
     without_t5, length = {}, {}
-    if arguments.model == "transformer":
+    if (folder / "transformer").is_dir():
         without_t5 = {"text_encoder_3": None, "tokenizer_3": None}
         length = {"max_sequence_length": WITHOUT_T5_TOKENS}
-    pipeline = DiffusionPipeline.from_pretrained(arguments.out, torch_dtype=torch.float32, **without_t5)
+    pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32, **without_t5)
     pipeline.set_progress_bar_config(disable=True)
     samples = pipeline(
         list(SHOWN) * 4,
@@ -229,7 +234,7 @@ def main() -> None:
         output_type="np",
         **length,
     ).images
-    save_grid(samples, arguments.out / "samples.png", columns=len(SHOWN), zoom=2)
+    save_grid(samples, folder / "samples.png", columns=len(SHOWN), zoom=2)
 
 
 if __name__ == "__main__":
