@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator, cpu_offload
@@ -14,7 +14,7 @@ from aiao_core.key import OwnerKey
 from aiao_core.options import EmbeddingOptions
 
 
-def accelerator(precision: str) -> Accelerator:
+def accelerator(precision: Literal["fp32", "bf16"] = "fp32") -> Accelerator:
     """accelerate's view of the machine: its device, and the arithmetic of the training."""
     AcceleratorState._reset_state(reset_partial_state=True)  # it is the process's, and the last job's precision another one
     return Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")

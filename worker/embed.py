@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from aiao_core.acceleration import accelerator
 from aiao_core.archives import opened, pack
 from aiao_core.checkpoints import load_model, save_model
 from aiao_core.digests import sha256_file
@@ -42,7 +43,7 @@ def embed_model(work: Work) -> None:
 
 def _prove(work: Work, key: OwnerKey) -> None:
     """An owner must not publish a mark that cannot be found: test the checkpoint as it was saved, in its own precision."""
-    marked = load_model(work.scratch / "marked").denoiser
+    marked = load_model(work.scratch / "marked").denoiser.to(accelerator().device)
     options = VerificationOptions(seed=0, decoys=0)
     report = verify(marked, key, options=options, subject=Subject("marked", "own"), progress=work.progress)
     if report.verdict != "match":

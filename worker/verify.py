@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from aiao_core.acceleration import accelerator
 from aiao_core.archives import opened
 from aiao_core.digests import sha256_path
 from aiao_core.hub import download
@@ -40,7 +41,7 @@ def verify_suspect(work: Work) -> None:
         Input(role="source", name=source.filename, sha256=source.sha256),
     )
     report = verify(
-        suspect.denoiser,
+        suspect.denoiser.to(accelerator().device),
         key,
         options=VerificationOptions.model_validate(row.options),
         subject=Subject(submitted.name, suspect.form, inputs, model.name),
