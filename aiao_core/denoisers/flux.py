@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from diffusers import FluxPipeline, FluxTransformer2DModel
+from diffusers import FluxTransformer2DModel
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
@@ -43,6 +43,8 @@ class Flux(DenoiserAdapter):
         }
 
     def encode_captions(self, denoiser: Any, text: Mapping[str, Any], captions: list[str]) -> Conditions | None:
+        from diffusers import FluxPipeline  # it brings transformers along, which only captions need
+
         names = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
         if not set(names) <= text.keys():
             return None

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from diffusers import PixArtAlphaPipeline, PixArtTransformer2DModel
+from diffusers import PixArtTransformer2DModel
 from torch import Tensor, nn
 
 from aiao_core.denoisers.adapter import RANDOM_TOKENS, Conditions, Config, DenoiserAdapter, Inputs, normal, square
@@ -30,6 +30,8 @@ class PixArt(DenoiserAdapter):
         return {"encoder_hidden_states": normal(count, RANDOM_TOKENS, width, generator=generator)}
 
     def encode_captions(self, denoiser: Any, text: Mapping[str, Any], captions: list[str]) -> Conditions | None:
+        from diffusers import PixArtAlphaPipeline  # it brings transformers along, which only captions need
+
         if "text_encoder" not in text:
             return None
         pipeline = PixArtAlphaPipeline(

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from aiao_core.denoisers.adapter import RANDOM_TOKENS, Conditions, Config, DenoiserAdapter, Inputs, normal, square
@@ -47,6 +47,11 @@ class UNet2DCondition(DenoiserAdapter):
         return conditions | random_classes(config.get("num_class_embeds"), count, generator)
 
     def encode_captions(self, denoiser: Any, text: Mapping[str, Any], captions: list[str]) -> Conditions | None:
+        from diffusers import (
+            StableDiffusionPipeline,
+            StableDiffusionXLPipeline,
+        )  # brings transformers along, which only captions need
+
         needed = ("text_encoder", "tokenizer") if denoiser.config.addition_embed_type is None else SDXL_TEXT
         if not set(needed) <= text.keys():
             return None
