@@ -16,7 +16,7 @@ from aiao_core.acceleration import accelerator, frozen_source, make_optimizer, t
 from aiao_core.checkpoints import DiffusionModel
 from aiao_core.denoisers import Conditions, Inputs, adapter_of
 from aiao_core.errors import EmbeddingFailed
-from aiao_core.inputs import arbitrary_inputs, own_samples
+from aiao_core.inputs import arbitrary_inputs, measuring_inputs, own_samples
 from aiao_core.key import OwnerKey, PublicKey, encode_secret
 from aiao_core.objective import measure_scales, objective
 from aiao_core.options import EmbeddingOptions
@@ -116,7 +116,7 @@ class Training:
             self.optimizer, options.learning_rate, total_steps=options.steps, pct_start=WARM_UP
         )
         self.generator = torch.Generator().manual_seed(options.seed)
-        inputs = arbitrary_inputs(model, examples, SCALE_INPUTS, self.generator)
+        inputs = measuring_inputs(model, examples, SCALE_INPUTS, self.generator)
         with self.accelerator.autocast():
             self.scales = measure_scales(self.source, model.schedule, self.watermark, inputs)
         self.step = 0

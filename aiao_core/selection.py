@@ -9,7 +9,7 @@ from aiao_core.checkpoints import DiffusionModel
 from aiao_core.denoisers import adapter_of
 from aiao_core.errors import EmbeddingFailed
 from aiao_core.images import synthetic_images
-from aiao_core.inputs import arbitrary_inputs
+from aiao_core.inputs import measuring_inputs
 from aiao_core.key import OwnerKey, choose_layers
 from aiao_core.lazy import laziest, probe, relative_changes
 from aiao_core.options import EmbeddingOptions
@@ -39,7 +39,7 @@ def select_key(
     :class:`EmbeddingFailed` if no subpath is left.
     """
     generator = torch.Generator().manual_seed(options.seed)
-    inputs = arbitrary_inputs(model, examples, REACH_INPUTS, generator)
+    inputs = measuring_inputs(model, examples, REACH_INPUTS, generator)
     eligible = eligible_layers(model.denoiser, inputs[:2])
     tuned = probe(
         model, synthetic_examples(model, options.seed), steps=options.probe_steps, seed=options.seed, progress=progress

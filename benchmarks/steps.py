@@ -11,6 +11,7 @@ import argparse
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,8 +123,8 @@ def examples_for(model: DiffusionModel, count: int) -> Examples:
 
 def measured(task: Callable[..., Any], *arguments: Any) -> Any:
     """``task`` in a process that does nothing else."""
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        return pool.apply(task, arguments)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(task, *arguments).result()
 
 
 def plain_steps(name: str, batch: int, steps: int) -> Cost:
@@ -173,11 +174,12 @@ def _growth() -> Iterator[Callable[[], float]]:
         yield lambda: float(torch.cuda.max_memory_allocated() - before)
         return
     Path("/proc/self/clear_refs").write_text("5")  # starts the peak anew
-    before = _status("VmRSS")
-    yield lambda: _status("VmHWM") - before
+    before = status_bytes("VmRSS")
+    yield lambda: status_bytes("VmHWM") - before
 
 
-def _status(name: str) -> float:
+def status_bytes(name: str) -> float:
+    """``VmRSS`` or ``VmHWM``, the peak, of this process. Not ``ru_maxrss``: that one survives from the parent process."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
     return int(line.split()[1]) * 1024.0
 

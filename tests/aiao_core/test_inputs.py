@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from aiao_core.inputs import PLAIN_NOISE, arbitrary_inputs
+from aiao_core.inputs import PLAIN_NOISE, arbitrary_inputs, measuring_inputs
 from aiao_core.training import Examples
 
 
@@ -24,6 +24,12 @@ def test_examples_of_another_size_make_batches_of_one_kind(tiny_model):
     sides = [batch.noisy.shape[-1] for batch in batches]
     assert set(sides) == {8, 16}
     assert sides.count(8) / len(sides) == pytest.approx(PLAIN_NOISE, abs=0.12)
+
+
+def test_features_are_measured_at_the_size_of_verification(tiny_model, tiny_examples):
+    generator = torch.Generator().manual_seed(0)
+    for examples in (tiny_examples, Examples(torch.ones(4, 3, 16, 16), {})):
+        assert measuring_inputs(tiny_model, examples, 6, generator).noisy.shape == (6, 3, 8, 8)
 
 
 def test_the_same_generator_draws_the_same_inputs(tiny_model, tiny_examples):
