@@ -48,7 +48,7 @@ def arbitrary_inputs(model: DiffusionModel, examples: Examples, count: int, gene
 
 
 def measuring_inputs(model: DiffusionModel, examples: Examples, count: int, generator: torch.Generator) -> Inputs:
-    """``count`` inputs of verification's size, to measure the source's features on: at a large model's size they would be dear."""
+    """``count`` inputs of verification's size to measure the source's features on: a large model's own size would be dear."""
     if examples.clean.shape[1:] == adapter_of(model.denoiser).monte_carlo_shape(model.architecture.config):
         return arbitrary_inputs(model, examples, count, generator)
     return plain_noise(model.architecture, model.schedule.num_train_timesteps, count, generator)
