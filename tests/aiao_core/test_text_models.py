@@ -28,7 +28,7 @@ def examples_of(folder, model, **chosen):
     return Examples(clean, encode_captions(folder, model, captions(**chosen)[:128]))
 
 
-def tested(denoiser, key):
+def judged(denoiser, key):
     options = VerificationOptions(seed=1, draws=60, decoys=4)
     return verify(denoiser, key, options=options, subject=Subject("suspect", "model"))
 
@@ -54,8 +54,8 @@ def test_a_short_embedding_is_found_after_fine_tuning_and_in_a_lora(name, tmp_pa
     assert "LoRA of rank 4" in suspect.form
 
     for marked in (model.denoiser, tuned, suspect.denoiser):
-        report = tested(marked, key)
+        report = judged(marked, key)
         assert report.verdict == "match"
         assert report.test.log10_p < -20
         assert max(decoy.log10_p for decoy in report.decoys) > -9
-    assert tested(source, key).verdict == "no-match"
+    assert judged(source, key).verdict == "no-match"
