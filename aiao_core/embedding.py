@@ -127,7 +127,7 @@ class Training:
         self.update(arbitrary_inputs(self.model, self.examples, self.batch_size, self.generator))
 
     def update(self, inputs: Inputs) -> None:
-        """One step on ``inputs``, each under the trigger of a random subpath, as verification draws them."""
+        """One step on ``inputs``, :data:`TRIGGERED` of them also under a random subpath's trigger, as verification draws it."""
         subpaths = self.watermark.subpaths
         triggered = max(1, round(TRIGGERED * self.batch_size))
         picked = torch.randint(len(subpaths), (triggered,), generator=self.generator)

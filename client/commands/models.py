@@ -24,7 +24,9 @@ def register(
     name: Annotated[str, typer.Option(help="How you want to call the model.")],
     key_file: Annotated[Path | None, typer.Option(help="Where to save the secret key; default NAME.key.json.")] = None,
     images: Annotated[Path | None, typer.Option(help="Image set to embed with: a folder, .zip or .npz.")] = None,
-    option: Annotated[list[str] | None, typer.Option(help="Embedding option, such as steps=3000. Repeatable.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="Embedding option, such as steps=3000 or precision=bf16. Repeatable.")
+    ] = None,
     wait: Annotated[bool, typer.Option(help="Follow the embedding to its end.")] = True,
     json: Json = False,
 ) -> None:
@@ -120,13 +122,9 @@ def _options(pairs: list[str] | None) -> dict[str, Any]:
         name, equals, value = pair.partition("=")
         if not equals:
             raise ClientError(f"--option {pair} is no NAME=VALUE, such as steps=3000")
-        try:
-            options[name] = float(value) if "." in value or "e" in value.lower() else int(value)
-        except ValueError as error:
-            raise ClientError(f"--option {pair}: {value} is no number") from error
+        options[name] = value
     try:
-        EmbeddingOptions.model_validate(options)
+        return EmbeddingOptions.model_validate(options).model_dump(include=set(options))
     except ValidationError as error:
         first = error.errors()[0]
         raise ClientError(f"--option {first['loc'][0]}: {first['msg']}") from error
-    return options

@@ -84,7 +84,10 @@ def test_bad_usage_is_exit_status_2_in_a_shell_too(shell):
         (["report", "ver_1", "--to", "r"], "r is neither .html nor .json"),
         (["models", "list"], "no service is known: start one with `aiao up`"),
         (["models", "register", "x", "--name", "n", "--option", "steps"], "--option steps is no NAME=VALUE"),
-        (["models", "register", "x", "--name", "n", "--option", "steps=many"], "many is no number"),
+        (
+            ["models", "register", "x", "--name", "n", "--option", "steps=many"],
+            "--option steps: Input should be a valid integer",
+        ),
         (["models", "register", "x", "--name", "n", "--option", "steps=0"], "--option steps: Input should be greater"),
         (["models", "register", "x", "--name", "n", "--option", "steps=1e999"], "--option steps: "),
         (["models", "register", "x", "--name", "n", "--option", "surprise=1"], "--option surprise: "),
