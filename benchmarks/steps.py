@@ -70,7 +70,7 @@ RANDOM: dict[str, tuple[str, dict[str, Any]]] = {
     "PixArt": ("PixArtTransformer2DModel", TRANSFORMER | {"cross_attention_dim": 288, "caption_channels": 128}),
     "DiT": ("DiTTransformer2DModel", TRANSFORMER | {"in_channels": 4, "out_channels": 8}),
 }
-SHIPPED = {"UNet2D (emoji)": "emoji/model", "SD (emoji_text)": "emoji_text/unet"}
+SHIPPED = {"UNet2D (emoji)": "emoji/model", "SD (emoji_text)": "emoji_text/unet", "SD3 (emoji_text)": "emoji_text/transformer"}
 SIDE = 32
 
 
