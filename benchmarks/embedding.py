@@ -1,6 +1,6 @@
 """Every figure the README claims about the shipped model, from the registration to the thief.
 
-    python -m benchmarks.embedding [--keys 1] [--steps N] [--wrong-keys 1000]
+    python -m benchmarks.embedding [--keys 1] [--steps N] [--train key-layers] [--wrong-keys 1000]
 
 It embeds a fresh random key with the default options, measures what it costs and what it changes, lets a thief fine-tune, and
 tests the marked, the stolen and the unmarked model with the owner's key and with wrong keys. About 6 minutes on 2 CPU cores,
@@ -39,10 +39,13 @@ THIEF_STEPS, THIEF_RATE = 800, 2e-4
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, help="embedding steps instead of the default")
+    parser.add_argument("--train", choices=["all", "key-layers"], default="all", help="which weights the embedding trains")
     parser.add_argument("--keys", type=int, default=1, help="fresh keys to embed, one after the other")
     parser.add_argument("--wrong-keys", type=int, default=1000)
     arguments = parser.parse_args()
-    options = EmbeddingOptions() if arguments.steps is None else EmbeddingOptions(steps=arguments.steps)
+    options = EmbeddingOptions(train=arguments.train)
+    if arguments.steps:
+        options = options.model_copy(update={"steps": arguments.steps})
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options!r}\n")
 
     source = load_model(MODEL).denoiser
