@@ -65,9 +65,10 @@ def load_text(folder: Path) -> dict[str, Any]:
 
 def _load(encoder: Path, tokenizer: Path) -> tuple[Any, Any]:
     config = read_json(encoder / "config.json")
-    named = (config.get("architectures") or [None])[0]
-    if named not in ENCODERS:
-        raise InvalidCheckpoint(f"{encoder.name} is a {named}; captions are read with {', '.join(ENCODERS)}")
+    classes = config.get("architectures")
+    named = classes[0] if isinstance(classes, list) and classes else None
+    if not isinstance(named, str) or named not in ENCODERS:
+        raise InvalidCheckpoint(f"{encoder.name} is a {named!s:.100}; captions are read with {', '.join(ENCODERS)}")
     check_config(config)
     model_class, config_class, tokenizer_class = ENCODERS[named]
     try:

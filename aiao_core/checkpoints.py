@@ -14,7 +14,7 @@ from accelerate import init_empty_weights
 from safetensors.torch import save_file
 from torch import nn
 
-from aiao_core.denoisers import adapter_named
+from aiao_core.denoisers import Inputs, adapter_named, predict
 from aiao_core.errors import InvalidCheckpoint, WrongArchitecture
 from aiao_core.key import Architecture
 from aiao_core.schedules import NoiseSchedule, noise_schedule
@@ -25,6 +25,7 @@ PREFIXES = ("", "unet.", "transformer.", "module.", "model.", "denoiser.", "_ori
 
 MAX_CONFIG_ITEMS = 64
 MAX_LAYERS = 256
+MAX_MODULES = 4096
 MAX_PIXELS_ASIDE = 4096
 MAX_BUFFER_BYTES = 1 << 30
 
@@ -53,7 +54,31 @@ def load_model(folder: Path) -> DiffusionModel:
     )
     denoiser = build(architecture)
     fill(denoiser, read_folder(part)[0])
+    _try_out(denoiser, architecture)
     return DiffusionModel(denoiser, noise_schedule(read_json(folder / "scheduler" / "scheduler_config.json")), architecture)
+
+
+def _try_out(denoiser: nn.Module, architecture: Architecture) -> None:
+    """One small forward pass: a model that its adapter cannot run is refused at once, and not in the midst of its embedding."""
+    adapter, config = adapter_named(architecture.class_name), architecture.config
+    generator = torch.Generator().manual_seed(0)
+    try:
+        noisy = torch.randn((1, *adapter.monte_carlo_shape(config)), generator=generator)
+        inputs = Inputs(noisy, torch.tensor([1]), adapter.random_conditions(config, 1, generator))
+        with torch.no_grad():
+            shape = predict(denoiser, inputs).shape
+    except WrongArchitecture:
+        raise
+    except Exception as error:  # whatever a network raises for a configuration that its adapter does not know
+        raise WrongArchitecture(
+            f"a {architecture.class_name} of this configuration cannot be run ({error!s:.200}); an adapter of your own can "
+            "serve it, see docs/adapters.md"
+        ) from error
+    if shape != noisy.shape:
+        raise WrongArchitecture(
+            f"the denoiser takes {noisy.shape[1]} channels and predicts {shape[1]}, as models for inpainting do; "
+            "register the model that it was made from"
+        )
 
 
 def save_model(denoiser: nn.Module, source: Path, target: Path) -> None:
@@ -103,21 +128,26 @@ def build_class(module_class: Any, config: dict[str, Any]) -> nn.Module:
 
 def check_config(config: dict[str, Any]) -> None:
     """Whatever decides how many modules there are, or how large an input is, must be of a sensible size."""
+    modules = 1
     for name, value in config.items():
         if isinstance(value, list) and len(value) > MAX_CONFIG_ITEMS:
             raise InvalidCheckpoint(f"config.json: {name} has more than {MAX_CONFIG_ITEMS} items")
         if "layers" in name and not all(isinstance(count, int) and 0 <= count <= MAX_LAYERS for count in _numbers(value)):
             raise InvalidCheckpoint(f"config.json: {name} must be between 0 and {MAX_LAYERS}")
+        if "layers" in name:
+            modules *= max([1, *_numbers(value)])
+    if modules > MAX_MODULES:
+        raise InvalidCheckpoint(f"config.json: its numbers of layers multiply to {modules}; at most {MAX_MODULES} are built")
     sides = list(_numbers(config.get("sample_size") or 1))
     if not all(isinstance(side, int) and 1 <= side <= MAX_PIXELS_ASIDE for side in sides) or len(sides) > 2:
         raise InvalidCheckpoint(f"config.json: sample_size must be between 1 and {MAX_PIXELS_ASIDE} pixels")
 
 
-def _numbers(value: Any) -> Iterator[Any]:
-    """The items of a value that may be a number, absent, or a list of such at any depth."""
-    if isinstance(value, list | tuple):
+def _numbers(value: Any, depth: int = 0) -> Iterator[Any]:
+    """The items of a value that may be a number, absent, or a list of such, two lists deep at most."""
+    if isinstance(value, list | tuple) and depth < 2:
         for item in value:
-            yield from _numbers(item)
+            yield from _numbers(item, depth + 1)
     elif value is not None and not isinstance(value, bool):
         yield value
 

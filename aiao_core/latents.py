@@ -21,7 +21,7 @@ def load_autoencoder(folder: Path) -> Any | None:
         return None
     config = read_json(part / "config.json")
     if config.get("_class_name") != "AutoencoderKL":
-        raise InvalidCheckpoint(f"vae is a {config.get('_class_name')}; supported: AutoencoderKL")
+        raise InvalidCheckpoint(f"vae is a {config.get('_class_name')!s:.100}; supported: AutoencoderKL")
     autoencoder = build_class(AutoencoderKL, {name: value for name, value in config.items() if not name.startswith("_")})
     fill(autoencoder, read_weights(weights_file(part))[0])
     return autoencoder

@@ -7,6 +7,7 @@ A package may bring further families as entry points of the group ``aiao.denoise
 """
 
 from importlib.metadata import entry_points
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -29,13 +30,16 @@ def register(adapter: type[DenoiserAdapter]) -> None:
     _adapters[adapter.denoiser.__name__] = adapter()
 
 
-def adapter_named(class_name: str | None) -> DenoiserAdapter:
-    """The adapter of a denoiser's class, by its name. Raises :class:`WrongArchitecture` if there is none."""
-    adapter = _adapters.get(class_name or "")
+def adapter_named(class_name: Any) -> DenoiserAdapter:
+    """The adapter of a denoiser's class, by its name, whatever a configuration gives for one.
+
+    Raises :class:`WrongArchitecture` if there is none.
+    """
+    adapter = _adapters.get(class_name) if isinstance(class_name, str) else None
     if adapter is None:
         raise WrongArchitecture(
-            f"the denoiser is a {class_name}; supported: {', '.join(sorted(_adapters))}. For another class write an adapter: "
-            "its denoiser, folder, shape, side_multiple, random_conditions and predict, as docs/adapters.md shows"
+            f"the denoiser is a {class_name!s:.100}; supported: {', '.join(sorted(_adapters))}. For another class write "
+            "an adapter: its denoiser, folder, shape, side_multiple, random_conditions and predict, as docs/adapters.md shows"
         )
     return adapter
 

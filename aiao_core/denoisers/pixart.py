@@ -9,9 +9,6 @@ from torch import Tensor, nn
 
 from aiao_core.denoisers.adapter import RANDOM_TOKENS, Conditions, Config, DenoiserAdapter, Inputs, normal, square
 
-SIZE_CONDITIONED = 128
-"""diffusers gives the models of this ``sample_size`` the image's size as a condition, unless their configuration says."""
-
 
 class PixArt(DenoiserAdapter):
     """Conditions: ``encoder_hidden_states`` (B, L, D), and its ``encoder_attention_mask`` (B, L) where it is padded."""

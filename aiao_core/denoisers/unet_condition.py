@@ -47,10 +47,8 @@ class UNet2DCondition(DenoiserAdapter):
         return conditions | random_classes(config.get("num_class_embeds"), count, generator)
 
     def encode_captions(self, denoiser: Any, text: Mapping[str, Any], captions: list[str]) -> Conditions | None:
-        from diffusers import (
-            StableDiffusionPipeline,
-            StableDiffusionXLPipeline,
-        )  # brings transformers along, which only captions need
+        # They bring transformers along, which only captions need.
+        from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
         needed = ("text_encoder", "tokenizer") if denoiser.config.addition_embed_type is None else SDXL_TEXT
         if not set(needed) <= text.keys():

@@ -5,16 +5,17 @@ import json
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, UNet2DConditionModel
 
 from aiao_core.captions import encode_captions, load_text
 from aiao_core.checkpoints import load_model, save_model
 from aiao_core.embedding import embed
-from aiao_core.errors import InvalidCheckpoint, InvalidImages
+from aiao_core.errors import InvalidCheckpoint, InvalidImages, WrongArchitecture
 from aiao_core.examples import draw_examples, load_examples
 from aiao_core.latents import decode_latents, downsampling, load_autoencoder
 from aiao_core.options import EmbeddingOptions
 from tests.aiao_core import pipelines
+from tests.aiao_core.families import CONDITIONED
 
 CAPTIONS = ["a cat", "a dog", "a dog on a mat"]
 QUICK = EmbeddingOptions(steps=2, batch_size=2, probe_steps=1, samples=3, layers=8)
@@ -121,6 +122,8 @@ def test_without_images_the_model_draws_under_an_empty_caption_or_random_classes
     [
         ({"architectures": ["BertModel"]}, "BertModel; captions are read with CLIPTextModel"),
         ({"architectures": None}, "None; captions are read with"),
+        ({"architectures": 5}, "None; captions are read with"),
+        ({"architectures": [["CLIPTextModel"]]}, "captions are read with"),
         ({"num_hidden_layers": 10**9}, "num_hidden_layers must be between"),
         ({"vocab_size": 10**12}, "describes more weights than its .safetensors files hold"),
         ({"hidden_size": "wide"}, "cannot be read"),
@@ -146,3 +149,33 @@ def test_another_autoencoder_is_refused(folder):
     config.write_text(json.dumps(json.loads(config.read_text()) | {"_class_name": "AutoencoderDC"}))
     with pytest.raises(InvalidCheckpoint, match="vae is a AutoencoderDC"):
         load_autoencoder(folder)
+
+
+@pytest.mark.parametrize("family", ["SD", "SD3"])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"_class_name": ["UNet2DConditionModel"]}, "supported: "),
+        ({"layers_per_block": [[[1]]], "num_layers": [[[1]]]}, "must be between 0 and 256"),
+        ({"layers_per_block": 200, "transformer_layers_per_block": 200, "num_layers": 200}, "layers multiply to"),
+    ],
+)
+def test_a_configuration_that_no_author_would_write_is_refused(folder, changes, message):
+    config = folder / ("unet" if (folder / "unet").is_dir() else "transformer") / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
+    with pytest.raises(InvalidCheckpoint, match=message):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("family", ["SD"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"in_channels": 9}, "takes 9 channels and predicts 4, as models for inpainting do"),
+        ({"class_embed_type": "timestep"}, "of this configuration cannot be run"),
+    ],
+)
+def test_a_model_that_its_adapter_cannot_run_is_refused_at_once(folder, options, message):
+    UNet2DConditionModel(**CONDITIONED | options).save_pretrained(folder / "unet")
+    with pytest.raises(WrongArchitecture, match=message):
+        load_model(folder)
