@@ -39,7 +39,7 @@ def adapter_named(class_name: Any) -> DenoiserAdapter:
     if adapter is None:
         raise WrongArchitecture(
             f"the denoiser is a {class_name!s:.100}; supported: {', '.join(sorted(_adapters))}. For another class write "
-            "an adapter: its denoiser, folder, shape, side_multiple, random_conditions and predict, as docs/adapters.md shows"
+            "an adapter: its denoiser, side, random_conditions and predict, as docs/adapters.md shows"
         )
     return adapter
 

@@ -17,6 +17,9 @@ Conditions = dict[str, Tensor]
 RANDOM_TOKENS = 16
 """Length of a random text embedding: enough for any attention to mix, and short, for speed."""
 
+CAPTION_TOKENS = 128
+"""Length of an owner's captions for T5."""
+
 MONTE_CARLO_SIDE = 16
 """Verification draws x_t of so many positions a side where the model works at more: a key works at every resolution."""
 
@@ -66,16 +69,18 @@ class DenoiserAdapter(ABC):
 
     denoiser: ClassVar[type[nn.Module]]
     """The class of the denoiser, of diffusers or your own: ``from_config`` and ``config`` as ``ModelMixin`` has them."""
-    folder: ClassVar[str]
-    """Where a pipeline folder keeps it: ``unet`` or ``transformer``."""
+    side: ClassVar[int]
+    """Positions a side of x_t where the configuration has no ``sample_size``."""
 
-    @abstractmethod
     def shape(self, config: Config) -> tuple[int, int, int]:
         """(channels, height, width) of x_t at the size the model is made for."""
+        size = config.get("sample_size") or self.side
+        height, width = (size, size) if isinstance(size, int) else (size[0], size[-1])
+        return config["in_channels"], height, width
 
-    @abstractmethod
     def side_multiple(self, config: Config) -> int:
-        """Heights and widths must be multiples of this."""
+        """Heights and widths must be multiples of this: a transformer's patch, or what a UNet halves again and again."""
+        return int(config.get("patch_size") or 2 ** (len(config["block_out_channels"]) - 1))
 
     @abstractmethod
     def random_conditions(self, config: Config, count: int, generator: torch.Generator) -> Conditions:
@@ -100,12 +105,14 @@ class DenoiserAdapter(ABC):
         return channels, min(height, smallest), min(width, smallest)
 
 
-def square(config: Config, default: int) -> tuple[int, int]:
-    """(height, width) from the ``sample_size`` of a configuration: a number, a pair, or absent."""
-    size = config.get("sample_size") or default
-    return (size, size) if isinstance(size, int) else (size[0], size[-1])
-
-
 def normal(count: int, *shape: int, generator: torch.Generator) -> Tensor:
     """Standard normal numbers, (count, *shape)."""
     return torch.randn((count, *shape), generator=generator)
+
+
+def joint_text(config: Config, count: int, generator: torch.Generator) -> Conditions:
+    """Random ``encoder_hidden_states`` (count, L, D) and ``pooled_projections`` (count, P), as MMDiT transformers take them."""
+    return {
+        "encoder_hidden_states": normal(count, RANDOM_TOKENS, config["joint_attention_dim"], generator=generator),
+        "pooled_projections": normal(count, config["pooled_projection_dim"], generator=generator),
+    }

@@ -7,7 +7,7 @@ import torch
 from diffusers import DiTTransformer2DModel
 from torch import Tensor, nn
 
-from aiao_core.denoisers.adapter import Conditions, Config, DenoiserAdapter, Inputs, square
+from aiao_core.denoisers.adapter import Conditions, Config, DenoiserAdapter, Inputs
 from aiao_core.denoisers.unet import named_classes, random_classes
 
 
@@ -15,13 +15,7 @@ class DiT(DenoiserAdapter):
     """Conditions: ``class_labels`` (B,)."""
 
     denoiser = DiTTransformer2DModel
-    folder = "transformer"
-
-    def shape(self, config: Config) -> tuple[int, int, int]:
-        return config["in_channels"], *square(config, default=32)
-
-    def side_multiple(self, config: Config) -> int:
-        return int(config["patch_size"])
+    side = 32
 
     def random_conditions(self, config: Config, count: int, generator: torch.Generator) -> Conditions:
         return random_classes(config["num_embeds_ada_norm"], count, generator)

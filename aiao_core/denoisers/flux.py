@@ -8,16 +8,10 @@ from diffusers import FluxTransformer2DModel
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from aiao_core.denoisers.adapter import RANDOM_TOKENS, Conditions, Config, DenoiserAdapter, Inputs, normal
-
-SIDE = 128
-"""Positions a side at 1024 pixels; the configuration names no size."""
+from aiao_core.denoisers.adapter import CAPTION_TOKENS, Conditions, Config, DenoiserAdapter, Inputs, joint_text
 
 PACKED = 4
 """FLUX puts 2x2 positions of a latent into the channels of one token."""
-
-CAPTION_TOKENS = 128
-"""Length of an owner's captions for T5."""
 
 TIMESTEP_UNIT = 1000
 GUIDANCE = 3.5
@@ -28,19 +22,16 @@ class Flux(DenoiserAdapter):
     """x_t is the unpacked latent. Conditions: ``encoder_hidden_states`` (B, L, D) and ``pooled_projections`` (B, P)."""
 
     denoiser = FluxTransformer2DModel
-    folder = "transformer"
+    side = 128  # at 1024 pixels; the configuration names no size
 
     def shape(self, config: Config) -> tuple[int, int, int]:
-        return config["in_channels"] // PACKED, SIDE, SIDE
+        return config["in_channels"] // PACKED, self.side, self.side
 
     def side_multiple(self, config: Config) -> int:
         return 2
 
     def random_conditions(self, config: Config, count: int, generator: torch.Generator) -> Conditions:
-        return {
-            "encoder_hidden_states": normal(count, RANDOM_TOKENS, config["joint_attention_dim"], generator=generator),
-            "pooled_projections": normal(count, config["pooled_projection_dim"], generator=generator),
-        }
+        return joint_text(config, count, generator)
 
     def encode_captions(self, denoiser: Any, text: Mapping[str, Any], captions: list[str]) -> Conditions | None:
         from diffusers import FluxPipeline  # it brings transformers along, which only captions need

@@ -7,20 +7,14 @@ import torch
 from diffusers import PixArtTransformer2DModel
 from torch import Tensor, nn
 
-from aiao_core.denoisers.adapter import RANDOM_TOKENS, Conditions, Config, DenoiserAdapter, Inputs, normal, square
+from aiao_core.denoisers.adapter import RANDOM_TOKENS, Conditions, Config, DenoiserAdapter, Inputs, normal
 
 
 class PixArt(DenoiserAdapter):
     """Conditions: ``encoder_hidden_states`` (B, L, D), and its ``encoder_attention_mask`` (B, L) where it is padded."""
 
     denoiser = PixArtTransformer2DModel
-    folder = "transformer"
-
-    def shape(self, config: Config) -> tuple[int, int, int]:
-        return config["in_channels"], *square(config, default=128)
-
-    def side_multiple(self, config: Config) -> int:
-        return int(config["patch_size"])
+    side = 128
 
     def random_conditions(self, config: Config, count: int, generator: torch.Generator) -> Conditions:
         width = config.get("caption_channels") or config["cross_attention_dim"]

@@ -7,10 +7,8 @@ import torch
 from diffusers import SD3Transformer2DModel
 from torch import Tensor, nn
 
-from aiao_core.denoisers.adapter import RANDOM_TOKENS, Conditions, Config, DenoiserAdapter, Inputs, normal, square
+from aiao_core.denoisers.adapter import CAPTION_TOKENS, Conditions, Config, DenoiserAdapter, Inputs, joint_text
 
-CAPTION_TOKENS = 128
-"""Length of an owner's captions for T5."""
 WITHOUT_T5_TOKENS = 1
 """Where a folder has no T5, as it may, the pipeline puts zeros in its place: this many, for speed."""
 
@@ -19,19 +17,10 @@ class SD3(DenoiserAdapter):
     """Conditions: ``encoder_hidden_states`` (B, L, D) and ``pooled_projections`` (B, P)."""
 
     denoiser = SD3Transformer2DModel
-    folder = "transformer"
-
-    def shape(self, config: Config) -> tuple[int, int, int]:
-        return config["in_channels"], *square(config, default=128)
-
-    def side_multiple(self, config: Config) -> int:
-        return int(config["patch_size"])
+    side = 128
 
     def random_conditions(self, config: Config, count: int, generator: torch.Generator) -> Conditions:
-        return {
-            "encoder_hidden_states": normal(count, RANDOM_TOKENS, config["joint_attention_dim"], generator=generator),
-            "pooled_projections": normal(count, config["pooled_projection_dim"], generator=generator),
-        }
+        return joint_text(config, count, generator)
 
     def encode_captions(self, denoiser: Any, text: Mapping[str, Any], captions: list[str]) -> Conditions | None:
         from diffusers import StableDiffusion3Pipeline  # it brings transformers along, which only captions need

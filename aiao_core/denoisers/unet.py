@@ -7,7 +7,7 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
-from aiao_core.denoisers.adapter import Conditions, Config, DenoiserAdapter, Inputs, square
+from aiao_core.denoisers.adapter import Conditions, Config, DenoiserAdapter, Inputs
 from aiao_core.errors import InvalidImages
 
 
@@ -15,13 +15,7 @@ class UNet2D(DenoiserAdapter):
     """Conditions: ``class_labels`` (B,) where the model has classes, else none."""
 
     denoiser = UNet2DModel
-    folder = "unet"
-
-    def shape(self, config: Config) -> tuple[int, int, int]:
-        return config["in_channels"], *square(config, default=32)
-
-    def side_multiple(self, config: Config) -> int:
-        return int(2 ** (len(config["block_out_channels"]) - 1))
+    side = 32
 
     def random_conditions(self, config: Config, count: int, generator: torch.Generator) -> Conditions:
         return random_classes(config.get("num_class_embeds"), count, generator)

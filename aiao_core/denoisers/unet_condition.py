@@ -7,7 +7,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from aiao_core.denoisers.adapter import RANDOM_TOKENS, Conditions, Config, DenoiserAdapter, Inputs, normal, square
+from aiao_core.denoisers.adapter import RANDOM_TOKENS, Conditions, Config, DenoiserAdapter, Inputs, normal
 from aiao_core.denoisers.unet import random_classes
 from aiao_core.errors import WrongArchitecture
 
@@ -20,13 +20,7 @@ class UNet2DCondition(DenoiserAdapter):
     """Conditions: ``encoder_hidden_states`` (B, L, D); for SDXL also ``text_embeds`` (B, P) and ``time_ids`` (B, 6)."""
 
     denoiser = UNet2DConditionModel
-    folder = "unet"
-
-    def shape(self, config: Config) -> tuple[int, int, int]:
-        return config["in_channels"], *square(config, default=64)
-
-    def side_multiple(self, config: Config) -> int:
-        return int(2 ** (len(config["block_out_channels"]) - 1))
+    side = 64
 
     def random_conditions(self, config: Config, count: int, generator: torch.Generator) -> Conditions:
         width = config.get("encoder_hid_dim") or config["cross_attention_dim"]
@@ -57,7 +51,7 @@ class UNet2DCondition(DenoiserAdapter):
         if needed is SDXL_TEXT:
             pipeline = StableDiffusionXLPipeline(**parts)
             embeddings, _, pooled, _ = pipeline.encode_prompt(captions, do_classifier_free_guidance=False)
-            height, width = (8 * side for side in square(denoiser.config, default=128))  # of the image
+            height, width = (8 * side for side in self.shape(denoiser.config)[1:])  # of the image
             sizes = torch.tensor([[height, width, 0, 0, height, width]]).float().expand(len(captions), TIME_IDS)
             return {"encoder_hidden_states": embeddings, "text_embeds": pooled, "time_ids": sizes}
         plain = StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)

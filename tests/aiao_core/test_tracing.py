@@ -89,13 +89,7 @@ class Toy(nn.Module):
 
 class ToyAdapter(DenoiserAdapter):
     denoiser = Toy
-    folder = "unet"
-
-    def shape(self, config):
-        return 3, 4, 4
-
-    def side_multiple(self, config):
-        return 1
+    side = 4
 
     def random_conditions(self, config, count, generator):
         return {}
