@@ -106,7 +106,8 @@ class Training:
         # Dropout stays off: its random numbers would not survive an interruption.
         denoiser: Any = model.denoiser
         self.marked = denoiser.eval().to(self.accelerator.device)
-        if options.gradient_checkpointing:
+        self.gradient_checkpointing = options.gradient_checkpointing
+        if self.gradient_checkpointing:
             self.marked.enable_gradient_checkpointing()
         self.trained = trained_parameters(self.marked, key, options)
         self.model, self.examples, self.batch_size = model, examples, options.batch_size
@@ -149,7 +150,8 @@ class Training:
 
     def finish(self) -> None:
         """Leave the denoiser as it came: frozen, on the CPU."""
-        self.marked.disable_gradient_checkpointing()
+        if self.gradient_checkpointing:
+            self.marked.disable_gradient_checkpointing()
         self.marked.requires_grad_(False).cpu()
 
     def state(self) -> dict[str, Any]:

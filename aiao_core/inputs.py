@@ -8,7 +8,7 @@ from aiao_core.denoisers import Conditions, Inputs, adapter_named, adapter_of, p
 from aiao_core.denoisers.adapter import select
 from aiao_core.key import Architecture
 from aiao_core.progress import Progress, ProgressCallback, silent
-from aiao_core.training import Examples, draw_noise, draw_timesteps
+from aiao_core.training import Examples, draw_noise, draw_timesteps, noised
 
 PLAIN_NOISE = 0.5
 """Share of the inputs that are plain noise under random conditions, as in verification, instead of noised examples."""
@@ -32,18 +32,15 @@ def arbitrary_inputs(model: DiffusionModel, examples: Examples, count: int, gene
 
     Where verification draws smaller inputs than the examples are, or conditions of another length, a batch holds one kind only.
     """
-    batch = examples.draw(count, generator)
-    noise = draw_noise(batch.clean.shape, generator)
-    timesteps = draw_timesteps(count, model.schedule.num_train_timesteps, generator)
-    noised = Inputs(model.schedule.add_noise(batch.clean, noise, timesteps), timesteps, batch.conditions)
+    example, _ = noised(model.schedule, examples.draw(count, generator), generator)
     plain = plain_noise(model.architecture, model.schedule.num_train_timesteps, count, generator)
     chosen = torch.rand(count, generator=generator) < PLAIN_NOISE
-    if _shapes(plain) != _shapes(noised):
-        return plain if chosen[0] else noised
+    if _shapes(plain) != _shapes(example):
+        return plain if chosen[0] else example
     return Inputs(
-        _where(chosen, plain.noisy, noised.noisy),
-        timesteps,
-        {name: _where(chosen, value, noised.conditions[name]) for name, value in plain.conditions.items()},
+        _where(chosen, plain.noisy, example.noisy),
+        example.timesteps,
+        {name: _where(chosen, value, example.conditions[name]) for name, value in plain.conditions.items()},
     )
 
 

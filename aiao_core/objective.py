@@ -65,19 +65,18 @@ def measure_scales(source: nn.Module, schedule: NoiseSchedule, watermark: Waterm
 def objective(
     marked: nn.Module, source: nn.Module, watermark: Watermark, scales: Scales, inputs: Inputs, trigger_layers: list[int]
 ) -> Iterator[Terms]:
-    """The terms for a batch ``inputs``, input b triggered at ``trigger_layers[b]``.
+    """The terms for a batch ``inputs`` (B, ...) whose first ``len(trigger_layers)`` inputs also come with a trigger.
 
-    The marked model sees the inputs clean and the first ``len(trigger_layers)`` of them triggered, all in one pass; one
-    triggered pass trains every later response layer of each input. Call ``backward`` inside the block: gradient checkpointing
+    Input b is triggered at layer ``trigger_layers[b]``. The marked model sees the clean and the triggered inputs in one pass,
+    which trains every later response layer of each input. Call ``backward`` inside the block: gradient checkpointing
     runs parts of the forward pass again, and the triggers must be there then too.
     """
     batch = len(inputs)
     with torch.no_grad(), trace(source, capture=watermark.names) as expected:
         expected_prediction = predict(source, inputs)
     edits = trigger_edits([(watermark, i) for i in trigger_layers], first_row=batch)
-    with trace(marked, capture=watermark.names, edit=edits) as captured:
+    with trace(marked, capture=watermark.names, edit=edits) as features:
         prediction = predict(marked, Inputs.concatenated([inputs, inputs[: len(trigger_layers)]]))
-        features = dict(captured)
         reached = watermark.reached[torch.tensor(trigger_layers)]
         hinges = []
         for j in watermark.response_layers:

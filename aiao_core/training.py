@@ -14,6 +14,7 @@ from aiao_core.checkpoints import DiffusionModel
 from aiao_core.denoisers import Conditions, Inputs, adapter_of, predict
 from aiao_core.denoisers.adapter import select
 from aiao_core.progress import Progress, ProgressCallback, silent
+from aiao_core.schedules import NoiseSchedule
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,14 @@ def draw_noise(shape: tuple[int, ...] | torch.Size, generator: torch.Generator) 
     return torch.randn(shape, generator=generator)
 
 
+def noised(schedule: NoiseSchedule, batch: Examples, generator: torch.Generator) -> tuple[Inputs, Tensor]:
+    """``batch`` with noise at uniform timesteps, and what the denoiser should predict for it, shaped like ``batch.clean``."""
+    noise = draw_noise(batch.clean.shape, generator)
+    timesteps = draw_timesteps(len(batch), schedule.num_train_timesteps, generator)
+    noisy = schedule.add_noise(batch.clean, noise, timesteps)
+    return Inputs(noisy, timesteps, batch.conditions), schedule.target(batch.clean, noise, timesteps)
+
+
 def fine_tune(
     model: DiffusionModel,
     examples: Examples,
@@ -65,7 +74,7 @@ def fine_tune(
     progress: ProgressCallback = silent,
 ) -> None:
     """Train ``model.denoiser`` in place on ``examples`` with AdamW at a constant rate: ``parameters``, or every weight."""
-    denoiser, schedule = model.denoiser, model.schedule
+    denoiser = model.denoiser
     generator = torch.Generator().manual_seed(seed)
     trained = list(denoiser.parameters()) if parameters is None else parameters
     for parameter in trained:
@@ -73,12 +82,8 @@ def fine_tune(
     optimizer = torch.optim.AdamW(trained, lr=learning_rate, fused=True)
     denoiser.train()
     for step in range(steps):
-        batch = examples.draw(batch_size, generator)
-        noise = draw_noise(batch.clean.shape, generator)
-        timesteps = draw_timesteps(batch_size, schedule.num_train_timesteps, generator)
-        noisy = schedule.add_noise(batch.clean, noise, timesteps)
-        prediction = predict(denoiser, Inputs(noisy, timesteps, batch.conditions))
-        target = schedule.target(batch.clean, noise, timesteps)
+        inputs, target = noised(model.schedule, examples.draw(batch_size, generator), generator)
+        prediction = predict(denoiser, inputs)
         loss = nn.functional.mse_loss(prediction, target.to(prediction.device))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

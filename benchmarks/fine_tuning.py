@@ -24,14 +24,14 @@ from torch import Tensor, nn
 
 from aiao_core.captions import encode_captions
 from aiao_core.checkpoints import DiffusionModel, load_model
-from aiao_core.denoisers import Conditions, Inputs, predict
+from aiao_core.denoisers import Conditions, predict
 from aiao_core.embedding import embed
 from aiao_core.key import OwnerKey
 from aiao_core.latents import encode_images, load_autoencoder
 from aiao_core.options import EmbeddingOptions, VerificationOptions
 from aiao_core.progress import Progress
 from aiao_core.suspects import load_suspect
-from aiao_core.training import Examples, fine_tune
+from aiao_core.training import Examples, fine_tune, noised
 from aiao_core.verification import Subject, verify
 from examples.emoji.data import load_images
 from examples.emoji_text.parts import captions
@@ -120,14 +120,9 @@ class _Judge:
 
     def _loss(self, denoiser: nn.Module, examples: Examples, count: int = 256) -> float:
         generator = torch.Generator().manual_seed(7)
-        batch, schedule = examples.draw(count, generator), self.model.schedule
-        noise = torch.randn(batch.clean.shape, generator=generator)
-        timesteps = torch.randint(schedule.num_train_timesteps, (count,), generator=generator)
+        inputs, target = noised(self.model.schedule, examples.draw(count, generator), generator)
         with torch.no_grad():
-            prediction = predict(
-                denoiser, Inputs(schedule.add_noise(batch.clean, noise, timesteps), timesteps, batch.conditions)
-            )
-        return float(nn.functional.mse_loss(prediction, schedule.target(batch.clean, noise, timesteps)))
+            return float(nn.functional.mse_loss(predict(denoiser, inputs), target))
 
 
 def _rows(model: DiffusionModel, source: nn.Module, owners: Examples, animals: Examples, flags: Examples) -> Iterator[Row]:
@@ -181,11 +176,8 @@ def _textual_inversion(model: DiffusionModel, subject: Examples) -> Examples:
 
     for _ in range(200):
         clean = subject.draw(8, generator).clean
-        noise, timesteps = torch.randn(clean.shape, generator=generator), torch.randint(1000, (8,), generator=generator)
-        prediction = predict(
-            model.denoiser, Inputs(model.schedule.add_noise(clean, noise, timesteps), timesteps, conditions(8))
-        )
-        loss = nn.functional.mse_loss(prediction, model.schedule.target(clean, noise, timesteps))
+        inputs, target = noised(model.schedule, Examples(clean, conditions(8)), generator)
+        loss = nn.functional.mse_loss(predict(model.denoiser, inputs), target)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

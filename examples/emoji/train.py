@@ -9,14 +9,16 @@ loads.
 """
 
 import argparse
-import copy
-import math
 from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
+from torch import nn
 
+from aiao_core.schedules import Diffusion
+from aiao_core.training import Examples
 from examples.emoji.data import THIEF_CATEGORY, load_images, save_grid
+from examples.training import fit
 
 HELD_OUT = (THIEF_CATEGORY, "Flags")
 
@@ -38,36 +40,18 @@ def make_model() -> tuple[UNet2DModel, DDPMScheduler]:
     return denoiser, scheduler
 
 
-def train(
-    images: torch.Tensor, *, steps: int, batch: int, learning_rate: float, seed: int
-) -> tuple[UNet2DModel, DDPMScheduler]:
-    """Fit the noise prediction on ``images`` (N, 3, 16, 16) in [-1, 1] and return the averaged weights."""
+def train(images: torch.Tensor, *, steps: int, batch: int, seed: int) -> tuple[nn.Module, DDPMScheduler]:
+    """Fit the noise prediction on ``images`` (N, 3, 16, 16) in [-1, 1], mirrored at random; the averaged weights."""
     torch.manual_seed(seed)
     denoiser, scheduler = make_model()
-    average = copy.deepcopy(denoiser).requires_grad_(False)
-    optimizer = torch.optim.AdamW(denoiser.parameters(), lr=learning_rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1.0, (step + 1) / 200) * 0.5 * (1 + math.cos(math.pi * step / steps))
-    )
-    for step in range(steps):
-        clean = images[torch.randint(len(images), (batch,))]
-        mirrored = torch.rand(batch) < 0.5
-        clean = torch.where(mirrored[:, None, None, None], clean.flip(-1), clean)
-        noise = torch.randn_like(clean)
-        timesteps = torch.randint(scheduler.config.num_train_timesteps, (batch,))
-        prediction = denoiser(scheduler.add_noise(clean, noise, timesteps), timesteps).sample
-        loss = torch.nn.functional.mse_loss(prediction, noise)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(denoiser.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        decay = min(0.999, (step + 1) / (step + 10))
-        for kept, current in zip(average.parameters(), denoiser.parameters(), strict=True):
-            kept.lerp_(current.detach(), 1 - decay)
-        if step % 100 == 0:
-            print(f"step {step:5d} of {steps}  loss {loss.item():.4f}", flush=True)
-    return average.eval(), scheduler
+    examples = Examples(images, {})
+
+    def draw(generator: torch.Generator) -> Examples:
+        clean = examples.draw(batch, generator).clean
+        mirrored = torch.rand(batch, generator=generator) < 0.5
+        return Examples(torch.where(mirrored[:, None, None, None], clean.flip(-1), clean), {})
+
+    return fit(denoiser, Diffusion(scheduler), draw, steps=steps, seed=seed), scheduler
 
 
 def main() -> None:
@@ -75,7 +59,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder that receives the pipeline and samples.png")
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 
@@ -85,7 +68,6 @@ def main() -> None:
         images,
         steps=arguments.steps,
         batch=arguments.batch,
-        learning_rate=arguments.learning_rate,
         seed=arguments.seed,
     )
     pipeline = DDPMPipeline(denoiser.half(), scheduler)

@@ -98,10 +98,3 @@ def train_autoencoder(images: torch.Tensor, *, steps: int, batch: int = 32, lear
         spread = autoencoder.encode(images[:256]).latent_dist.mode().std()
     autoencoder.register_to_config(scaling_factor=round(1 / float(spread), 4))
     return autoencoder
-
-
-def encode_images(autoencoder: AutoencoderKL, images: torch.Tensor) -> torch.Tensor:
-    """The latents (N, 4, 16, 16) of ``images`` (N, 3, 32, 32) in [-1, 1]."""
-    with torch.no_grad():
-        latents = torch.cat([autoencoder.encode(part).latent_dist.mode() for part in images.split(64)])
-    return latents * autoencoder.config.scaling_factor

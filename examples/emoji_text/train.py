@@ -10,8 +10,6 @@ are standard pipeline folders in half precision.
 """
 
 import argparse
-import copy
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,14 +23,16 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPTextModel
 
-from aiao_core.denoisers import Inputs, predict
 from aiao_core.denoisers.sd3 import WITHOUT_T5_TOKENS
-from aiao_core.schedules import Diffusion, NoiseSchedule, RectifiedFlow
+from aiao_core.latents import encode_images
+from aiao_core.schedules import Diffusion, RectifiedFlow
+from aiao_core.training import Examples
 from examples.emoji.data import THIEF_CATEGORY, load_images, save_grid
-from examples.emoji_text.parts import WIDTH, captions, encode_images, make_text_encoder, make_tokenizer, train_autoencoder
+from examples.emoji_text.parts import WIDTH, captions, make_text_encoder, make_tokenizer, train_autoencoder
+from examples.training import fit
 
 HELD_OUT = (THIEF_CATEGORY, "Flags")
 UNCONDITIONED = 0.1
@@ -86,45 +86,20 @@ def make_transformer() -> SD3Transformer2DModel:
     )
 
 
-def train(
-    denoiser: nn.Module,
-    schedule: NoiseSchedule,
-    latents: Tensor,
-    conditions: Callable[[Tensor], dict[str, Tensor]],
-    others: list[nn.Module],
-    *,
-    steps: int,
-    batch: int,
-    learning_rate: float,
-) -> nn.Module:
-    """Fit ``denoiser``, and ``others`` with it, on ``latents`` under ``conditions`` of their rows; return its average."""
-    average = copy.deepcopy(denoiser).requires_grad_(False)
-    parameters = [parameter for module in (denoiser, *others) for parameter in module.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01, fused=True)
-    rate = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1.0, (step + 1) / 200) * 0.5 * (1 + math.cos(math.pi * step / steps))
-    )
-    for step in range(steps):
-        rows = torch.randint(len(latents), (batch,))
-        clean, noise = latents[rows], torch.randn(batch, *latents.shape[1:])
-        timesteps = torch.randint(schedule.num_train_timesteps, (batch,))
-        rows = torch.where(torch.rand(batch) < UNCONDITIONED, -1, rows)
-        prediction = predict(denoiser, Inputs(schedule.add_noise(clean, noise, timesteps), timesteps, conditions(rows)))
-        loss = nn.functional.mse_loss(prediction, schedule.target(clean, noise, timesteps))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        rate.step()
-        decay = min(0.999, (step + 1) / (step + 10))
-        for kept, current in zip(average.parameters(), denoiser.parameters(), strict=True):
-            kept.lerp_(current.detach(), 1 - decay)
-        if step % 100 == 0:
-            print(f"step {step:5d} of {steps}  loss {loss.item():.4f}", flush=True)
-    return average.eval()
+def with_captions(
+    latents: Tensor, batch: int, conditions: Callable[[Tensor], dict[str, Tensor]]
+) -> Callable[[torch.Generator], Examples]:
+    """Draws ``batch`` of ``latents`` (N, ...) under the ``conditions`` of their rows, or of row -1, the empty caption's."""
+
+    def draw(generator: torch.Generator) -> Examples:
+        rows = torch.randint(len(latents), (batch,), generator=generator)
+        left_out = torch.rand(batch, generator=generator) < UNCONDITIONED
+        return Examples(latents[rows], conditions(torch.where(left_out, -1, rows)))
+
+    return draw
 
 
-def train_unet(steps: int, batch: int) -> DiffusionPipeline:
+def train_unet(steps: int, batch: int, seed: int) -> DiffusionPipeline:
     texts = captions(without=HELD_OUT)
     tokenizer = make_tokenizer(captions())
     text_encoder = make_text_encoder(tokenizer).text_model
@@ -134,16 +109,8 @@ def train_unet(steps: int, batch: int) -> DiffusionPipeline:
     latents = encode_images(autoencoder, load_images(without=HELD_OUT, size=32))
     tokens = tokenizer([*texts, ""], padding="max_length", truncation=True, return_tensors="pt").input_ids
     scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2", clip_sample=False, steps_offset=1)
-    unet = train(
-        make_unet(),
-        Diffusion(scheduler),
-        latents,
-        lambda rows: {"encoder_hidden_states": encoder(tokens[rows]).last_hidden_state},
-        [encoder],
-        steps=steps,
-        batch=batch,
-        learning_rate=1e-3,
-    )
+    draw = with_captions(latents, batch, lambda rows: {"encoder_hidden_states": encoder(tokens[rows]).last_hidden_state})
+    unet = fit(make_unet(), Diffusion(scheduler), draw, steps=steps, seed=seed, others=[encoder])
     return StableDiffusionPipeline(
         vae=autoencoder,
         text_encoder=encoder.eval(),
@@ -156,7 +123,7 @@ def train_unet(steps: int, batch: int) -> DiffusionPipeline:
     )
 
 
-def train_transformer(text: Path, steps: int, batch: int) -> DiffusionPipeline:
+def train_transformer(text: Path, steps: int, batch: int, seed: int) -> DiffusionPipeline:
     source = StableDiffusionPipeline.from_pretrained(text, torch_dtype=torch.float32)
     encoder = make_text_encoder(source.tokenizer)
     encoder.load_state_dict(source.text_encoder.state_dict(), strict=False)
@@ -182,16 +149,10 @@ def train_transformer(text: Path, steps: int, batch: int) -> DiffusionPipeline:
             max_sequence_length=WITHOUT_T5_TOKENS,
         )
     latents = encode_images(source.vae, load_images(without=HELD_OUT, size=32))
-    pipeline.transformer = train(
-        pipeline.transformer,
-        RectifiedFlow(1000),
-        latents,
-        lambda rows: {"encoder_hidden_states": embeddings[rows], "pooled_projections": pooled[rows]},
-        [],
-        steps=steps,
-        batch=batch,
-        learning_rate=1e-3,
+    draw = with_captions(
+        latents, batch, lambda rows: {"encoder_hidden_states": embeddings[rows], "pooled_projections": pooled[rows]}
     )
+    pipeline.transformer = fit(pipeline.transformer, RectifiedFlow(1000), draw, steps=steps, seed=seed)
     return pipeline
 
 
@@ -207,9 +168,9 @@ def main() -> None:
 
     torch.manual_seed(arguments.seed)
     if arguments.model == "unet":
-        pipeline = train_unet(arguments.steps, arguments.batch)
+        pipeline = train_unet(arguments.steps, arguments.batch, arguments.seed)
     else:
-        pipeline = train_transformer(arguments.text, arguments.steps, arguments.batch)
+        pipeline = train_transformer(arguments.text, arguments.steps, arguments.batch, arguments.seed)
     pipeline.to(torch.float16)
     pipeline.save_pretrained(arguments.out)
 
