@@ -9,10 +9,8 @@ and 4 more for each further key.
 
 import argparse
 import copy
-import multiprocessing
 import time
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -21,19 +19,20 @@ from scipy.stats import kstest
 from torch import nn
 
 from aiao_core.checkpoints import load_model
-from aiao_core.embedding import Training, embed
+from aiao_core.embedding import embed
 from aiao_core.inputs import own_samples
 from aiao_core.key import OwnerKey, generate_seed
 from aiao_core.options import EmbeddingOptions, VerificationOptions
 from aiao_core.report import Report
-from aiao_core.selection import select_key
 from aiao_core.statistics import log10_binomial_tail, randomised_p_value
 from aiao_core.training import Examples, fine_tune
 from aiao_core.verification import DECOY_DRAWS, Subject, decode_decoys, make_draws, observe, verify
 from aiao_core.watermark import Watermark
+from benchmarks.steps import EMOJI, compared
 from examples.emoji.data import MODEL, THIEF_CATEGORY, load_images
 
 THIEF_STEPS, THIEF_RATE = 800, 2e-4
+STEPS = 20
 
 
 def main() -> None:
@@ -137,60 +136,15 @@ def verification_cost(denoiser: nn.Module, key: OwnerKey) -> None:
     print(f"ratio {verification / generation:.2f}")
 
 
-@dataclass(frozen=True)
-class Cost:
-    seconds: float
-    """The fastest of the measured steps."""
-    megabytes: float
-    """Growth of the process's peak memory over the loaded model."""
-
-
 def step_cost(options: EmbeddingOptions) -> None:
-    """One embedding step against one plain fine-tuning step of the same batch, each in a process of its own."""
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        plain = pool.apply(_plain_step, (options.batch_size,))
-        ours = pool.apply(_embedding_step, (options,))
+    """One embedding step against one plain fine-tuning step of the same batch, as benchmarks.steps measures them."""
+    plain, ours = compared(EMOJI, options.batch_size, STEPS, options.train)
     print(
         f"one embedding step {ours.seconds * 1000:.0f} ms, one plain step {plain.seconds * 1000:.0f} ms: "
         f"ratio {ours.seconds / plain.seconds:.2f}\n"
-        f"memory of an embedding step {ours.megabytes:.0f} MB, of a plain step {plain.megabytes:.0f} MB: "
-        f"ratio {ours.megabytes / plain.megabytes:.2f}"
+        f"memory of an embedding step {ours.memory / 1e6:.0f} MB, of a plain step {plain.memory / 1e6:.0f} MB: "
+        f"ratio {ours.memory / plain.memory:.2f}"
     )
-
-
-def _plain_step(batch: int) -> Cost:
-    model = load_model(MODEL)
-    base, times = _peak(), [time.perf_counter()]
-    images = Examples(torch.zeros(batch, 3, 16, 16), {})
-    fine_tune(
-        model,
-        images,
-        steps=20,
-        learning_rate=1e-5,
-        batch_size=batch,
-        progress=lambda _: times.append(time.perf_counter()),
-    )
-    return Cost(float(np.diff(times).min()), _peak() - base)
-
-
-def _embedding_step(options: EmbeddingOptions) -> Cost:
-    model = load_model(MODEL)
-    images = Examples(torch.zeros(options.batch_size, 3, 16, 16), {})
-    base = _peak()
-    # A short probe of small batches stays below the peak of the steps themselves.
-    key, _ = select_key(model, generate_seed(), images, options.model_copy(update={"probe_steps": 1}))
-    training, times = Training(model, key, images, options), []
-    for _ in range(20):
-        start = time.perf_counter()
-        training.advance()
-        times.append(time.perf_counter() - start)
-    return Cost(min(times), _peak() - base)
-
-
-def _peak() -> float:
-    """Peak memory of this process in MB. Not ``ru_maxrss``: that one survives from the parent process."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1024
 
 
 if __name__ == "__main__":

@@ -8,11 +8,9 @@ each measurement is a process of its own. What does not fit into this machine's 
 """
 
 import argparse
-import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +22,7 @@ from diffusers import DDPMScheduler
 from safetensors.torch import save_file
 
 from aiao_core.checkpoints import DiffusionModel, build
-from aiao_core.denoisers import Inputs, adapter_named, adapter_of
-from aiao_core.embedding import Training
+from aiao_core.denoisers import adapter_named, adapter_of
 from aiao_core.inputs import plain_noise
 from aiao_core.key import Architecture, Layer, OwnerKey, choose_layers
 from aiao_core.options import EmbeddingOptions, VerificationOptions
@@ -33,9 +30,9 @@ from aiao_core.schedules import Diffusion, RectifiedFlow
 from aiao_core.selection import SPAN
 from aiao_core.suspects import load_suspect
 from aiao_core.tracing import eligible_layers
-from aiao_core.training import fine_tune, randomly_conditioned
+from aiao_core.training import randomly_conditioned
 from aiao_core.verification import Subject, verify
-from benchmarks.steps import status_bytes
+from benchmarks.steps import FLOWS, RATE, measured, status_bytes, time_embedding, time_plain
 
 
 @dataclass(frozen=True)
@@ -187,17 +184,17 @@ def _key(name: str, layers: list[Layer]) -> OwnerKey:
 def print_verification(name: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "suspect.safetensors"
-        _measured(_save, name, file)
-        seconds, peak = _measured(_verify, name, file)
+        measured(_with_peak, _save, name, file)
+        seconds, peak = measured(_with_peak, _verify, name, file)
     print(f"  verification from a file in half precision: {seconds:.0f} s, peak {peak / 1e9:.1f} GB", flush=True)
 
 
 def print_steps(name: str, batch: int, steps: int) -> None:
-    plain, plain_peak = _measured(_plain_steps, name, batch, steps)
+    plain, plain_peak = measured(_with_peak, _plain_steps, name, batch, steps)
     print(f"  plain fine-tuning step, batch {batch}: {plain:.1f} s, peak {plain_peak / 1e9:.1f} GB", flush=True)
     for train in ("all", "key-layers"):
         try:
-            ours, peak = _measured(_embedding_steps, name, batch, steps, train)
+            ours, peak = measured(_with_peak, _embedding_steps, name, batch, steps, train)
         except BrokenProcessPool:
             print(f"  embedding step, training {train}: not measured, it ran out of this machine's memory", flush=True)
             continue
@@ -206,12 +203,6 @@ def print_steps(name: str, batch: int, steps: int) -> None:
             f"peak {peak / 1e9:.1f} GB, ratio {peak / plain_peak:.2f}",
             flush=True,
         )
-
-
-def _measured(task: Callable[..., float], *arguments: Any) -> tuple[float, float]:
-    """The seconds that ``task`` reports and the peak memory of a process that did nothing else, in bytes."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_with_peak, task, *arguments).result()
 
 
 def _with_peak(task: Callable[..., float], *arguments: Any) -> tuple[float, float]:
@@ -245,7 +236,7 @@ def _verify(name: str, file: Path) -> float:
 
 def _model(name: str) -> DiffusionModel:
     architecture = _architecture(name)
-    flow = architecture.class_name in ("SD3Transformer2DModel", "FluxTransformer2DModel")
+    flow = architecture.class_name in FLOWS
     torch.manual_seed(0)
     denoiser = adapter_named(architecture.class_name).denoiser.from_config(architecture.config)  # type: ignore[attr-defined]
     return DiffusionModel(denoiser.eval(), RectifiedFlow(1000) if flow else Diffusion(DDPMScheduler()), architecture)
@@ -259,31 +250,15 @@ def _examples(model: DiffusionModel, batch: int) -> Any:
 def _plain_steps(name: str, batch: int, steps: int) -> float:
     model = _model(name)
     model.denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
-    times = [time.perf_counter()]
-    fine_tune(
-        model,
-        _examples(model, batch),
-        steps=steps,
-        learning_rate=1e-5,
-        batch_size=batch,
-        progress=lambda _: times.append(time.perf_counter()),
-    )
-    return (times[-1] - times[0]) / steps
+    return time_plain(model, _examples(model, batch), steps)
 
 
 def _embedding_steps(name: str, batch: int, steps: int, train: str) -> float:
-    """The mean of the two kinds of steps: noised examples at the model's size, and plain noise at verification's."""
     model = _model(name)
-    options = EmbeddingOptions(batch_size=batch, train=train, gradient_checkpointing=True, learning_rate=1e-5)
-    training = Training(model, _key(name, _eligible(name)), _examples(model, batch), options)
-    generator = torch.Generator().manual_seed(0)
-    examples = Inputs(training.examples.clean, torch.full((batch,), 500), training.examples.conditions)
-    noise = plain_noise(model.architecture, model.schedule.num_train_timesteps, batch, generator)
-    start = time.perf_counter()
-    for _ in range(steps):
-        training.update(examples)
-        training.update(noise)
-    return (time.perf_counter() - start) / (2 * steps)
+    options = EmbeddingOptions.model_validate(
+        {"batch_size": batch, "train": train, "gradient_checkpointing": True, "learning_rate": RATE}
+    )
+    return time_embedding(model, _key(name, _eligible(name)), _examples(model, batch), options, steps)
 
 
 if __name__ == "__main__":
