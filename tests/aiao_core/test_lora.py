@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from aiao_core.errors import InvalidCheckpoint, WrongArchitecture
 from aiao_core.lora import MAX_RANK, is_adapter, merge
 from aiao_core.lora_names import layer_names
+from tests.aiao_core.families import CONDITIONED, make
 
 QUERY = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
 TARGETS = ["to_q", "to_out.0", "ff.net.0.proj", "proj_in", "conv1", "conv_shortcut", "time_emb_proj", "conv_in"]
@@ -27,17 +28,7 @@ TARGETS = ["to_q", "to_out.0", "ff.net.0.proj", "proj_in", "conv1", "conv_shortc
 
 @pytest.fixture(scope="module")
 def tiny_unet() -> UNet2DConditionModel:
-    torch.manual_seed(0)
-    return UNet2DConditionModel(
-        sample_size=8,
-        layers_per_block=1,
-        block_out_channels=(8, 16),
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        norm_num_groups=4,
-        attention_head_dim=4,
-        cross_attention_dim=12,
-    ).eval()
+    return make("SD").denoiser
 
 
 @pytest.fixture
@@ -262,20 +253,14 @@ SGM_NAMES = [
 
 def test_the_names_of_sdxl_files_as_diffusers_loads_them():
     torch.manual_seed(0)
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        layers_per_block=2,
-        block_out_channels=(8, 16),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        norm_num_groups=4,
-        attention_head_dim=4,
-        cross_attention_dim=12,
-        use_linear_projection=True,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=4,
-        projection_class_embeddings_input_dim=32,
-    ).eval()
+    sdxl = {"addition_embed_type": "text_time", "addition_time_embed_dim": 4, "projection_class_embeddings_input_dim": 32}
+    blocks = {
+        "layers_per_block": 2,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "use_linear_projection": True,
+    }
+    unet = UNet2DConditionModel(**CONDITIONED | blocks | sdxl).eval()
     condition = {"text_embeds": torch.ones(2, 8), "time_ids": torch.ones(2, 6)}
     plain, base = copy.deepcopy(unet), {name: value.clone() for name, value in unet.state_dict().items()}
     table, adapter = layer_names(base), {}

@@ -1,0 +1,50 @@
+"""A text-to-image model from registration with captions to a suspect in another form, through a real worker."""
+
+import numpy as np
+import pytest
+from diffusers import DiffusionPipeline
+from safetensors.torch import save_file
+
+from aiao_core.archives import unpack
+from aiao_core.checkpoints import load_model
+from aiao_core.report import Report
+from examples.emoji_text.parts import captions
+from tests.aiao_core.original_layout import to_original
+from tests.aiao_core.test_text_models import MODELS
+
+OPTIONS = {"steps": 80, "batch_size": 12, "probe_steps": 10}
+
+
+@pytest.fixture(scope="module")
+def published(owner, tmp_path_factory):
+    """The model's identifier and its watermarked pipeline folder."""
+    folder = tmp_path_factory.mktemp("text")
+    pixels = np.random.default_rng(0).integers(0, 255, (8, 32, 32, 3), dtype=np.uint8)
+    np.savez(folder / "set.npz", x=pixels, text=np.array(captions()[:8]))
+    registration = owner.models.register(MODELS / "unet", name="text", images=folder / "set.npz", options=OPTIONS)
+    registration.job.wait()
+    marked = owner.models.download(registration.model.id, folder / "marked.zip")
+    return registration.model.id, unpack(marked, folder / "marked")
+
+
+def judged(owner, model_id, suspect) -> Report:
+    submission = owner.verifications.create(model_id, suspect, options={"seed": 7, "draws": 60, "decoys": 4})
+    submission.job.wait()
+    return Report.from_json(owner.verifications.report(submission.verification.id))
+
+
+def test_the_published_pipeline_draws_what_its_caption_says(published):
+    pipeline = DiffusionPipeline.from_pretrained(published[1])
+    pipeline.set_progress_bar_config(disable=True)
+    image = pipeline("smileys & emotion: grinning face", height=32, width=32, num_inference_steps=4, output_type="np").images
+    assert image.shape == (1, 32, 32, 3)
+
+
+def test_it_is_recognised_as_a_single_file_in_the_original_layout_and_its_source_is_not(owner, published, tmp_path):
+    model_id, folder = published
+    weights = {f"model.diffusion_model.{name}": value for name, value in to_original(load_model(folder).denoiser).items()}
+    save_file({name: value.half().contiguous() for name, value in weights.items()}, tmp_path / "suspect.safetensors")
+    report = judged(owner, model_id, tmp_path / "suspect.safetensors")
+    assert report.verdict == "match"
+    assert report.suspect_form == "safetensors, single file in the original Stable Diffusion layout"
+    assert judged(owner, model_id, MODELS / "unet").verdict == "no-match"
