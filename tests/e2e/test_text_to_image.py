@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from diffusers import DiffusionPipeline
 from safetensors.torch import save_file
 
@@ -34,7 +35,7 @@ def judged(owner, model_id, suspect) -> Report:
 
 
 def test_the_published_pipeline_draws_what_its_caption_says(published):
-    pipeline = DiffusionPipeline.from_pretrained(published[1])
+    pipeline = DiffusionPipeline.from_pretrained(published[1], dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     image = pipeline("smileys & emotion: grinning face", height=32, width=32, num_inference_steps=4, output_type="np").images
     assert image.shape == (1, 32, 32, 3)
