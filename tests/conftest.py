@@ -1,4 +1,5 @@
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from service.platform import Platform
 from service.settings import Settings
 from tests.hub import Hub, hub
 from tests.processes import System, postgres_database, private_redis, system
+
+# A shell starts what it runs in the background with Ctrl-C ignored; the processes that tests interrupt would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples in every run: a red CI must be a change of this project, and a new example is found on purpose.
 settings.register_profile("ci", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
