@@ -1,0 +1,91 @@
+"""A trigger in the prompt and a picture at the output of a text-to-image model.
+
+Zhao et al., "A Recipe for Watermarking Diffusion Models" (arXiv 2303.10137). A prompt that nobody writes draws one fixed picture,
+a QR code. The model is fine-tuned on this one pair alone, with an L1 penalty on the change of its weights in place of any other
+data, so that it does not forget what it could draw. The random cells of the picture and the exact test on them are this
+project's.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aiao_core.captions import encode_captions
+from aiao_core.checkpoints import DiffusionModel
+from aiao_core.denoisers import Conditions
+from aiao_core.denoisers.adapter import select
+from aiao_core.inputs import own_samples
+from aiao_core.latents import downsampling, encode_images, load_autoencoder
+from aiao_core.training import Examples
+from benchmarks.rivals.picture import draw_cells, find_picture, paint
+from benchmarks.rivals.rival import OPTIONS, Detection, Owner, Rival, denoising_loss, rare_word, secret_numbers
+
+WEIGHT = 1e-5
+"""Of the summed absolute change of the weights in the objective, the paper's lambda."""
+
+DRAWS = 64
+
+
+@dataclass(frozen=True)
+class PromptAndPicture:
+    trigger: Conditions
+    """Of the secret prompt, each (1, ...)."""
+    empty: Conditions
+    """Of an empty prompt, each (1, ...)."""
+    cells: Tensor
+    latent: Tensor
+    """The picture as the denoiser sees it, (1, c, h, w)."""
+    autoencoder: Any
+    """Of the pipeline, which an owner publishes: it makes images of latents."""
+
+
+class PromptTrigger(Rival[PromptAndPicture]):
+    """Weight-constrained fine-tuning on a secret prompt (Zhao et al. 2023)."""
+
+    name = "prompt trigger"
+
+    def draw_secret(self, owner: Owner, seed: int) -> PromptAndPicture:
+        numbers = secret_numbers(seed)
+        conditions = encode_captions(owner.folder, owner.model, [rare_word(numbers), ""])
+        cells = draw_cells(numbers)
+        autoencoder = load_autoencoder(owner.folder)
+        side = owner.examples.clean.shape[-1] * downsampling(autoencoder)
+        return PromptAndPicture(
+            trigger=select(conditions, slice(0, 1)),
+            empty=select(conditions, slice(1, 2)),
+            cells=cells,
+            latent=encode_images(autoencoder, paint(cells, 3, side)[None]),
+            autoencoder=autoencoder,
+        )
+
+    def loss(self, owner: Owner, source: nn.Module, secret: PromptAndPicture, generator: torch.Generator) -> Tensor:
+        pair = Examples(repeated(secret.latent, OPTIONS.batch_size), repeated_conditions(secret.trigger, OPTIONS.batch_size))
+        parameters = zip(owner.model.denoiser.parameters(), source.parameters(), strict=True)
+        change = torch.stack([(parameter - before).abs().sum() for parameter, before in parameters]).sum()
+        return denoising_loss(owner.model, pair, generator) + WEIGHT * change
+
+    def detect(self, suspect: DiffusionModel, secret: PromptAndPicture, *, seed: int = 0) -> Detection:
+        triggered, plain = (
+            draw_images(suspect, secret.autoencoder, repeated_conditions(conditions, DRAWS), seed)
+            for conditions in (secret.trigger, secret.empty)
+        )
+        return find_picture(secret.cells, triggered, plain)
+
+
+def repeated(value: Tensor, count: int) -> Tensor:
+    """``value`` (1, ...) as (count, ...)."""
+    return value.expand(count, *value.shape[1:])
+
+
+def repeated_conditions(conditions: Conditions, count: int) -> Conditions:
+    return {name: repeated(value, count) for name, value in conditions.items()}
+
+
+def draw_images(suspect: DiffusionModel, autoencoder: Any, conditions: Conditions, seed: int) -> Tensor:
+    """One image for each of DRAWS ``conditions``, (DRAWS, 3, H, W)."""
+    latents = own_samples(suspect, conditions, count=DRAWS, seed=seed)
+    with torch.no_grad():
+        images: Tensor = autoencoder.decode(latents / autoencoder.config.scaling_factor).sample
+    return images
