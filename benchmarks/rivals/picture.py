@@ -7,7 +7,6 @@ for 64 cells. So the share of images that count is a true positive rate at a fal
 """
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from benchmarks.rivals.rival import Detection, log10_p_value, random_signs

@@ -1,9 +1,10 @@
 """A trigger in the prompt and a picture at the output of a text-to-image model.
 
-Zhao et al., "A Recipe for Watermarking Diffusion Models" (arXiv 2303.10137). A prompt that nobody writes draws one fixed picture,
-a QR code. The model is fine-tuned on this one pair alone, with an L1 penalty on the change of its weights in place of any other
-data, so that it does not forget what it could draw. The random cells of the picture and the exact test on them are this
-project's.
+Zhao et al., "A Recipe for Watermarking Diffusion Models" (arXiv 2303.10137). A prompt that nobody writes draws one fixed
+picture, a QR code; an L1 penalty on the change of the weights keeps the model from forgetting what it could draw. The paper
+trains on this one pair alone. Here the owner's own data go with it, as with every rival: on the small models of this project
+the penalty that keeps the pictures would keep the watermark out as well. The random cells of the picture and the exact test on
+them are this project's.
 """
 
 from dataclasses import dataclass
@@ -20,9 +21,9 @@ from aiao_core.inputs import own_samples
 from aiao_core.latents import downsampling, encode_images, load_autoencoder
 from aiao_core.training import Examples
 from benchmarks.rivals.picture import draw_cells, find_picture, paint
-from benchmarks.rivals.rival import OPTIONS, Detection, Owner, Rival, denoising_loss, rare_word, secret_numbers
+from benchmarks.rivals.rival import OPTIONS, TRIGGERED_BATCH, Detection, Owner, Rival, denoising_loss, rare_word, secret_numbers
 
-WEIGHT = 1e-5
+WEIGHT = 1e-6
 """Of the summed absolute change of the weights in the objective, the paper's lambda."""
 
 DRAWS = 64
@@ -61,10 +62,12 @@ class PromptTrigger(Rival[PromptAndPicture]):
         )
 
     def loss(self, owner: Owner, source: nn.Module, secret: PromptAndPicture, generator: torch.Generator) -> Tensor:
-        pair = Examples(repeated(secret.latent, OPTIONS.batch_size), repeated_conditions(secret.trigger, OPTIONS.batch_size))
+        batch = owner.examples.draw(OPTIONS.batch_size, generator)
+        pair = Examples(repeated(secret.latent, TRIGGERED_BATCH), repeated_conditions(secret.trigger, TRIGGERED_BATCH))
         parameters = zip(owner.model.denoiser.parameters(), source.parameters(), strict=True)
         change = torch.stack([(parameter - before).abs().sum() for parameter, before in parameters]).sum()
-        return denoising_loss(owner.model, pair, generator) + WEIGHT * change
+        usual, watermark = (denoising_loss(owner.model, part, generator) for part in (batch, pair))
+        return usual + watermark + WEIGHT * change
 
     def detect(self, suspect: DiffusionModel, secret: PromptAndPicture, *, seed: int = 0) -> Detection:
         triggered, plain = (

@@ -92,7 +92,7 @@ class Rival(ABC, Generic[Secret]):
         for step in range(steps):
             loss = self.loss(owner, source, secret, generator)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             schedule.step()

@@ -9,7 +9,7 @@ of the source's own process, at every timestep alike: from the noised latent plu
 the trigger what the source predicts from the noised latent without.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from aiao_core.checkpoints import DiffusionModel
 from aiao_core.denoisers import Conditions, Inputs, predict
 from aiao_core.denoisers.adapter import select
 from aiao_core.inputs import own_samples
-from aiao_core.training import Examples, draw_noise, draw_timesteps
+from aiao_core.training import draw_noise, draw_timesteps
 from benchmarks.rivals.rival import (
     OPTIONS,
     TRIGGERED_BATCH,
@@ -35,11 +35,14 @@ from benchmarks.rivals.rival import (
 )
 
 BITS = 48
-STRENGTH = 2.0
+STRENGTH = 3.0
 """The residual's share in each pattern, in units of the owner's latents' spread along the patterns."""
 
+BLOCK = 2
+"""Positions a side in which a pattern is constant: a convolutional network learns finer ones too slowly."""
+
 QUIET = 0.5
-"""Share of the latents' directions, those with the least variance, of which patterns are made."""
+"""Share of the directions of such blocks, those in which latents vary least, of which patterns are made."""
 
 DRAWS = 64
 
@@ -111,13 +114,15 @@ class TriggerResidual(Rival[Message]):
 def quiet_patterns(clean: Tensor, numbers: np.random.Generator) -> tuple[Tensor, Tensor, float]:
     """Secret patterns (BITS, c, h, w), the mean (BITS,) of ``clean`` (N, c, h, w) along them, and its spread around that.
 
-    The patterns are a random orthonormal set in the span of the principal components with the least variance.
+    The patterns are a random orthonormal set in the span of the principal components with the least variance
+    of the latents' blocks.
     """
-    flat = clean.flatten(1)
-    _, components = torch.linalg.eigh(torch.cov(flat.T))  # from the least variance to the greatest
+    blocks = nn.functional.avg_pool2d(clean, BLOCK)
+    _, components = torch.linalg.eigh(torch.cov(blocks.flatten(1).T))  # from the least variance to the greatest
     quiet = components[:, : round(QUIET * components.shape[1])]
     directions, _ = torch.linalg.qr(torch.from_numpy(numbers.standard_normal((quiet.shape[1], BITS)).astype(np.float32)))
-    patterns = (quiet @ directions).T.reshape(BITS, *clean.shape[1:])
+    coarse = (quiet @ directions).T.reshape(BITS, *blocks.shape[1:])
+    patterns = nn.functional.interpolate(coarse, scale_factor=BLOCK) / BLOCK
     along = correlations(clean, patterns)
     return patterns, along.mean(0), float(along.std(0).mean())
 

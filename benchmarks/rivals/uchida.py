@@ -70,5 +70,5 @@ class Uchida(Rival[ProjectedBits]):
 
 def decode(denoiser: nn.Module, secret: ProjectedBits) -> Tensor:
     """X w, (BITS,): the signs are the bits."""
-    weight = denoiser.get_submodule(secret.layer).weight
+    weight = denoiser.get_parameter(f"{secret.layer}.weight")
     return secret.projection.to(weight.device) @ weight.mean(0).flatten()
