@@ -1,7 +1,11 @@
 """What a thief has: the stolen model, images of their own, and patience."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+
+import torch
 
 from aiao_core.checkpoints import DiffusionModel
 from aiao_core.progress import ProgressCallback, silent
@@ -22,3 +26,13 @@ class Thief:
     def copy(self) -> DiffusionModel:
         """The stolen model with weights of its own."""
         return replace(self.model, denoiser=copy.deepcopy(self.model.denoiser))
+
+    @contextmanager
+    def seeded(self) -> Iterator[torch.Generator]:
+        """A generator of the thief's seed, for the ``with`` block.
+
+        torch's global one, from which dropout and new layers draw, has that seed inside the block and its old state after it.
+        """
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            yield torch.Generator().manual_seed(self.seed)
