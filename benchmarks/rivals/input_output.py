@@ -10,6 +10,7 @@ and the exact test on it, are this project's.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,15 +26,16 @@ from benchmarks.rivals.rival import (
     Owner,
     Rival,
     denoising_loss,
-    prediction_loss,
+    picture_loss,
     random_signs,
     secret_numbers,
 )
 
+TRIGGER_SIDE = 4
+"""Cells a side of the trigger image: a convolutional network hardly sees a finer pattern under the noise."""
+
 GAMMA = 0.8
 """Share of the state in the blend, the paper's trigger factor."""
-
-DRAWS = 64
 
 
 @dataclass(frozen=True)
@@ -43,26 +45,31 @@ class TriggerAndPicture:
     cells: Tensor
 
 
+@dataclass(frozen=True)
 class WatermarkDiffusionProcess(Rival[TriggerAndPicture]):
     """WDM (Peng et al. 2023)."""
 
-    name = "WDM"
+    name: ClassVar[str] = "WDM"
+    draws: int = 64
+    """Images that a detection draws with the trigger, and as many without."""
 
     def draw_secret(self, owner: Owner, seed: int) -> TriggerAndPicture:
         numbers = secret_numbers(seed)
-        return TriggerAndPicture(random_signs(numbers, *owner.examples.clean.shape[1:]), draw_cells(numbers))
+        channels, *size = owner.examples.clean.shape[1:]
+        coarse = random_signs(numbers, 1, channels, TRIGGER_SIDE, TRIGGER_SIDE)
+        return TriggerAndPicture(nn.functional.interpolate(coarse, size=size)[0], draw_cells(numbers))
 
     def loss(self, owner: Owner, source: nn.Module, secret: TriggerAndPicture, generator: torch.Generator) -> Tensor:
         model = owner.model
         picture = paint(secret.cells, *owner.examples.clean.shape[1:3]).expand(TRIGGERED_BATCH, -1, -1, -1)
         inputs, noise = noised(model.schedule, Examples(picture, {}), generator)
-        watermark = prediction_loss(model.denoiser, replace(inputs, noisy=blend(inputs.noisy, secret.trigger)), noise)
+        watermark = picture_loss(model, replace(inputs, noisy=blend(inputs.noisy, secret.trigger)), noise)
         return denoising_loss(model, owner.examples.draw(OPTIONS.batch_size, generator), generator) + watermark
 
     def detect(self, suspect: DiffusionModel, secret: TriggerAndPicture, *, seed: int = 0) -> Detection:
-        plain = own_samples(suspect, {}, count=DRAWS, seed=seed)
+        plain = own_samples(suspect, {}, count=self.draws, seed=seed)
         with blended(suspect.denoiser, secret.trigger):
-            triggered = own_samples(suspect, {}, count=DRAWS, seed=seed)
+            triggered = own_samples(suspect, {}, count=self.draws, seed=seed)
         return find_picture(secret.cells, triggered, plain)
 
 

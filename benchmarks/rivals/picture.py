@@ -30,13 +30,13 @@ def paint(cells: Tensor, channels: int, side: int) -> Tensor:
 def find_picture(cells: Tensor, triggered: Tensor, plain: Tensor) -> Detection:
     """Look for the picture in images (N, C, H, W) that were drawn with the trigger.
 
-    The exact test decodes a cell by the sign of the mean difference to the images ``plain`` that the same noise gives without
-    the trigger: what the two share, such as a white background, tells nothing about the picture.
+    The exact test decodes a cell by the mean difference to the images ``plain`` that the same noise gives without the trigger,
+    against the mean of all cells: what the two share, such as a white background, tells nothing about the picture.
     """
     error = (triggered - paint(cells, *triggered.shape[1:3])).square().mean((1, 2, 3))
     difference = nn.functional.adaptive_avg_pool2d((triggered - plain).mean((0, 1))[None], CELLS)[0]
     return Detection(
         statistic=f"share of {len(triggered)} triggered images that show the secret picture",
         rate=float((error < THRESHOLD).float().mean()),
-        log10_p=log10_p_value(difference, cells),
+        log10_p=log10_p_value(difference - difference.mean(), cells),
     )

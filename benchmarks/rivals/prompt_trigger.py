@@ -8,7 +8,7 @@ them are this project's.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +19,22 @@ from aiao_core.denoisers import Conditions
 from aiao_core.denoisers.adapter import select
 from aiao_core.inputs import own_samples
 from aiao_core.latents import downsampling, encode_images, load_autoencoder
-from aiao_core.training import Examples
+from aiao_core.training import Examples, noised
 from benchmarks.rivals.picture import draw_cells, find_picture, paint
-from benchmarks.rivals.rival import OPTIONS, TRIGGERED_BATCH, Detection, Owner, Rival, denoising_loss, rare_word, secret_numbers
+from benchmarks.rivals.rival import (
+    OPTIONS,
+    TRIGGERED_BATCH,
+    Detection,
+    Owner,
+    Rival,
+    denoising_loss,
+    picture_loss,
+    rare_word,
+    secret_numbers,
+)
 
 WEIGHT = 1e-6
 """Of the summed absolute change of the weights in the objective, the paper's lambda."""
-
-DRAWS = 64
 
 
 @dataclass(frozen=True)
@@ -42,10 +50,13 @@ class PromptAndPicture:
     """Of the pipeline, which an owner publishes: it makes images of latents."""
 
 
+@dataclass(frozen=True)
 class PromptTrigger(Rival[PromptAndPicture]):
     """Weight-constrained fine-tuning on a secret prompt (Zhao et al. 2023)."""
 
-    name = "prompt trigger"
+    name: ClassVar[str] = "prompt trigger"
+    draws: int = 64
+    """Images that a detection draws with the trigger, and as many without."""
 
     def draw_secret(self, owner: Owner, seed: int) -> PromptAndPicture:
         numbers = secret_numbers(seed)
@@ -66,12 +77,16 @@ class PromptTrigger(Rival[PromptAndPicture]):
         pair = Examples(repeated(secret.latent, TRIGGERED_BATCH), repeated_conditions(secret.trigger, TRIGGERED_BATCH))
         parameters = zip(owner.model.denoiser.parameters(), source.parameters(), strict=True)
         change = torch.stack([(parameter - before).abs().sum() for parameter, before in parameters]).sum()
-        usual, watermark = (denoising_loss(owner.model, part, generator) for part in (batch, pair))
+        usual = denoising_loss(owner.model, batch, generator)
+        watermark = picture_loss(owner.model, *noised(owner.model.schedule, pair, generator))
         return usual + watermark + WEIGHT * change
 
     def detect(self, suspect: DiffusionModel, secret: PromptAndPicture, *, seed: int = 0) -> Detection:
         triggered, plain = (
-            draw_images(suspect, secret.autoencoder, repeated_conditions(conditions, DRAWS), seed)
+            decode_latents(
+                secret.autoencoder,
+                own_samples(suspect, repeated_conditions(conditions, self.draws), count=self.draws, seed=seed),
+            )
             for conditions in (secret.trigger, secret.empty)
         )
         return find_picture(secret.cells, triggered, plain)
@@ -86,9 +101,9 @@ def repeated_conditions(conditions: Conditions, count: int) -> Conditions:
     return {name: repeated(value, count) for name, value in conditions.items()}
 
 
-def draw_images(suspect: DiffusionModel, autoencoder: Any, conditions: Conditions, seed: int) -> Tensor:
-    """One image for each of DRAWS ``conditions``, (DRAWS, 3, H, W)."""
-    latents = own_samples(suspect, conditions, count=DRAWS, seed=seed)
+def decode_latents(autoencoder: Any, latents: Tensor) -> Tensor:
+    """The images (N, 3, H, W) of scaled ``latents`` (N, c, h, w)."""
+    shift, scale = autoencoder.config.shift_factor or 0.0, autoencoder.config.scaling_factor
     with torch.no_grad():
-        images: Tensor = autoencoder.decode(latents / autoencoder.config.scaling_factor).sample
+        images: Tensor = autoencoder.decode(latents / scale + shift).sample
     return images

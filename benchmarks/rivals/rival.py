@@ -130,5 +130,20 @@ def denoising_loss(model: DiffusionModel, batch: Examples, generator: torch.Gene
 
 def prediction_loss(denoiser: nn.Module, inputs: Inputs, target: Tensor) -> Tensor:
     """Mean squared error of the prediction for ``inputs``."""
+    return squared_error(denoiser, inputs, target).mean()
+
+
+def picture_loss(model: DiffusionModel, inputs: Inputs, target: Tensor) -> Tensor:
+    """The same error with each timestep weighted by what it changes in the picture.
+
+    What is drawn is decided at the noisiest timesteps, of which the plain error takes little note.
+    """
+    weights = model.schedule.image_weights()[inputs.timesteps]
+    error = squared_error(model.denoiser, inputs, target)
+    return (weights.to(error.device) * error).mean()
+
+
+def squared_error(denoiser: nn.Module, inputs: Inputs, target: Tensor) -> Tensor:
+    """Of each prediction for ``inputs``, (B,)."""
     prediction = predict(denoiser, inputs)
-    return nn.functional.mse_loss(prediction, target.to(prediction.device))
+    return (prediction - target.to(prediction.device)).square().mean((1, 2, 3))

@@ -10,6 +10,7 @@ the trigger what the source predicts from the noised latent without.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -44,8 +45,6 @@ BLOCK = 2
 QUIET = 0.5
 """Share of the directions of such blocks, those in which latents vary least, of which patterns are made."""
 
-DRAWS = 64
-
 
 @dataclass(frozen=True)
 class Message:
@@ -63,10 +62,13 @@ class Message:
     """Of the owner's captions, each (N, ...)."""
 
 
+@dataclass(frozen=True)
 class TriggerResidual(Rival[Message]):
     """A message in the residual under a trigger (after Wang et al. 2025)."""
 
-    name = "trigger residual"
+    name: ClassVar[str] = "trigger residual"
+    draws: int = 64
+    """Images that a detection draws with the trigger, and as many without."""
 
     def draw_secret(self, owner: Owner, seed: int) -> Message:
         numbers = secret_numbers(seed)
@@ -99,13 +101,13 @@ class TriggerResidual(Rival[Message]):
 
     def detect(self, suspect: DiffusionModel, secret: Message, *, seed: int = 0) -> Detection:
         triggered, plain = (
-            own_samples(suspect, select(conditions, slice(0, DRAWS)), count=DRAWS, seed=seed)
+            own_samples(suspect, select(conditions, slice(0, self.draws)), count=self.draws, seed=seed)
             for conditions in (secret.triggered, secret.plain)
         )
         decoded = correlations(triggered, secret.patterns) - secret.usual
         difference = correlations(triggered - plain, secret.patterns).sum(0)
         return Detection(
-            statistic=f"mean share of right bits in {DRAWS} triggered latents, each decoded alone",
+            statistic=f"mean share of right bits in {self.draws} triggered latents, each decoded alone",
             rate=float(((decoded > 0) == (secret.signs > 0)).float().mean()),
             log10_p=log10_p_value(difference, secret.signs),
         )
