@@ -4,7 +4,7 @@ Peng et al., "Intellectual Property Protection of Diffusion Models via the Water
 short WDM. The picture gets a diffusion process of its own beside that of the task: the denoiser sees every state x_t blended
 with a fixed trigger image b, as gamma x_t + (1 - gamma) b, and predicts the noise in x_t. Sampling with the same blend at every
 step draws the picture; sampling without it draws what the model always drew. The picture of random cells in place of a logo,
-and the exact test on it, are this project's.
+the exact test on it and the weights of the timesteps in the picture's loss are this project's.
 """
 
 from collections.abc import Iterator

@@ -2,9 +2,9 @@
 
 Zhao et al., "A Recipe for Watermarking Diffusion Models" (arXiv 2303.10137). A prompt that nobody writes draws one fixed
 picture, a QR code; an L1 penalty on the change of the weights keeps the model from forgetting what it could draw. The paper
-trains on this one pair alone. Here the owner's own data go with it, as with every rival: on the small models of this project
-the penalty that keeps the pictures would keep the watermark out as well. The random cells of the picture and the exact test on
-them are this project's.
+trains on this one pair alone. Here the owner's own data go with it, as with every rival: without them the small model of this
+project forgot its pictures before it knew the pair. The random cells of the picture, the exact test on them and the weights of
+the timesteps in the pair's loss are this project's.
 """
 
 from dataclasses import dataclass

@@ -48,7 +48,7 @@ class Owner:
     model: DiffusionModel
     examples: Examples
     captions: Sequence[str] = ()
-    """The caption of each example, where the model takes captions."""
+    """The caption of each example, where the model takes captions; at least as many as a detection draws."""
 
 
 @dataclass(frozen=True)
@@ -134,9 +134,10 @@ def prediction_loss(denoiser: nn.Module, inputs: Inputs, target: Tensor) -> Tens
 
 
 def picture_loss(model: DiffusionModel, inputs: Inputs, target: Tensor) -> Tensor:
-    """The same error with each timestep weighted by what it changes in the picture.
+    """The same error with each timestep weighted by what it changes in the picture (this project).
 
-    What is drawn is decided at the noisiest timesteps, of which the plain error takes little note.
+    Which picture is drawn is decided at the noisiest timesteps, of which the plain error takes little note: with it a trigger
+    draws the secret picture from some noise, and from other noise another.
     """
     weights = model.schedule.image_weights()[inputs.timesteps]
     error = squared_error(model.denoiser, inputs, target)

@@ -36,9 +36,6 @@ from benchmarks.rivals.rival import (
 )
 
 BITS = 48
-STRENGTH = 3.0
-"""The residual's share in each pattern, in units of the owner's latents' spread along the patterns."""
-
 BLOCK = 2
 """Positions a side in which a pattern is constant: a convolutional network learns finer ones too slowly."""
 
@@ -67,6 +64,8 @@ class TriggerResidual(Rival[Message]):
     """A message in the residual under a trigger (after Wang et al. 2025)."""
 
     name: ClassVar[str] = "trigger residual"
+    strength: float = 3.0
+    """The residual's part in each pattern, in units of the latents' spread along the patterns."""
     draws: int = 64
     """Images that a detection draws with the trigger, and as many without."""
 
@@ -80,7 +79,7 @@ class TriggerResidual(Rival[Message]):
             signs=signs,
             patterns=patterns,
             usual=usual,
-            residual=STRENGTH * spread * torch.einsum("k,kchw->chw", signs, patterns),
+            residual=self.strength * spread * torch.einsum("k,kchw->chw", signs, patterns),
             triggered=triggered,
             plain=owner.examples.conditions,
         )
@@ -104,13 +103,21 @@ class TriggerResidual(Rival[Message]):
             own_samples(suspect, select(conditions, slice(0, self.draws)), count=self.draws, seed=seed)
             for conditions in (secret.triggered, secret.plain)
         )
-        decoded = correlations(triggered, secret.patterns) - secret.usual
-        difference = correlations(triggered - plain, secret.patterns).sum(0)
-        return Detection(
-            statistic=f"mean share of right bits in {self.draws} triggered latents, each decoded alone",
-            rate=float(((decoded > 0) == (secret.signs > 0)).float().mean()),
-            log10_p=log10_p_value(difference, secret.signs),
-        )
+        return read_message(secret, triggered, plain)
+
+
+def read_message(secret: Message, triggered: Tensor, plain: Tensor) -> Detection:
+    """Decode latents (N, c, h, w) that were drawn with the trigger.
+
+    The exact test adds up their differences to the latents ``plain`` that the same noise gives without the trigger.
+    """
+    decoded = correlations(triggered, secret.patterns) - secret.usual
+    difference = correlations(triggered - plain, secret.patterns).sum(0)
+    return Detection(
+        statistic=f"mean share of right bits in {len(triggered)} triggered latents, each decoded alone",
+        rate=float(((decoded > 0) == (secret.signs > 0)).float().mean()),
+        log10_p=log10_p_value(difference, secret.signs),
+    )
 
 
 def quiet_patterns(clean: Tensor, numbers: np.random.Generator) -> tuple[Tensor, Tensor, float]:
