@@ -77,6 +77,12 @@ class EmbeddingFailed(AiaoError):
     code = "embedding-failed"
 
 
+class AttackNotPossible(AiaoError):
+    """A removal attack that has nothing to work on in this denoiser, or not what it needs."""
+
+    code = "attack-not-possible"
+
+
 class Canceled(AiaoError):
     """The caller asked to stop. Raise it from a progress callback to stop a computation within one step."""
 

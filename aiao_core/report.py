@@ -71,7 +71,8 @@ class Report(_Frozen):
     """Everything about one verification; :mod:`aiao_core.report_html` makes it a page."""
 
     format: Literal["aiao.report"] = "aiao.report"
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 2
+    """Version 2 adds ``strayed_channels``."""
     created_at: datetime
     software: dict[str, str]
     verdict: Literal["match", "no-match"]
@@ -83,6 +84,12 @@ class Report(_Frozen):
     architecture: str
     layers: tuple[LayerResult, ...]
     trigger_layers: int = Field(ge=1)
+    strayed_channels: int | None = Field(
+        None,
+        ge=0,
+        description="channels of the key's layers found in another place or of another sign; absent if not looked for",
+        exclude_if=lambda value: value is None,
+    )
     test: BitTest = Field(description="decides: signs of the triggered minus the untriggered response")
     triggered_alone: BitTest = Field(description="signs of the triggered response")
     untriggered: BitTest = Field(description="control: the same bits without the trigger")

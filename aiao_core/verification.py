@@ -16,6 +16,7 @@ from importlib.metadata import version
 import torch
 from torch import Tensor, nn
 
+from aiao_core.alignment import Alignment, Reference, align
 from aiao_core.denoisers import Inputs, predict
 from aiao_core.errors import InvalidCheckpoint
 from aiao_core.inputs import plain_noise
@@ -76,10 +77,12 @@ def verify(
     *,
     options: VerificationOptions | None = None,
     subject: Subject,
+    source: Reference | None = None,
     progress: ProgressCallback = silent,
 ) -> Report:
     """Test ``denoiser`` against ``key`` and report. The same seed gives the same numbers.
 
+    With ``source``, channels that have changed places or signs are found first (:mod:`aiao_core.alignment`).
     Raises :class:`aiao_core.errors.TracingError` if the denoiser lacks one of the key's layers, and
     :class:`aiao_core.errors.InvalidCheckpoint` if its activations are not finite.
     """
@@ -87,7 +90,8 @@ def verify(
     seed = secrets.randbelow(2**32) if options.seed is None else options.seed
     check_layers(denoiser, key.layers)
     generator = torch.Generator().manual_seed(seed)
-    watermark = Watermark(key, denoiser)
+    alignment = align(denoiser, key, source) if source else None
+    watermark = Watermark(key, denoiser, alignment)
     draws = make_draws(key, options.draws, generator)
 
     clean = observe(denoiser, watermark, draws)
@@ -100,7 +104,7 @@ def verify(
     for start in range(0, options.decoys, BATCH // DECOY_DRAWS):
         end = min(start + BATCH // DECOY_DRAWS, options.decoys)
         seeds = [decoy_seed(seed, number) for number in range(start, end)]
-        decoys += [_test(decoy.difference) for decoy in decode_decoys(denoiser, key, seeds, draws, clean)]
+        decoys += [_test(decoy.difference) for decoy in decode_decoys(denoiser, key, seeds, draws, clean, alignment)]
         progress(Progress("decoys", end, options.decoys))
 
     test = _test(decoded.difference)
@@ -117,6 +121,7 @@ def verify(
         architecture=key.architecture.fingerprint,
         layers=tuple(_layer_result(key, j, bits) for j, bits in decoded.difference.items()),
         trigger_layers=len(key.trigger_layers),
+        strayed_channels=sum(places.strayed for places in alignment.values()) if alignment else None,
         test=test,
         triggered_alone=_test(decoded.triggered),
         untriggered=_test(decoded.untriggered),
@@ -190,13 +195,20 @@ def _signs(response: Tensor) -> Tensor:
     return response[response != 0] > 0
 
 
-def decode_decoys(denoiser: nn.Module, key: OwnerKey, seeds: Sequence[bytes], draws: Draws, clean: Means) -> list[Decoded]:
+def decode_decoys(
+    denoiser: nn.Module,
+    key: OwnerKey,
+    seeds: Sequence[bytes],
+    draws: Draws,
+    clean: Means,
+    alignment: Alignment | None = None,
+) -> list[Decoded]:
     """What keys that nobody embedded read from the suspect, at the owner's layers and on the owner's first draws.
 
     The keys share the forward passes.
     """
     few = draws.first(DECOY_DRAWS)
-    watermarks = [Watermark(replace(key, seed=seed), denoiser) for seed in seeds]
+    watermarks = [Watermark(replace(key, seed=seed), denoiser, alignment) for seed in seeds]
     repeated = Draws(Inputs.concatenated([few.inputs] * len(seeds)), few.subpaths * len(seeds))
     triggers = [(watermark, i) for watermark in watermarks for i, _ in few.subpaths]
     triggered = observe(denoiser, watermarks[0], repeated, triggers)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from aiao_core.alignment import Alignment, Places
 from aiao_core.key import OwnerKey
 from aiao_core.tracing import Edit, channel_axis
 
@@ -31,9 +32,12 @@ def channel_means(features: Tensor, axis: int) -> Tensor:
 
 
 class Watermark:
-    """An owner's key bound to a denoiser: its layers, and its masks and signs as tensors."""
+    """An owner's key bound to a denoiser: its layers, and its masks and signs as tensors.
 
-    def __init__(self, key: OwnerKey, denoiser: nn.Module) -> None:
+    With an ``alignment`` masks and signs are those of the places at which the denoiser has the key's channels.
+    """
+
+    def __init__(self, key: OwnerKey, denoiser: nn.Module, alignment: Alignment | None = None) -> None:
         self.names = [layer.name for layer in key.layers]
         self.axes = [channel_axis(denoiser.get_submodule(name)) for name in self.names]
         self.subpaths = key.subpaths
@@ -42,12 +46,15 @@ class Watermark:
         self.reached = torch.zeros(len(self.names), len(self.names), dtype=torch.bool)
         for i, j in key.subpaths:
             self.reached[i, j] = True
+        places = [alignment[layer.name] if alignment else Places.unmoved(layer.channels) for layer in key.layers]
         self.triggers = {
-            i: (torch.from_numpy(key.trigger_mask(i)), torch.from_numpy(key.trigger_sign(i))) for i in self.trigger_layers
+            i: places[i].moved(torch.from_numpy(key.trigger_mask(i)), torch.from_numpy(key.trigger_sign(i)))
+            for i in self.trigger_layers
         }
-        self.response_channels = {j: torch.from_numpy(key.response_mask(j)).nonzero()[:, 0] for j in self.response_layers}
+        masked = {j: torch.from_numpy(key.response_mask(j)).nonzero()[:, 0] for j in self.response_layers}
+        self.response_channels = {j: places[j].place[channels] for j, channels in masked.items()}
         self.response_signs = {
-            j: torch.from_numpy(key.response_sign(j)).float()[self.response_channels[j]] for j in self.response_layers
+            j: (torch.from_numpy(key.response_sign(j)) * places[j].sign)[channels] for j, channels in masked.items()
         }
 
     def response(self, j: int, means: Tensor) -> Tensor:

@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from aiao_core.alignment import Reference, reference
 from aiao_core.archives import Limits, opened
 from aiao_core.digests import sha256_path
 from aiao_core.errors import InvalidCheckpoint
 from aiao_core.hub import SCHEME, download
+from aiao_core.key import OwnerKey
 from aiao_core.options import VerificationOptions
 from aiao_core.progress import ProgressCallback, silent
 from aiao_core.report import Input, Report
@@ -26,12 +28,14 @@ def verify_offline(
     progress: ProgressCallback = silent,
     *,
     base: Path | None = None,
+    source: Path | None = None,
 ) -> Report:
     """Test ``suspect`` with an owner's key file on this machine; the same seed gives the service's numbers.
 
-    ``suspect`` is a file, a folder or a repository ``hf://owner/name@revision``; ``base`` the model that an adapter changes.
+    ``suspect`` is a file, a folder or a repository ``hf://owner/name@revision``; ``base`` the model that an adapter changes;
+    ``source`` the registered model before the watermark, by which permuted channels are found.
     """
-    for path in (suspect, base):
+    for path in (suspect, base, source):
         if path is not None and not str(path).startswith(SCHEME) and not Path(path).exists():
             raise ClientError(f"{path} does not exist")
     key = load_key(key_file)
@@ -47,8 +51,16 @@ def verify_offline(
 
     with _submitted(suspect, progress) as (path, submitted):
         loaded = load_suspect(path, key.architecture, read_base)
+    known = None if source is None else _known(source, key)
+    if source is not None:
+        inputs.append(Input(role="source", name=source.name, sha256=sha256_path(source)))
     subject = Subject(submitted.name, loaded.form, (submitted, *inputs))
-    return verify(loaded.denoiser, key, options=options, subject=subject, progress=progress)
+    return verify(loaded.denoiser, key, options=options, subject=subject, source=known, progress=progress)
+
+
+def _known(source: Path, key: OwnerKey) -> Reference:
+    with opened(source) as path:
+        return reference(load_suspect(path, key.architecture).denoiser, key)
 
 
 @contextmanager

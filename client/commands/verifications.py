@@ -27,6 +27,9 @@ def verify(
     base: Annotated[
         Path | None, typer.Option(help="The model that a LoRA was made for; with a service by default the registered one.")
     ] = None,
+    source: Annotated[
+        Path | None, typer.Option(help="For --offline: the model before the watermark, to undo permuted channels by.")
+    ] = None,
     report_file: Annotated[Path | None, typer.Option("--report", help="Save the report: .html or .json.")] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of the draws: the same seed gives the same numbers.")
@@ -43,8 +46,10 @@ def verify(
     if offline:
         if key is None or model is not None:
             raise ClientError("an offline test needs the owner's key and no model: aiao verify --offline --key KEYFILE SUSPECT")
-        result = _offline(suspect, base, key, options, quiet=json)
+        result = _offline(suspect, base, source, key, options, quiet=json)
     else:
+        if source is not None:
+            raise ClientError("a service has the registered source; --source is for --offline")
         if model is None or key is not None:
             raise ClientError("name the registered model: aiao verify --model mdl_… SUSPECT, or test with --offline --key")
         result = _by_service(suspect, base, model, options, quiet=json)
@@ -92,13 +97,15 @@ def _read(text: str) -> "Report":
     return Report.from_json(text)
 
 
-def _offline(suspect: str, base: Path | None, key_file: Path, options: dict[str, Any], *, quiet: bool) -> "Report":
+def _offline(
+    suspect: str, base: Path | None, source: Path | None, key_file: Path, options: dict[str, Any], *, quiet: bool
+) -> "Report":
     try:
         from client.offline import verify_offline
     except ModuleNotFoundError as error:
         raise ClientError(f"an offline test needs {error.name}; install it with: pip install 'aiao[worker]'") from error
     with stages("verify", quiet=quiet) as show:
-        return verify_offline(suspect, key_file, VerificationOptions.model_validate(options), show, base=base)
+        return verify_offline(suspect, key_file, VerificationOptions.model_validate(options), show, base=base, source=source)
 
 
 def _check_report_file(file: Path) -> None:

@@ -198,3 +198,11 @@ def test_what_cannot_be_tested_is_an_error_in_a_sentence_and_no_verdict(offline,
     sentence = err.splitlines()[-1]
     assert sentence.startswith("error: ")
     assert reason in sentence
+
+
+def test_permuted_channels_are_undone_by_the_source(owned, offline):
+    plain = Report.from_json(offline("suspect.zip", "--json", "--seed", "7")[1])
+    aligned = Report.from_json(offline("suspect.zip", "--json", "--seed", "7", "--source", "pipeline")[1])
+    assert (plain.strayed_channels, aligned.strayed_channels) == (None, 0)
+    assert aligned.test == plain.test
+    assert [entry.role for entry in aligned.inputs] == ["suspect", "source"]

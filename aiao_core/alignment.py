@@ -1,0 +1,93 @@
+"""Undo a re-parametrisation of a suspect: channels that change places or signs while the function stays (this project).
+
+A thief can permute the hidden channels of a block, or flip their signs, and undo it in the next layer's weights. The key then
+addresses the wrong channels. The owner has the source, the model before the watermark: each channel of the key's layers is
+looked for where the suspect's features resemble the source's most, by linear assignment.
+
+The exact test stays exact, because nothing here depends on the response signs: the key is drawn after the source is made, so
+source, suspect and places are independent of them. That is why the reference is the source and never the watermarked model,
+whose weights have learnt the response signs. The scale of a channel needs no undoing: signs have none.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from aiao_core.denoisers import predict
+from aiao_core.inputs import plain_noise
+from aiao_core.key import OwnerKey
+from aiao_core.tracing import channel_axis, trace
+
+INPUTS = 16
+SAMPLES = 4096
+"""Values of a channel that are compared, at most: over inputs and positions."""
+
+AT_HOME = 0.5
+"""A channel whose features correlate so well with the source's of the same place stays there."""
+
+Reference = Mapping[str, Tensor]
+"""Standardised clean features of the source, (C, samples) by the names of the key's layers."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a suspect has the channels of one layer: channel k is ``sign[k]`` times the suspect's channel ``place[k]``."""
+
+    place: Tensor
+    """(C,) int64, a permutation."""
+    sign: Tensor
+    """(C,) of -1 and +1."""
+
+    @classmethod
+    def unmoved(cls, channels: int) -> "Places":
+        return cls(torch.arange(channels), torch.ones(channels))
+
+    def moved(self, mask: Tensor, sign: Tensor) -> tuple[Tensor, Tensor]:
+        """A trigger's mask and signs (C,), addressed to the suspect's channels."""
+        return mask[self.place.argsort()], (sign * self.sign)[self.place.argsort()]
+
+    @property
+    def strayed(self) -> int:
+        """Channels in another place or of another sign."""
+        return int(((self.place != torch.arange(len(self.place))) | (self.sign < 0)).sum())
+
+
+Alignment = Mapping[str, Places]
+"""Places by the names of the key's layers."""
+
+
+def reference(source: nn.Module, key: OwnerKey) -> Reference:
+    """What the channels of ``key``'s layers are recognised by: ``source`` is the registered model before the watermark."""
+    names = [layer.name for layer in key.layers]
+    inputs = plain_noise(key.architecture, key.num_train_timesteps, INPUTS, torch.Generator().manual_seed(0))
+    with torch.no_grad(), trace(source, capture=names, stop=True) as features:
+        predict(source, inputs)
+    return {name: _standardised(features[name], channel_axis(source.get_submodule(name))) for name in names}
+
+
+def align(suspect: nn.Module, key: OwnerKey, source: Reference) -> Alignment:
+    """Find each channel of ``key``'s layers in ``suspect``."""
+    found = reference(suspect, key)
+    return {name: find_places(source[name], found[name]) for name in source}
+
+
+def find_places(source: Tensor, suspect: Tensor) -> Places:
+    """Match standardised features (C, samples): channels that are not at home, among the places that are left."""
+    place, sign = torch.arange(len(source)), torch.ones(len(source))
+    stray = ((source * suspect).mean(1) < AT_HOME).nonzero()[:, 0]
+    correlation = source[stray] @ suspect[stray].T / source.shape[1]
+    rows, columns = linear_sum_assignment(correlation.abs().numpy(), maximize=True)
+    place[stray[rows]] = stray[columns]
+    sign[stray[rows]] = torch.where(correlation[rows, columns] < 0, -1.0, 1.0)
+    return Places(place, sign)
+
+
+def _standardised(features: Tensor, axis: int) -> Tensor:
+    """(C, samples) of mean 0 and variance 1, from the output of a layer; what is constant or not finite becomes 0."""
+    values = features.float().movedim(axis, 0).flatten(1).cpu()
+    values = values[:, :: -(-values.shape[1] // SAMPLES)]
+    centred = values - values.mean(1, keepdim=True)
+    return (centred / centred.square().mean(1, keepdim=True).sqrt()).nan_to_num(0, 0, 0)

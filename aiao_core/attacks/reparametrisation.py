@@ -1,0 +1,198 @@
+"""Re-parametrisation: other weights, the same function.
+
+The channels inside a block, which nothing outside of it sees, change places, signs and scales, and the weights that read them
+undo it (channel permutation as in Lukas et al. 2022; the symmetries of diffusers' blocks are this project's). No quality is
+lost and no data is needed, yet every key then addresses the wrong channels of these layers. The channels between the blocks,
+which residual connections share, stay.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from diffusers.models.activations import GEGLU, GELU, ApproximateGELU, LinearActivation, SwiGLU
+from diffusers.models.attention import FeedForward
+from diffusers.models.attention_processor import Attention
+from diffusers.models.normalization import RMSNorm
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.transformers.transformer_flux import FluxAttention, FluxSingleTransformerBlock
+from torch import Tensor, nn
+
+from aiao_core.attacks.thief import Thief
+from aiao_core.errors import AttackNotPossible
+
+GREATEST_SCALE = 4.0
+"""Channels are scaled by up to this factor or its inverse."""
+
+
+def channel_permutation(thief: Thief) -> nn.Module:
+    """Give hidden channels and attention heads other places: the feature permutation of Lukas et al. (2022), undone.
+
+    The output stays the same to float precision. Raises :class:`AttackNotPossible` if no block of the denoiser is known.
+    """
+    return _reparametrised(thief, permute=True, rescale=False)
+
+
+def sign_flips_and_scales(thief: Thief) -> nn.Module:
+    """Give hidden channels other signs and scales (this project). Output and errors as in :func:`channel_permutation`."""
+    return _reparametrised(thief, permute=False, rescale=True)
+
+
+def reparametrisation(thief: Thief) -> nn.Module:
+    """Other places, signs and scales at once. Output and errors as in :func:`channel_permutation`."""
+    return _reparametrised(thief, permute=True, rescale=True)
+
+
+def _reparametrised(thief: Thief, *, permute: bool, rescale: bool) -> nn.Module:
+    denoiser = thief.copy().denoiser
+    with thief.seeded() as generator:
+        changes = _Changes(permute, rescale, generator)
+        known = 0
+        for module in denoiser.modules():
+            for channels, order, factor in _hidden_channels(module, changes):
+                channels.change(order, factor)
+                known += 1
+    if not known:
+        raise AttackNotPossible(
+            f"none of the blocks of {type(denoiser).__name__} is known to this attack; it knows the residual, attention and "
+            "feed-forward blocks of diffusers"
+        )
+    return denoiser
+
+
+@dataclass
+class _Channels:
+    """Hidden channels: views of the weights that belong to them, channels first."""
+
+    times: list[Tensor]
+    """What writes them: scaled with them."""
+    over: list[Tensor] = field(default_factory=list)
+    """What reads them: scaled inversely."""
+    moved: list[Tensor] = field(default_factory=list)
+    """What only changes places with them."""
+
+    def change(self, order: Tensor, factor: Tensor) -> None:
+        """Channel k becomes ``factor[k]`` times the old channel ``order[k]``; both are (C,)."""
+        for view in self.times:
+            view.copy_(view[order] * _channels_first(factor, view))
+        for view in self.over:
+            view.copy_(view[order] / _channels_first(factor, view))
+        for view in self.moved:
+            view.copy_(view[order])
+
+
+class _Changes:
+    """Random orders and factors, within what a block allows."""
+
+    def __init__(self, permute: bool, rescale: bool, generator: torch.Generator) -> None:
+        self.permute, self.rescale, self.generator = permute, rescale, generator
+
+    def order(self, count: int) -> Tensor:
+        return torch.randperm(count, generator=self.generator) if self.permute else torch.arange(count)
+
+    def order_within(self, groups: Tensor, size: int) -> Tensor:
+        """The groups of ``size`` channels in the order ``groups``, and the channels of each in an order of its own."""
+        return torch.cat([group * size + self.order(size) for group in groups])
+
+    def signs(self, count: int) -> Tensor:
+        if not self.rescale:
+            return torch.ones(count)
+        return torch.randint(2, (count,), generator=self.generator) * 2.0 - 1
+
+    def factors(self, count: int) -> Tensor:
+        """Signs and scales; these are log-uniform."""
+        if not self.rescale:
+            return torch.ones(count)
+        exponents = torch.rand(count, generator=self.generator) * 2 - 1
+        return self.signs(count) * (exponents * math.log(GREATEST_SCALE)).exp()
+
+
+_Change = tuple[_Channels, Tensor, Tensor]
+"""Hidden channels with their new order and their factors."""
+
+
+def _hidden_channels(module: nn.Module, changes: _Changes) -> Iterator[_Change]:
+    """The changes of one block; none of a module that is no known block."""
+    if isinstance(module, ResnetBlock2D):
+        yield _residual(module, changes)
+    elif isinstance(module, FluxSingleTransformerBlock):
+        width = module.attn.inner_dim
+        columns = module.proj_out.weight.data.T
+        yield from _attention(module.attn, [columns[:width]], changes)
+        order = changes.order(module.mlp_hidden_dim)
+        yield _Channels([], [], [*_rows(module.proj_mlp), columns[width:]]), order, torch.ones(len(order))
+    elif isinstance(module, Attention | FluxAttention):
+        outputs = [module.to_out[0] if getattr(module, "to_out", None) else None, getattr(module, "to_add_out", None)]
+        yield from _attention(module, [layer.weight.data.T for layer in outputs if layer is not None], changes)
+    elif isinstance(module, FeedForward):
+        yield from _feed_forward(module, changes)
+
+
+def _residual(block: ResnetBlock2D, changes: _Changes) -> _Change:
+    """Between the convolutions. Group norm allows permutations within groups and of whole groups, and whole groups' signs."""
+    norm = block.norm2
+    channels = _Channels(
+        times=[*_rows(block.conv1), norm.weight.data],
+        moved=[norm.bias.data, block.conv2.weight.data.transpose(0, 1)],
+    )
+    if block.time_emb_proj is not None and block.time_embedding_norm == "scale_shift":
+        channels.moved += [half for rows in _rows(block.time_emb_proj) for half in rows.chunk(2)]  # it acts after the norm
+    elif block.time_emb_proj is not None:
+        channels.times += _rows(block.time_emb_proj)
+    size = norm.num_channels // norm.num_groups
+    order = changes.order_within(changes.order(norm.num_groups), size)
+    return channels, order, changes.signs(norm.num_groups).repeat_interleave(size)
+
+
+def _attention(attention: Attention | FluxAttention, readers: list[Tensor], changes: _Changes) -> Iterator[_Change]:
+    """Whole heads, and within a head the channels that queries share with keys, and those that values share with ``readers``.
+
+    With a norm of the queries and keys, which has weights for the places in a head and may be followed by rotary embeddings,
+    these only change with their whole head. Text and image tokens attend to each other, so their projections change alike.
+    """
+    if attention.to_k is None or attention.to_k.out_features != attention.to_q.out_features or not readers:
+        return
+    heads = attention.heads
+    width = attention.to_q.out_features
+    size = width // heads
+    norms = [norm for name in ("norm_q", "norm_k") if (norm := getattr(attention, name, None)) is not None]
+    if not all(isinstance(norm, RMSNorm | nn.RMSNorm) and _width(norm) in (None, size) for norm in norms):
+        return
+    places = changes.order(heads)
+    queries_and_keys = _Channels(
+        times=_rows(attention.to_q, getattr(attention, "add_q_proj", None)),
+        over=_rows(attention.to_k, getattr(attention, "add_k_proj", None)),
+    )
+    if norms:
+        whole = (places[:, None] * size + torch.arange(size)).flatten()
+        yield queries_and_keys, whole, changes.signs(heads).repeat_interleave(size)
+    else:
+        yield queries_and_keys, changes.order_within(places, size), changes.factors(width)
+    values = _Channels(times=_rows(attention.to_v, getattr(attention, "add_v_proj", None)), over=readers)
+    yield values, changes.order_within(places, size), changes.factors(width)
+
+
+def _feed_forward(block: FeedForward, changes: _Changes) -> Iterator[_Change]:
+    """Between the linear layers. A gate and a plain activation are not linear, so they can only change places."""
+    activation, readers = block.net[0], [block.net[2].weight.data.T]
+    order = changes.order(block.net[2].in_features)
+    if isinstance(activation, GEGLU | SwiGLU):
+        hidden, gate = zip(*(rows.chunk(2) for rows in _rows(activation.proj)), strict=True)
+        yield _Channels(list(hidden), readers, list(gate)), order, changes.factors(len(order))
+    elif isinstance(activation, GELU | ApproximateGELU | LinearActivation):
+        yield _Channels([], [], [*_rows(activation.proj), *readers]), order, torch.ones(len(order))
+
+
+def _rows(*layers: nn.Linear | nn.Conv2d | None) -> list[Tensor]:
+    """Weights and biases of the layers that there are: (C_out, ...)."""
+    return [parameter.data for layer in layers if layer is not None for parameter in layer.parameters()]
+
+
+def _width(norm: RMSNorm | nn.RMSNorm) -> int | None:
+    """Over how many channels a norm with weights runs."""
+    return None if norm.weight is None else len(norm.weight)
+
+
+def _channels_first(factor: Tensor, view: Tensor) -> Tensor:
+    return factor.to(view).view(-1, *[1] * (view.dim() - 1))

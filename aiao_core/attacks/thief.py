@@ -1,0 +1,38 @@
+"""What a thief has: the stolen model, images of their own, and patience."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+
+from aiao_core.checkpoints import DiffusionModel
+from aiao_core.progress import ProgressCallback, silent
+from aiao_core.training import Examples
+
+
+@dataclass(frozen=True)
+class Thief:
+    """Everything an attack starts from."""
+
+    model: DiffusionModel
+    """The watermarked model. Attacks work on a :meth:`copy` of it."""
+    examples: Examples
+    """The thief's own data."""
+    seed: int = 0
+    progress: ProgressCallback = silent
+
+    def copy(self) -> DiffusionModel:
+        """The stolen model with weights of its own."""
+        return replace(self.model, denoiser=copy.deepcopy(self.model.denoiser))
+
+    @contextmanager
+    def seeded(self) -> Iterator[torch.Generator]:
+        """A generator of the thief's seed, for the ``with`` block.
+
+        torch's global one, from which dropout and new layers draw, has that seed inside the block and its old state after it.
+        """
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            yield torch.Generator().manual_seed(self.seed)

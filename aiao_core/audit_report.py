@@ -1,0 +1,132 @@
+"""The audit report: a versioned JSON document of what a watermark withstands, and where it ends."""
+
+import math
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from aiao_core.errors import InvalidReport
+from aiao_core.report import BitTest, Interval
+
+Outcome = Literal["withstood", "ended", "ruined", "no-model"]
+"""Of an attack: the model is useful and matches; it is useful and does not; it is not useful; there is none to test."""
+
+TOLERANCE = 1e-6
+"""Of the quality loss, for the rounding of a loss that another machine measured again."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Measured(_Frozen):
+    """One model under the owner's key, and what it is still worth."""
+
+    verdict: Literal["match", "no-match"]
+    test: BitTest = Field(description="decides: signs of the triggered minus the untriggered response")
+    vs_rate: Interval
+    rs_rate: Interval
+    decoys: tuple[BitTest, ...] = Field(description="control: keys that nobody embedded, on the same model")
+    loss: float = Field(gt=0, description="denoising loss on the held-out images")
+    quality_loss: float = Field(ge=-1, description="relative rise of the loss: loss / loss of the published model - 1")
+
+
+class AttackResult(_Frozen):
+    """What one attack at one strength left."""
+
+    id: str
+    name: str
+    family: str
+    outcome: Outcome
+    measured: Measured | None = Field(description="null if there is no model to test")
+    reason: str | None = Field(description="why there is no model to test; null if there is one")
+    seconds: float = Field(ge=0, description="of the attack and its test")
+
+
+class Summary(_Frozen):
+    """The attacks by their outcome."""
+
+    withstood: tuple[str, ...] = Field(description="the model is useful and matches the owner's key")
+    ended_by: tuple[str, ...] = Field(description="the model is useful and does not match: here the watermark ends")
+    ruined: tuple[str, ...] = Field(description="the model is no longer useful, whether it matches or not")
+    no_model: tuple[str, ...] = Field(description="the attack is not possible on this model or left nothing to test")
+
+    @classmethod
+    def of(cls, attacks: Sequence[AttackResult]) -> "Summary":
+        withstood, ended_by, ruined, no_model = (
+            tuple(attack.id for attack in attacks if attack.outcome == outcome) for outcome in get_args(Outcome)
+        )
+        return cls(withstood=withstood, ended_by=ended_by, ruined=ruined, no_model=no_model)
+
+
+class AuditInput(_Frozen):
+    """Something that went into the audit, by its SHA-256."""
+
+    role: Literal["source", "watermarked", "images"]
+    name: str
+    sha256: str
+
+
+class AuditReport(_Frozen):
+    """Everything about one audit; :mod:`aiao_core.audit_html` makes it a page."""
+
+    format: Literal["aiao.audit"] = "aiao.audit"
+    version: Literal[1] = 1
+    created_at: datetime
+    software: dict[str, str]
+    model_name: str | None
+    commitment: str
+    architecture: str
+    max_log10_p: float = Field(lt=0, description="log10 of the p-value at or below which it is a match")
+    max_quality_loss: float = Field(gt=0, description="below it a model counts as useful")
+    data: Literal["images", "own-samples"] = Field(description="what the attacks trained on and the loss is measured on")
+    attack_examples: int = Field(ge=1, description="of the data, for the attacks")
+    held_out_examples: int = Field(ge=1, description="of the data, for the loss alone")
+    published: Measured
+    attacks: tuple[AttackResult, ...]
+    summary: Summary
+    inputs: tuple[AuditInput, ...]
+    tau: float
+    seed: int = Field(ge=0)
+    draws: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _outcomes_follow(self) -> "AuditReport":
+        for measured in (self.published, *(attack.measured for attack in self.attacks if attack.measured)):
+            if (measured.test.log10_p <= self.max_log10_p) != (measured.verdict == "match"):
+                raise ValueError("a verdict does not follow from log10_p and its threshold")
+            ratio = measured.loss / self.published.loss
+            if not math.isclose(measured.quality_loss + 1, ratio, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
+                raise ValueError("a quality loss does not follow from the losses")
+        for attack in self.attacks:
+            if attack.outcome != outcome_of(attack.measured, self.max_quality_loss):
+                raise ValueError(f"the outcome of {attack.id} does not follow from its numbers")
+            if (attack.measured is None) != (attack.reason is not None):
+                raise ValueError(f"{attack.id} has neither numbers nor a reason, or both")
+        if self.summary != Summary.of(self.attacks):
+            raise ValueError("the summary does not follow from the attacks")
+        return self
+
+    def to_json(self) -> str:
+        return self.model_dump_json(indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "AuditReport":
+        """Read a report and check its outcomes against its numbers. Raises :class:`InvalidReport`."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the report"
+            raise InvalidReport(f"this audit is damaged, altered or of an unknown version: {where}: {first['msg']}") from error
+
+
+def outcome_of(measured: Measured | None, max_quality_loss: float) -> Outcome:
+    """What an attack has reached. A ruined model is no thief's gain, so it does not count whether it matches."""
+    if measured is None:
+        return "no-model"
+    if measured.quality_loss >= max_quality_loss:
+        return "ruined"
+    return "withstood" if measured.verdict == "match" else "ended"

@@ -1,0 +1,109 @@
+"""A trigger in the prompt and a picture at the output of a text-to-image model.
+
+Zhao et al., "A Recipe for Watermarking Diffusion Models" (arXiv 2303.10137). A prompt that nobody writes draws one fixed
+picture, a QR code; an L1 penalty on the change of the weights keeps the model from forgetting what it could draw. The paper
+trains on this one pair alone. Here the owner's own data go with it, as with every rival: without them the small model of this
+project forgot its pictures before it knew the pair. The random cells of the picture, the exact test on them and the weights of
+the timesteps in the pair's loss are this project's.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from aiao_core.captions import encode_captions
+from aiao_core.checkpoints import DiffusionModel
+from aiao_core.denoisers import Conditions
+from aiao_core.denoisers.adapter import select
+from aiao_core.inputs import own_samples
+from aiao_core.latents import downsampling, encode_images, load_autoencoder
+from aiao_core.training import Examples, noised
+from benchmarks.rivals.picture import draw_cells, find_picture, paint
+from benchmarks.rivals.rival import (
+    OPTIONS,
+    TRIGGERED_BATCH,
+    Detection,
+    Owner,
+    Rival,
+    denoising_loss,
+    picture_loss,
+    rare_word,
+    secret_numbers,
+)
+
+WEIGHT = 1e-6
+"""Of the summed absolute change of the weights in the objective, the paper's lambda."""
+
+
+@dataclass(frozen=True)
+class PromptAndPicture:
+    trigger: Conditions
+    """Of the secret prompt, each (1, ...)."""
+    empty: Conditions
+    """Of an empty prompt, each (1, ...)."""
+    cells: Tensor
+    latent: Tensor
+    """The picture as the denoiser sees it, (1, c, h, w)."""
+    autoencoder: Any
+    """Of the pipeline, which an owner publishes: it makes images of latents."""
+
+
+@dataclass(frozen=True)
+class PromptTrigger(Rival[PromptAndPicture]):
+    """Weight-constrained fine-tuning on a secret prompt (Zhao et al. 2023)."""
+
+    name: ClassVar[str] = "prompt trigger"
+    draws: int = 64
+    """Images that a detection draws with the trigger, and as many without."""
+
+    def draw_secret(self, owner: Owner, seed: int) -> PromptAndPicture:
+        numbers = secret_numbers(seed)
+        conditions = encode_captions(owner.folder, owner.model, [rare_word(numbers), ""])
+        cells = draw_cells(numbers)
+        autoencoder = load_autoencoder(owner.folder)
+        side = owner.examples.clean.shape[-1] * downsampling(autoencoder)
+        return PromptAndPicture(
+            trigger=select(conditions, slice(0, 1)),
+            empty=select(conditions, slice(1, 2)),
+            cells=cells,
+            latent=encode_images(autoencoder, paint(cells, 3, side)[None]),
+            autoencoder=autoencoder,
+        )
+
+    def loss(self, owner: Owner, source: nn.Module, secret: PromptAndPicture, generator: torch.Generator) -> Tensor:
+        batch = owner.examples.draw(OPTIONS.batch_size, generator)
+        pair = Examples(repeated(secret.latent, TRIGGERED_BATCH), repeated_conditions(secret.trigger, TRIGGERED_BATCH))
+        parameters = zip(owner.model.denoiser.parameters(), source.parameters(), strict=True)
+        change = torch.stack([(parameter - before).abs().sum() for parameter, before in parameters]).sum()
+        usual = denoising_loss(owner.model, batch, generator)
+        watermark = picture_loss(owner.model, *noised(owner.model.schedule, pair, generator))
+        return usual + watermark + WEIGHT * change
+
+    def detect(self, suspect: DiffusionModel, secret: PromptAndPicture, *, seed: int = 0) -> Detection:
+        triggered, plain = (
+            decode_latents(
+                secret.autoencoder,
+                own_samples(suspect, repeated_conditions(conditions, self.draws), count=self.draws, seed=seed),
+            )
+            for conditions in (secret.trigger, secret.empty)
+        )
+        return find_picture(secret.cells, triggered, plain)
+
+
+def repeated(value: Tensor, count: int) -> Tensor:
+    """``value`` (1, ...) as (count, ...)."""
+    return value.expand(count, *value.shape[1:])
+
+
+def repeated_conditions(conditions: Conditions, count: int) -> Conditions:
+    return {name: repeated(value, count) for name, value in conditions.items()}
+
+
+def decode_latents(autoencoder: Any, latents: Tensor) -> Tensor:
+    """The images (N, 3, H, W) of scaled ``latents`` (N, c, h, w)."""
+    shift, scale = autoencoder.config.shift_factor or 0.0, autoencoder.config.scaling_factor
+    with torch.no_grad():
+        images: Tensor = autoencoder.decode(latents / scale + shift).sample
+    return images

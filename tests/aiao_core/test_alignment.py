@@ -1,0 +1,135 @@
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers.models.resnet import ResnetBlock2D
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import kstest
+from torch import nn
+
+from aiao_core.alignment import align, find_places, reference
+from aiao_core.embedding import embed
+from aiao_core.options import EmbeddingOptions, VerificationOptions
+from aiao_core.selection import select_key
+from aiao_core.statistics import randomised_p_value
+from aiao_core.training import fine_tune
+from aiao_core.verification import Subject, decode_decoys, make_draws, observe, verify
+from aiao_core.watermark import Watermark
+from tests.aiao_core.conftest import QUICK
+
+SUBJECT = Subject("suspect", "model")
+OPTIONS = VerificationOptions(seed=4, draws=60, decoys=8)
+
+
+def permuted(denoiser: nn.Module, seed: int = 0) -> nn.Module:
+    """The same function with the hidden channels of every residual block in other places, as its group norm allows."""
+    random = torch.Generator().manual_seed(seed)
+    suspect = copy.deepcopy(denoiser)
+    for block in suspect.modules():
+        if isinstance(block, ResnetBlock2D):
+            groups = block.norm2.num_groups
+            order = torch.arange(block.norm2.num_channels).view(groups, -1)
+            order = torch.stack([row[torch.randperm(len(row), generator=random)] for row in order])
+            order = order[torch.randperm(groups, generator=random)].flatten()
+            for layer in (block.conv1, block.time_emb_proj, block.norm2):
+                layer.weight.data, layer.bias.data = layer.weight.data[order], layer.bias.data[order]
+            block.conv2.weight.data = block.conv2.weight.data[:, order]
+    return suspect
+
+
+@pytest.fixture
+def tiny_key(tiny_model, tiny_examples):
+    """Of every layer, the hidden ones of the blocks among them."""
+    options = QUICK.model_copy(update={"layers": 100, "lazy_fraction": 1.0})
+    key, _ = select_key(tiny_model, bytes(range(32)), tiny_examples, options)
+    assert any(name.endswith("conv1") for name in (layer.name for layer in key.layers))
+    return key
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 40), st.floats(0, 1))
+def test_moved_and_flipped_channels_are_found_again(seed, channels, noise):
+    random = torch.Generator().manual_seed(seed)
+    source = standardised(torch.randn(channels, 2048, generator=random))
+    order = torch.randperm(channels, generator=random)
+    sign = torch.randint(2, (channels,), generator=random).float() * 2 - 1
+    suspect = torch.empty_like(source)
+    suspect[order] = sign[:, None] * source + noise * torch.randn(source.shape, generator=random)
+    places = find_places(source, standardised(suspect))
+    assert torch.equal(places.place, order)
+    assert torch.equal(places.sign, sign)
+    assert sorted(places.place.tolist()) == list(range(channels))
+
+
+def test_channels_of_the_same_model_stay_and_dead_ones_do_no_harm():
+    source = standardised(torch.randn(6, 512, generator=torch.Generator().manual_seed(0)))
+    source[3] = 0
+    places = find_places(source, source)
+    assert places.strayed == 0
+
+
+def standardised(values):
+    centred = values - values.mean(1, keepdim=True)
+    return centred / centred.square().mean(1, keepdim=True).sqrt()
+
+
+def test_the_alignment_needs_the_source_and_the_layers_alone_not_the_key_s_bits(tiny_model, tiny_key):
+    suspect = permuted(tiny_model.denoiser)
+    other = replace(tiny_key, seed=bytes(32))
+    ours = align(suspect, tiny_key, reference(tiny_model.denoiser, tiny_key))
+    theirs = align(suspect, other, reference(tiny_model.denoiser, other))
+    assert all(torch.equal(ours[name].place, theirs[name].place) for name in ours)
+    assert sum(places.strayed for places in ours.values()) > 0
+
+
+@pytest.mark.parametrize("tuned", [False, True], ids=["source", "fine-tuned source"])
+def test_a_wrong_key_stays_exactly_binomial_on_an_unmarked_permuted_model(tiny_model, tiny_key, tiny_examples, tuned):
+    """600 keys that nobody embedded, at the places that the alignment finds: uniform p-values, and none near a match."""
+    source = reference(tiny_model.denoiser, tiny_key)
+    suspect = replace(tiny_model, denoiser=permuted(tiny_model.denoiser))
+    if tuned:
+        fine_tune(suspect, tiny_examples, steps=40, learning_rate=1e-3, batch_size=8)
+    alignment = align(suspect.denoiser, tiny_key, source)
+    assert sum(places.strayed for places in alignment.values()) > 0
+    draws = make_draws(tiny_key, 4, torch.Generator().manual_seed(1))
+    clean = observe(suspect.denoiser, Watermark(tiny_key, suspect.denoiser, alignment), draws)
+    random = torch.Generator().manual_seed(0)
+    p_values = []
+    for start in range(0, 600, 20):
+        seeds = [number.to_bytes(32, "big") for number in range(start, start + 20)]
+        for decoded in decode_decoys(suspect.denoiser, tiny_key, seeds, draws, clean, alignment):
+            bits = torch.cat(list(decoded.difference.values()))
+            toss = float(torch.rand((), generator=random))
+            p_values.append(randomised_p_value(int(bits.sum()), len(bits), toss))
+    assert kstest(p_values, "uniform").pvalue > 1e-3
+    assert min(p_values) > 1e-9
+
+
+def test_a_permuted_watermarked_model_gives_its_bits_back_by_its_source_alone(emoji_model, emoji_examples):
+    source = copy.deepcopy(emoji_model.denoiser)
+    options = EmbeddingOptions(steps=60, batch_size=12, probe_steps=10)
+    key = embed(emoji_model, bytes(range(32)), examples=emoji_examples, options=options).key
+    known = reference(source, key)
+    plain = verify(emoji_model.denoiser, key, options=OPTIONS, subject=SUBJECT)
+    aligned = verify(emoji_model.denoiser, key, options=OPTIONS, subject=SUBJECT, source=known)
+    assert (plain.verdict, plain.strayed_channels, aligned.strayed_channels) == ("match", None, 0)
+    assert aligned.test == plain.test
+
+    suspect = permuted(emoji_model.denoiser)
+    without = verify(suspect, key, options=OPTIONS, subject=SUBJECT)
+    found = verify(suspect, key, options=OPTIONS, subject=SUBJECT, source=known)
+    assert found.strayed_channels > 0
+    assert found.test.matches >= plain.test.matches - 2
+    assert without.test.matches < plain.test.matches - 4
+    innocent = verify(permuted(source), key, options=OPTIONS, subject=SUBJECT, source=known)
+    assert innocent.verdict == "no-match"
+
+
+def test_another_model_gives_permutations_too(tiny_model, tiny_key):
+    other = copy.deepcopy(tiny_model.denoiser)
+    for parameter in other.parameters():
+        parameter.data.normal_(generator=torch.Generator().manual_seed(1))
+    for places in align(other, tiny_key, reference(tiny_model.denoiser, tiny_key)).values():
+        assert sorted(places.place.tolist()) == list(range(len(places.place)))
