@@ -27,9 +27,7 @@ def audit(
         Path | None, typer.Option(help="Image set that the attacks train on: a folder, .zip or .npz; default its own samples.")
     ] = None,
     report_file: Annotated[Path | None, typer.Option("--report", help="Save the report: .html or .json.")] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of attacks and draws; default 0.")
-    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of attacks and draws; default 0.")] = None,
     draws: Annotated[int | None, typer.Option(min=1, max=100_000, help="Monte Carlo draws for each attacked model.")] = None,
     json: Json = False,
 ) -> None:
