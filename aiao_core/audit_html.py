@@ -1,15 +1,18 @@
 """The audit as one self-contained page for people: what the watermark withstands, and where it ends."""
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from aiao_core.audit_report import AuditReport
 from aiao_core.pages import render
-from aiao_core.plots import LEFT, RIGHT, WIDTH, Plot
+from aiao_core.plots import BOTTOM, HEIGHT, RIGHT, TOP, WIDTH, Plot
 
 OUTCOMES = {"withstood": "withstood", "ended": "watermark ended", "ruined": "model ruined", "no-model": "no model to test"}
 DOTS = {"withstood": "owner-dot", "ended": "ended-dot", "ruined": "ruined-dot"}
 
-WIDEST = 100
+HEADROOM = 1.3
+"""The strongest proof is drawn so far below the top, which has room for words."""
+
+WIDEST = 60
 """Quality loss in percent at the right edge of the plot; what is ruined more is drawn there."""
 
 
@@ -21,29 +24,30 @@ def to_html(report: AuditReport) -> str:
 
 def proof_against_quality(report: AuditReport) -> Markup:
     """log10 p of each attacked model against its quality loss: a thief wants the lower left."""
-    limit = 100 * report.max_quality_loss
-    measured = [(attack, attack.measured) for attack in report.attacks if attack.measured]
-    losses = [min(WIDEST, 100 * part.quality_loss) for _, part in measured]
-    left = min([-5.0, *(loss - 5 for loss in losses)])
-    right = max([1.5 * limit, *(loss + 5 for loss in losses)])
-    strongest = min([1.5 * report.max_log10_p, report.published.test.log10_p, *(part.test.log10_p for _, part in measured)])
-    plot = Plot("log10 p of each attacked model against its quality loss", (left, right), (0, 1.12 * strongest))
-    plot.cell((left, limit), (0, report.max_log10_p), 0.1)
-    step = 10 if right - left <= 60 else 20
-    x_ticks = range(int(left // step + 1) * step, int(right) + 1, step)
-    plot.axes(x_ticks, _ticks(strongest), "quality loss of the attacked model, %")
-    plot.text(LEFT - 40, 11, "log10 p", "title", "start")
-    plot.line([(left, report.max_log10_p), (right, report.max_log10_p)], "threshold")
-    plot.line([(limit, 0), (limit, 1.12 * strongest)], "threshold")
-    plot.text(plot.x(limit) - 6, 26, "useful", anchor="end")
-    plot.text(plot.x(limit) + 6, 26, "ruined", anchor="start")
-    plot.text(WIDTH - RIGHT - 4, plot.y(report.max_log10_p) - 5, f"match above, from {report.max_log10_p:g}", anchor="end")
-    for (attack, part), loss in zip(measured, losses, strict=True):
-        plot.dot(loss, part.test.log10_p, DOTS[attack.outcome], 5)
-    for (attack, part), loss in zip(measured, losses, strict=True):
-        if attack.outcome == "ended":
-            anchor, offset = ("start", 9) if plot.x(loss) < WIDTH / 2 else ("end", -9)
-            plot.text(plot.x(loss) + offset, plot.y(part.test.log10_p) + 4, escape(attack.id), "strong", anchor)
+    limit, threshold = 100 * report.max_quality_loss, report.max_log10_p
+    dots = [
+        (min(WIDEST, 100 * measured.quality_loss), measured.test.log10_p, DOTS[attack.outcome])
+        for attack in report.attacks
+        if (measured := attack.measured)
+    ]
+    left = min([-5, *(loss - 5 for loss, _, _ in dots)])
+    right = max([1.5 * limit, *(loss + 5 for loss, _, _ in dots)])
+    strongest = min([1.5 * threshold, *(log10_p for _, log10_p, _ in dots)])
+    top = HEADROOM * strongest
+    plot = Plot("log10 p of each attacked model against its quality loss", (left, right), (0, top))
+    plot.cell((left, limit), (0, threshold), 0.12)
+    ticks = range(-10 * int(-left // 10), min(int(right) + 1, WIDEST), 10)
+    plot.axes(ticks, _ticks(strongest), "quality loss of the attacked model, %")
+    if right > WIDEST:
+        plot.text(plot.x(WIDEST), HEIGHT - BOTTOM + 18, f"{WIDEST}+")
+    plot.line([(left, threshold), (right, threshold)], "threshold")
+    plot.line([(limit, 0), (limit, top)], "threshold")
+    plot.text(4, TOP + 6, "log10 p", "title", "start")
+    plot.text(plot.x(limit) - 7, TOP + 6, "useful", anchor="end")
+    plot.text(plot.x(limit) + 7, TOP + 6, "ruined", anchor="start")
+    plot.text(WIDTH - RIGHT - 4, plot.y(threshold) - 6, "match above", anchor="end")
+    for loss, log10_p, style in dots:
+        plot.dot(loss, log10_p, style, 5)
     return plot.svg()
 
 
