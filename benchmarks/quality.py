@@ -58,7 +58,7 @@ HELD_OUT: Categories = {"only": ("Flags",)}
 """No shipped model was trained on these images, nor are they the thief's."""
 
 SAMPLES = 256
-HELD_OUT_DRAWS = 1024
+HELD_OUT_DRAWS = 512
 REPLICATES = 100
 BATCH = 64
 PSNR_LIMIT = 100.0
@@ -205,7 +205,7 @@ class Yardstick:
             for start in range(0, len(inputs), BATCH):
                 rows = slice(start, start + BATCH)
                 errors.append((predict(denoiser, inputs[rows]) - target[rows]).square().mean((1, 2, 3)))
-        return torch.cat(errors)[self.loss_rows].mean(1)
+        return torch.cat(errors).nan_to_num(torch.inf)[self.loss_rows].mean(1)
 
 
 def decode_latents(autoencoder: Any, latents: Tensor) -> Tensor:
@@ -215,7 +215,7 @@ def decode_latents(autoencoder: Any, latents: Tensor) -> Tensor:
         return torch.cat([autoencoder.decode(part / scale + shift).sample for part in latents.split(BATCH)])
 
 
-def save_before_and_after(before: Tensor, after: Tensor, path: Path, *, columns: int = 16, rows: int = 3) -> None:
+def save_before_and_after(before: Tensor, after: Tensor, path: Path, *, columns: int = 16, rows: int = 2) -> None:
     """Write the first images (N, 3, H, W) in [-1, 1] as a PNG: each row of ``before`` above the same row of ``after``."""
     pairs = torch.stack([images[: rows * columns].unflatten(0, (rows, columns)) for images in (before, after)], 1)
     save_grid(((pairs.flatten(0, 2) + 1) / 2).permute(0, 2, 3, 1).numpy(), path, columns=columns)
