@@ -2,7 +2,7 @@
 
     python -m benchmarks.quality [examples/emoji/model]
 
-prints the figures of a shipped model and of copies with noise on the weights, and writes a grid of images before and after. In
+prints the figures of a shipped model and of copies with noise on the weights; ``--grid`` writes images before and after. In
 other benchmarks::
 
     yardstick = Yardstick(published, shipped_data(folder))
