@@ -13,8 +13,8 @@ from aiao_core.report import BitTest, Interval
 Outcome = Literal["withstood", "ended", "ruined", "no-model"]
 """Of an attack: the model is useful and matches; it is useful and does not; it is not useful; there is none to test."""
 
-TOLERANCE = 1e-6
-"""Of the quality loss, for the rounding of a loss that another machine measured again."""
+TOLERANCE = 1e-3
+"""Of a ratio of losses: an interrupted audit may go on with another machine, which rounds otherwise."""
 
 
 class _Frozen(BaseModel):

@@ -72,7 +72,9 @@ class Distances:
         features = nn.Identity()  # torchmetrics shall take features for images: they are computed once and resampled often
         features.num_features = real.shape[1]
         self._fid = FrechetInceptionDistance(feature=features, reset_real_features=False)
-        self._kid = KernelInceptionDistance(feature=features, subsets=10, subset_size=count, reset_real_features=False)
+        self._kid = KernelInceptionDistance(
+            feature=features, subsets=10, subset_size=min(count, len(real)), reset_real_features=False
+        )
         for metric in (self._fid, self._kid):
             metric.update(real, real=True)
 

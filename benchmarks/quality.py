@@ -2,23 +2,25 @@
 
     python -m benchmarks.quality [examples/emoji/model]
 
-prints the figures of a shipped model and of copies with noise on the weights, and writes a grid of images before and after. In
+prints the figures of a shipped model and of copies with noise on the weights; ``--grid`` writes images before and after. In
 other benchmarks::
 
     yardstick = Yardstick(published, shipped_data(folder))
     quality = yardstick.measure(suspect.denoiser, grid=path)
     quality.quality_loss, quality.useful
 
-**Quality loss** (this project) is the relative rise over the published model of the denoising loss on held-out data or of the
-FID against real data, whichever rose more; a model is **useful** if that is below 20 %. The two fail differently: the loss
-needs no sampling and is the steadier, the FID sees what many small errors add up to. Both are compared on the same noise and
-seeds, and the FID with equally many images, so that most of what noise and seeds do to them cancels out. The bias of the FID
-in a small sample stays in both models' figures: a very good published model is not called ruined for a rise that is small in
-itself. KID has no such bias, but is near zero for a good model: a ratio of it would mean little.
+**Quality loss** (this project) is the larger of two shares: how much the denoising loss on held-out data rose, relative to
+the published model's, and how far the FID against real data went from the published model's to that of plain noise. A model
+is **useful** if that is below 20 %. The two fail differently: the loss needs no sampling and is the steadier, the FID sees
+what many small errors add up to. Both are compared on the same noise and seeds, and the FID with equally many images. Why not
+the FID's own relative rise: the better the published model, the nearer its FID is to zero, or to its bias in a small sample,
+and the less a ratio to it says. Plain noise, what sampling starts from, is the same end of the scale for every model.
+
+A model that was fine-tuned for other images draws these and not the owner's. It is as useful as the better of two figures:
+measure it against the images it was tuned for, too.
 """
 
 import argparse
-import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -29,13 +31,15 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
+from aiao_core.attacks import Thief
+from aiao_core.attacks.weights import weight_noise
 from aiao_core.captions import encode_captions
 from aiao_core.checkpoints import DiffusionModel, load_model
 from aiao_core.denoisers import Conditions, predict
 from aiao_core.denoisers.adapter import select
 from aiao_core.inputs import own_samples
 from aiao_core.latents import encode_images, load_autoencoder
-from aiao_core.training import Examples, noised
+from aiao_core.training import Examples, draw_noise, noised
 from benchmarks.image_features import Distances, choose_features, feature_distance
 from examples.emoji.data import MODEL, THIEF_CATEGORY, load_images, save_grid
 from examples.emoji_classifier.classifier import load_classifier
@@ -44,12 +48,17 @@ from examples.emoji_text.parts import captions
 LIMIT = 0.2
 """Quality loss from which on a model is no longer useful."""
 
-OWNERS = {"without": ("Flags", THIEF_CATEGORY)}
-HELD_OUT = {"only": ("Flags",)}
+Categories = dict[str, tuple[str, ...]]
+"""Of the emoji set: ``only`` or ``without``, as :func:`examples.emoji.data.load_images` takes them."""
+
+OWNERS: Categories = {"without": ("Flags", THIEF_CATEGORY)}
+"""What the shipped models were trained on."""
+
+HELD_OUT: Categories = {"only": ("Flags",)}
 """No shipped model was trained on these images, nor are they the thief's."""
 
 SAMPLES = 256
-HELD_OUT_DRAWS = 1024
+HELD_OUT_DRAWS = 512
 REPLICATES = 100
 BATCH = 64
 PSNR_LIMIT = 100.0
@@ -85,9 +94,9 @@ class Quality:
     feature_distance: Estimate
     """To the same image, see :func:`feature_distance`."""
     fid_rise: Estimate
-    """Relative to the published model's: 0.1 is 10 % more."""
+    """Over the published model's: 0 is none, 1 as far as plain noise."""
     denoising_loss_rise: Estimate
-    """Relative to the published model's."""
+    """Relative to the published model's: 0.1 is 10 % more."""
     features: str
     """What FID and KID were measured with, for people: a table must name it."""
 
@@ -115,34 +124,35 @@ class Data:
     """Decodes the samples of a model that works on latents."""
 
 
-def shipped_data(folder: Path, held_out: dict[str, tuple[str, ...]] = HELD_OUT) -> Data:
-    """The data for one of the shipped models: ``real`` is what it was trained on, ``held_out`` chooses categories."""
+def shipped_data(folder: Path, *, real: Categories = OWNERS, held_out: Categories = HELD_OUT) -> Data:
+    """The data for one of the shipped models, by category: what it should draw, and what nobody trained on."""
     model, autoencoder = load_model(folder), load_autoencoder(folder)
-
-    def conditions(**chosen: tuple[str, ...]) -> Conditions:
-        return encode_captions(folder, model, captions(**chosen)) if (folder / "tokenizer").is_dir() else {}
-
     size = 32 if autoencoder else 16
+
+    def conditions(categories: Categories) -> Conditions:
+        return encode_captions(folder, model, captions(**categories)) if (folder / "tokenizer").is_dir() else {}
+
     clean = load_images(size=size, **held_out)
     if autoencoder:
         clean = encode_images(autoencoder, clean)
-    held = Examples(clean, conditions(**held_out))
-    return Data(load_images(size=size, **OWNERS), conditions(**OWNERS), held, autoencoder)
+    return Data(load_images(size=size, **real), conditions(real), Examples(clean, conditions(held_out)), autoencoder)
 
 
 class Yardstick:
     """Measures models against one published model and one set of data, always on the same noise and seeds."""
 
     def __init__(self, published: DiffusionModel, data: Data, *, samples: int = SAMPLES, seed: int = 0) -> None:
-        """``samples``: images drawn from each model, at most as many as there are real ones."""
+        """``samples``: images drawn from each model."""
         generator = torch.Generator().manual_seed(seed)
         self.published, self.data, self.seed, self.samples = published, data, seed, samples
-        rows = torch.randperm(len(data.real), generator=generator)[:samples]
+        rows = torch.randint(len(data.real), (samples,), generator=generator)
         self.conditions = select(data.conditions, rows)
         self.held_out = noised(published.schedule, data.held_out.draw(HELD_OUT_DRAWS, generator), generator)
         self.sample_rows, self.loss_rows = (_bootstrap(count, generator) for count in (samples, HELD_OUT_DRAWS))
         self.features, self.classifier = choose_features(), load_classifier()
         self.distances = Distances(self._features(data.real), samples)
+        noise = draw_noise((samples, *data.real.shape[1:]), generator).clamp(-1, 1)
+        self.noise_fid = self.distances.fid(self._features(noise))
         self.reference = self.draw(published.denoiser)
         self.reference_fid = self._fid(self._features(self.reference))
         self.reference_loss = self._loss(published.denoiser)
@@ -165,7 +175,7 @@ class Yardstick:
             psnr=_estimate(psnr.clamp(max=PSNR_LIMIT)[self.sample_rows].mean(1)),
             ssim=_estimate(ssim[self.sample_rows].mean(1)),
             feature_distance=_estimate(distance[self.sample_rows].mean(1)),
-            fid_rise=_estimate(fid / self.reference_fid - 1),
+            fid_rise=_estimate((fid - self.reference_fid) / (self.noise_fid - self.reference_fid)),
             denoising_loss_rise=_estimate(loss / self.reference_loss - 1),
             features=self.features.name,
         )
@@ -195,7 +205,7 @@ class Yardstick:
             for start in range(0, len(inputs), BATCH):
                 rows = slice(start, start + BATCH)
                 errors.append((predict(denoiser, inputs[rows]) - target[rows]).square().mean((1, 2, 3)))
-        return torch.cat(errors)[self.loss_rows].mean(1)
+        return torch.cat(errors).nan_to_num(torch.inf)[self.loss_rows].mean(1)
 
 
 def decode_latents(autoencoder: Any, latents: Tensor) -> Tensor:
@@ -205,7 +215,7 @@ def decode_latents(autoencoder: Any, latents: Tensor) -> Tensor:
         return torch.cat([autoencoder.decode(part / scale + shift).sample for part in latents.split(BATCH)])
 
 
-def save_before_and_after(before: Tensor, after: Tensor, path: Path, *, columns: int = 16, rows: int = 3) -> None:
+def save_before_and_after(before: Tensor, after: Tensor, path: Path, *, columns: int = 16, rows: int = 2) -> None:
     """Write the first images (N, 3, H, W) in [-1, 1] as a PNG: each row of ``before`` above the same row of ``after``."""
     pairs = torch.stack([images[: rows * columns].unflatten(0, (rows, columns)) for images in (before, after)], 1)
     save_grid(((pairs.flatten(0, 2) + 1) / 2).permute(0, 2, 3, 1).numpy(), path, columns=columns)
@@ -237,7 +247,7 @@ def main() -> None:
     show("published", yardstick.measure(model.denoiser))
     for level in arguments.noise:
         start = time.perf_counter()
-        quality = yardstick.measure(with_noise(model.denoiser, level), grid=arguments.grid)
+        quality = yardstick.measure(weight_noise(Thief(model, data.held_out), strength=level), grid=arguments.grid)
         show(f"weight noise of {level:.0%} ({time.perf_counter() - start:.0f} s)", quality)
 
 
@@ -245,16 +255,6 @@ def show(name: str, quality: Quality) -> None:
     print(f"\n{name}: quality loss {quality.quality_loss:.1%}, {'useful' if quality.useful else 'no longer useful'}")
     for field in fields(quality):
         print(f"  {field.name:20s} {getattr(quality, field.name)}")
-
-
-def with_noise(denoiser: nn.Module, level: float, seed: int = 0) -> nn.Module:
-    """A copy whose every weight tensor has normal noise of ``level`` times its own root mean square."""
-    generator = torch.Generator().manual_seed(seed)
-    noisy = copy.deepcopy(denoiser)
-    for parameter in noisy.parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        parameter.data += level * parameter.data.square().mean().sqrt() * noise
-    return noisy
 
 
 if __name__ == "__main__":

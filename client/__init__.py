@@ -11,15 +11,21 @@ with Client() as aiao:                                   # address and token fro
     submission = aiao.verifications.create(registration.model.id, "suspect.safetensors")
     submission.job.wait()
     print(aiao.verifications.get(submission.verification.id).verdict)
+
+    start = aiao.audits.create(registration.model.id, preset="quick")
+    start.job.wait()
+    print(aiao.audits.get(start.audit.id).summary.ended_by)  # the attacks that the watermark does not withstand
 """
 
 from client.api import Client
-from client.documents import Artifact, Job, Model, Progress, Registration, Submission, Verification
+from client.documents import Artifact, Audit, AuditStart, Job, Model, Progress, Registration, Submission, Verification
 from client.errors import ApiError, ClientError, JobCanceled, JobFailed
 
 __all__ = [
     "ApiError",
     "Artifact",
+    "Audit",
+    "AuditStart",
     "Client",
     "ClientError",
     "Job",

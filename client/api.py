@@ -8,7 +8,7 @@ import httpx
 
 from client.config import load_config
 from client.http import check, checked_token, checked_url, reachable
-from client.resources import Artifacts, Jobs, Models, Verifications
+from client.resources import Artifacts, Audits, Jobs, Models, Verifications
 
 
 class Client:
@@ -27,6 +27,7 @@ class Client:
         self.artifacts = Artifacts(self)
         self.models = Models(self)
         self.verifications = Verifications(self)
+        self.audits = Audits(self)
         self.jobs = Jobs(self)
 
     def __enter__(self) -> Self:

@@ -6,7 +6,7 @@ import traceback
 import typer
 
 from aiao_core.errors import AiaoError
-from client.commands import jobs, keys, models, system, verifications
+from client.commands import audits, jobs, keys, models, system, verifications
 from client.display import err
 from client.errors import ClientError
 
@@ -21,12 +21,17 @@ app.command()(system.demo)
 app.add_typer(models.app, name="models")
 app.command()(verifications.verify)
 app.command()(verifications.report)
+app.command()(audits.audit)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(keys.app, name="key")
 
 
 def main() -> None:
-    """Run a command. Exit status: 0 done (``verify``: match), 1 ``verify``: no match, 2 error, 130 interrupted."""
+    """Run a command.
+
+    Exit status: 0 done (``verify``: match; ``audit``: withstood), 1 ``verify``: no match, ``audit``: ended, 2 error, 130
+    interrupted.
+    """
     try:
         app(prog_name="aiao")
     except (ClientError, AiaoError, OSError) as error:

@@ -71,8 +71,8 @@ def transfer(label: str, *, quiet: bool = False) -> Iterator[Callable[[int, int]
 
 
 @contextmanager
-def stages(label: str, *, quiet: bool = False) -> Iterator[Callable[[Stage], None]]:
-    """A progress bar for each stage of a computation; the block gets the function that moves them."""
+def stages(label: str, *, quiet: bool = False, latest: bool = False) -> Iterator[Callable[[Stage], None]]:
+    """A progress bar for each stage of a computation, or the ``latest`` alone; the block gets the function that moves them."""
     columns = (
         TextColumn("{task.description:<24}", markup=False),
         BarColumn(),
@@ -87,7 +87,7 @@ def stages(label: str, *, quiet: bool = False) -> Iterator[Callable[[Stage], Non
         def show(at: Stage) -> None:
             if at.stage not in known:
                 for earlier in bars.tasks:  # done; but waiting, which has no total, leaves nothing to show
-                    bars.update(earlier.id, completed=earlier.total, visible=earlier.total is not None)
+                    bars.update(earlier.id, completed=earlier.total, visible=earlier.total is not None and not latest)
                 known[at.stage] = bars.add_task(f"{label}: {at.stage}", total=None, metrics="")
             metrics = "  ".join(f"{name} {value:.3g}" for name, value in at.metrics.items())
             bars.update(known[at.stage], completed=at.step, total=at.total or None, metrics=metrics)
@@ -100,9 +100,9 @@ def stages(label: str, *, quiet: bool = False) -> Iterator[Callable[[Stage], Non
 
 
 @contextmanager
-def follow(label: str, *, quiet: bool = False) -> Iterator[Callable[[Job], None]]:
+def follow(label: str, *, quiet: bool = False, latest: bool = False) -> Iterator[Callable[[Job], None]]:
     """The same for a job, which may have to wait first."""
-    with stages(label, quiet=quiet) as show:
+    with stages(label, quiet=quiet, latest=latest) as show:
         show(progress.Progress("queued", 0, 0))
 
         def show_job(job: Job) -> None:

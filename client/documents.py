@@ -52,10 +52,10 @@ class Page(_Document):
 
 
 class Job(_Document):
-    """An embedding or a verification under way."""
+    """An embedding, a verification or an audit under way."""
 
     id: str
-    kind: Literal["embed", "verify"]
+    kind: Literal["embed", "verify", "audit"]
     state: Literal["queued", "running", "succeeded", "failed", "canceled"]
     attempt: int
     subject_id: str
@@ -140,6 +140,31 @@ class Verification(_Document):
     created_at: datetime
 
 
+class AuditSummary(_Document):
+    """The attacks of an audit by their outcome."""
+
+    withstood: list[str]
+    ended_by: list[str]
+    ruined: list[str]
+    no_model: list[str]
+
+
+class Audit(_Document):
+    """One audit of a model."""
+
+    id: str
+    model_id: str
+    preset: str | None
+    attacks: list[str] | None
+    images_artifact_id: str | None
+    options: dict[str, Any]
+    status: str
+    summary: AuditSummary | None
+    job_id: str
+    error: Failure | None
+    created_at: datetime
+
+
 class Registration(_Document):
     """A model under embedding, its job, and its secret key: keep it, it is never shown again."""
 
@@ -152,4 +177,11 @@ class Submission(_Document):
     """A verification and its job."""
 
     verification: Verification
+    job: Job
+
+
+class AuditStart(_Document):
+    """An audit and its job."""
+
+    audit: Audit
     job: Job

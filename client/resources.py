@@ -1,8 +1,8 @@
-"""What a client can name: artifacts, models, verifications, jobs."""
+"""What a client can name: artifacts, models, verifications, audits, jobs."""
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,18 @@ import httpx
 from aiao_core.archives import pack
 from aiao_core.digests import sha256_file
 from aiao_core.hub import SCHEME
-from client.documents import Artifact, Job, Model, Page, PublicKeyDocument, Registration, Submission, Verification
+from client.documents import (
+    Artifact,
+    Audit,
+    AuditStart,
+    Job,
+    Model,
+    Page,
+    PublicKeyDocument,
+    Registration,
+    Submission,
+    Verification,
+)
 from client.errors import ApiError, ClientError
 from client.http import Document, check, reachable, read
 
@@ -174,8 +185,50 @@ class Verifications(_Resource):
         return self._client.get(f"/v1/verifications/{verification_id}/report", accept="text/html").text
 
 
+class Audits(_Resource):
+    """Attacks on registered models, and what their watermarks withstand."""
+
+    def create(
+        self,
+        model_id: str,
+        *,
+        preset: str | None = None,
+        attacks: Sequence[str] | None = None,
+        images: str | Path | None = None,
+        options: dict[str, Any] | None = None,
+        progress: Bytes | None = None,
+    ) -> AuditStart:
+        """Attack a registered model with a ``preset``, ``"quick"`` or ``"full"``, or with the ``attacks`` of these ids.
+
+        The ids are :data:`aiao_core.audit_options.ATTACKS`. ``images`` is an image set for the attacks to train on, in place of
+        the model's own samples; ``options`` are those of :class:`aiao_core.audit_options.AuditOptions`.
+        """
+        chosen = {"preset": preset, "attacks": attacks and list(attacks), "options": options}
+        body: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
+        if images is not None:
+            body["images_artifact_id"] = self._client.artifacts.upload(images, progress=progress).id
+        start = read(AuditStart, self._client.post(f"/v1/models/{model_id}/audits", json=body).content)
+        start.job._jobs = self._client.jobs
+        return start
+
+    def list(self, model_id: str) -> Iterator[Audit]:
+        """All audits of a model, newest first."""
+        return self._list(f"/v1/models/{model_id}/audits", Audit)
+
+    def get(self, audit_id: str) -> Audit:
+        return read(Audit, self._client.get(f"/v1/audits/{audit_id}").content)
+
+    def report(self, audit_id: str) -> str:
+        """The report as JSON text; read it with :meth:`aiao_core.audit_report.AuditReport.from_json`."""
+        return self._client.get(f"/v1/audits/{audit_id}/report").text
+
+    def report_html(self, audit_id: str) -> str:
+        """The report as a self-contained page."""
+        return self._client.get(f"/v1/audits/{audit_id}/report", accept="text/html").text
+
+
 class Jobs(_Resource):
-    """Embeddings and verifications under way."""
+    """Embeddings, verifications and audits under way."""
 
     def list(self) -> Iterator[Job]:
         """All jobs, newest first."""

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from aiao_core import __version__
 from service import errors, health
 from service.artifacts import endpoints as artifacts
+from service.audits import endpoints as audits
 from service.jobs import endpoints as jobs
 from service.keys import endpoints as keys
 from service.models import endpoints as models
@@ -44,8 +45,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     errors.install(app)
     app.add_middleware(JsonLimit)
     app.add_middleware(RequestCounter)
-    for router in (artifacts.router, models.router, keys.router, verifications.router, jobs.router, health.router):
-        app.include_router(router)
+    for part in (artifacts, models, keys, verifications, audits, jobs, health):
+        app.include_router(part.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 

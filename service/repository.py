@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar, Generic, TypeVar
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from service.errors import NotFound
@@ -32,9 +32,9 @@ class TenantRepository(Generic[Row]):
             raise NotFound(f"there is no {self.noun} {row_id} for this token")
         return row
 
-    def page(self, limit: int, cursor: str | None) -> tuple[list[Row], str | None]:
+    def page(self, limit: int, cursor: str | None, *conditions: ColumnElement[bool]) -> tuple[list[Row], str | None]:
         """Newest first, starting after ``cursor``; the second part is the cursor of the next page, if there is one."""
-        query = self._mine().order_by(self.table.id.desc()).limit(limit + 1)
+        query = self._mine().where(*conditions).order_by(self.table.id.desc()).limit(limit + 1)
         if cursor:
             query = query.where(self.table.id < cursor)
         rows = list(self.session.scalars(query))

@@ -48,5 +48,6 @@ def identifier(prefix: str) -> object:
 
 ModelId = Annotated[str, identifier("mdl")]
 JobId = Annotated[str, identifier("job")]
+AuditId = Annotated[str, identifier("aud")]
 VerificationId = Annotated[str, identifier("ver")]
 ArtifactId = Annotated[str, identifier("art")]

@@ -1,10 +1,11 @@
 """Every table, imported in one place so that migrations see them all."""
 
 from service.artifacts.tables import Artifact
+from service.audits.tables import Audit
 from service.jobs.tables import IdempotencyRecord, Job
 from service.keys.tables import StoredKey
 from service.models.tables import Model
 from service.tokens.tables import Tenant, Token
 from service.verifications.tables import Verification
 
-__all__ = ["Artifact", "IdempotencyRecord", "Job", "Model", "StoredKey", "Tenant", "Token", "Verification"]
+__all__ = ["Artifact", "Audit", "IdempotencyRecord", "Job", "Model", "StoredKey", "Tenant", "Token", "Verification"]

@@ -12,6 +12,14 @@ def embed(job_id: str) -> None:
     run(job_id, embed_model)
 
 
+@app.task(name="worker.audit")
+def audit(job_id: str) -> None:
+    """Attack a registered model and test what is left."""
+    from worker.audit import audit_model
+
+    run(job_id, audit_model)
+
+
 @app.task(name="worker.verify")
 def verify(job_id: str) -> None:
     """Test a suspect."""

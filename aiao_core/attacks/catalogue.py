@@ -69,7 +69,7 @@ _TRIALS = (
         "laziest-layers",
         "fine-tuning of the laziest half of the layers, 400 steps at 1e-3",
         "fine-tuning",
-        partial(laziest_layers_fine_tuning, steps=400, learning_rate=HIGH_RATE, share=0.5),
+        partial(laziest_layers_fine_tuning, steps=400, learning_rate=HIGH_RATE, share=0.5, probe_steps=60),
     ),
     *(
         Trial(

@@ -15,8 +15,6 @@ from aiao_core.training import fine_tune
 ATTENTION_PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 """What diffusers' training examples adapt."""
 
-PROBE_STEPS = 60
-
 
 def full_fine_tuning(thief: Thief, *, steps: int, learning_rate: float) -> nn.Module:
     """Train every weight on the thief's data: fine-tune all layers, FTAL (Adi et al. 2018; Lukas et al. 2022)."""
@@ -33,14 +31,14 @@ def last_layers_fine_tuning(thief: Thief, *, steps: int, learning_rate: float, s
     return _fine_tuned(thief, last, steps=steps, learning_rate=learning_rate)
 
 
-def laziest_layers_fine_tuning(thief: Thief, *, steps: int, learning_rate: float, share: float) -> nn.Module:
+def laziest_layers_fine_tuning(thief: Thief, *, steps: int, learning_rate: float, share: float, probe_steps: int) -> nn.Module:
     """Train the laziest ``share`` of the layers only, where AIAO hides its mark (arXiv 2405.00466).
 
     An adaptive thief (this project) finds them as the owner does, by a short probe fine-tuning.
     """
     layers = key_layers(thief)
     with thief.seeded():
-        tuned = probe(thief.model, thief.examples, steps=PROBE_STEPS, seed=thief.seed, progress=thief.progress)
+        tuned = probe(thief.model, thief.examples, steps=probe_steps, seed=thief.seed, progress=thief.progress)
     lazy = laziest(relative_changes(thief.model.denoiser, tuned, layers), share)
     return _fine_tuned(thief, [layer for layer in layers if layer.name in lazy], steps=steps, learning_rate=learning_rate)
 

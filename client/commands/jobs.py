@@ -9,7 +9,7 @@ from client.commands.models import Json
 from client.display import follow, out, print_json, print_table
 from client.documents import Job
 
-app = typer.Typer(help="Follow embeddings and verifications.", no_args_is_help=True)
+app = typer.Typer(help="Follow embeddings, verifications and audits.", no_args_is_help=True)
 
 JobId = Annotated[str, typer.Argument(help="The job's identifier, job_….")]
 

@@ -10,7 +10,7 @@ from service.storage import Storage
 
 
 def record_failure(session: Session, job: Job, error: dict[str, Any]) -> None:
-    """A failed or canceled embedding leaves a failed model; a verification shows its job's state itself."""
+    """A failed or canceled embedding leaves a failed model; a verification or an audit shows its job's state itself."""
     if job.kind == "embed":
         model = ModelRepository(session, job.tenant_id).get(job.subject_id)
         if model.status == "embedding":

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from service.schemas import Failure, Schema
 
-JobKind = Literal["embed", "verify"]
+JobKind = Literal["embed", "verify", "audit"]
 JobState = Literal["queued", "running", "succeeded", "failed", "canceled"]
 
 
@@ -22,13 +22,15 @@ class ProgressOut(Schema):
 
 
 class JobOut(Schema):
-    """An embedding or a verification under way."""
+    """An embedding, a verification or an audit under way."""
 
     id: str = Field(examples=["job_01kaw3v0h9m6f0x2e7d8c9b1a5"])
     kind: JobKind
     state: JobState
     attempt: int = Field(examples=[1], description="How often a worker has started it.")
-    subject_id: str = Field(examples=["mdl_01kaw3v0h9m6f0x2e7d8c9b1a5"], description="The model or verification it works on.")
+    subject_id: str = Field(
+        examples=["mdl_01kaw3v0h9m6f0x2e7d8c9b1a5"], description="The model, verification or audit it works on."
+    )
     progress: ProgressOut | None
     result: str | None = Field(examples=["/v1/models/mdl_01kaw3v0h9m6f0x2e7d8c9b1a5"], description="Where the result is.")
     error: Failure | None

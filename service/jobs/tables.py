@@ -10,7 +10,7 @@ from service.database import Base
 
 
 class Job(Base):
-    """One embedding or verification. Every change of state is a compare-and-set on (state, attempt)."""
+    """One embedding, verification or audit. Every change of state is a compare-and-set on (state, attempt)."""
 
     __tablename__ = "jobs"
     __table_args__ = (Index("ix_jobs_state_lease_until", "state", "lease_until"),)

@@ -3,18 +3,20 @@ from dataclasses import replace
 
 import pytest
 import torch
-from diffusers.models.resnet import ResnetBlock2D
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kstest
 from torch import nn
 
 from aiao_core.alignment import align, find_places, reference
+from aiao_core.attacks.reparametrisation import reparametrisation
+from aiao_core.attacks.thief import Thief
+from aiao_core.checkpoints import DiffusionModel
 from aiao_core.embedding import embed
 from aiao_core.options import EmbeddingOptions, VerificationOptions
 from aiao_core.selection import select_key
 from aiao_core.statistics import randomised_p_value
-from aiao_core.training import fine_tune
+from aiao_core.training import Examples, fine_tune
 from aiao_core.verification import Subject, decode_decoys, make_draws, observe, verify
 from aiao_core.watermark import Watermark
 from tests.aiao_core.conftest import QUICK
@@ -23,20 +25,10 @@ SUBJECT = Subject("suspect", "model")
 OPTIONS = VerificationOptions(seed=4, draws=60, decoys=8)
 
 
-def permuted(denoiser: nn.Module, seed: int = 0) -> nn.Module:
-    """The same function with the hidden channels of every residual block in other places, as its group norm allows."""
-    random = torch.Generator().manual_seed(seed)
-    suspect = copy.deepcopy(denoiser)
-    for block in suspect.modules():
-        if isinstance(block, ResnetBlock2D):
-            groups = block.norm2.num_groups
-            order = torch.arange(block.norm2.num_channels).view(groups, -1)
-            order = torch.stack([row[torch.randperm(len(row), generator=random)] for row in order])
-            order = order[torch.randperm(groups, generator=random)].flatten()
-            for layer in (block.conv1, block.time_emb_proj, block.norm2):
-                layer.weight.data, layer.bias.data = layer.weight.data[order], layer.bias.data[order]
-            block.conv2.weight.data = block.conv2.weight.data[:, order]
-    return suspect
+def permuted(model: DiffusionModel, denoiser: nn.Module | None = None) -> nn.Module:
+    """The same function with hidden channels of other places, signs and scales."""
+    stolen = replace(model, denoiser=denoiser or model.denoiser)
+    return reparametrisation(Thief(stolen, Examples(torch.zeros(0, 3, 8, 8), {})))
 
 
 @pytest.fixture
@@ -76,7 +68,7 @@ def standardised(values):
 
 
 def test_the_alignment_needs_the_source_and_the_layers_alone_not_the_key_s_bits(tiny_model, tiny_key):
-    suspect = permuted(tiny_model.denoiser)
+    suspect = permuted(tiny_model)
     other = replace(tiny_key, seed=bytes(32))
     ours = align(suspect, tiny_key, reference(tiny_model.denoiser, tiny_key))
     theirs = align(suspect, other, reference(tiny_model.denoiser, other))
@@ -88,7 +80,7 @@ def test_the_alignment_needs_the_source_and_the_layers_alone_not_the_key_s_bits(
 def test_a_wrong_key_stays_exactly_binomial_on_an_unmarked_permuted_model(tiny_model, tiny_key, tiny_examples, tuned):
     """600 keys that nobody embedded, at the places that the alignment finds: uniform p-values, and none near a match."""
     source = reference(tiny_model.denoiser, tiny_key)
-    suspect = replace(tiny_model, denoiser=permuted(tiny_model.denoiser))
+    suspect = replace(tiny_model, denoiser=permuted(tiny_model))
     if tuned:
         fine_tune(suspect, tiny_examples, steps=40, learning_rate=1e-3, batch_size=8)
     alignment = align(suspect.denoiser, tiny_key, source)
@@ -117,13 +109,13 @@ def test_a_permuted_watermarked_model_gives_its_bits_back_by_its_source_alone(em
     assert (plain.verdict, plain.strayed_channels, aligned.strayed_channels) == ("match", None, 0)
     assert aligned.test == plain.test
 
-    suspect = permuted(emoji_model.denoiser)
+    suspect = permuted(emoji_model)
     without = verify(suspect, key, options=OPTIONS, subject=SUBJECT)
     found = verify(suspect, key, options=OPTIONS, subject=SUBJECT, source=known)
     assert found.strayed_channels > 0
-    assert found.test.matches >= plain.test.matches - 2
-    assert without.test.matches < plain.test.matches - 4
-    innocent = verify(permuted(source), key, options=OPTIONS, subject=SUBJECT, source=known)
+    assert found.test.matches > 0.95 * plain.test.matches
+    assert without.test.matches < 0.8 * plain.test.matches
+    innocent = verify(permuted(emoji_model, source), key, options=OPTIONS, subject=SUBJECT, source=known)
     assert innocent.verdict == "no-match"
 
 

@@ -274,3 +274,67 @@ def test_a_verification_without_a_report_is_an_error(user, client, ready, suspec
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2
     assert err.endswith("error: layer x is missing\n")
+
+
+# Audits
+
+
+def audited(user: Shell, client: Client, backstage, model: str, *arguments: str, ended: bool = False) -> tuple[int, str, str]:
+    """Run `aiao audit` while somebody does the worker's part."""
+    process = user.start("audit", model, *arguments)
+    wait_for(lambda: process.poll() is not None or list(client.audits.list(model)), "no audit was started")
+    (audit,) = client.audits.list(model)
+    tenant_id = rows.model(backstage.database, model).tenant_id
+    rows.finish_audit(backstage, tenant_id, audit.id, audit.job_id, ended=ended)
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+def test_an_audit_that_every_useful_model_passes_is_exit_status_0(user, client, backstage, ready):
+    arguments = ["--attack", "quantisation-8", "--attack", "lora-4-100", "--seed", "3", "--draws", "5", "--report", "a.html"]
+    status, out, err = audited(user, client, backstage, ready, *arguments)
+    (audit,) = client.audits.list(ready)
+    assert status == 0
+    assert out.startswith(f"Audit {audit.id}\n")
+    assert "WITHSTOOD: 2 of 2 attacks that leave the model useful leave a match" in out
+    assert "1 ruined the model: quality loss of 20% or more" in out
+    lines = {line.split()[0]: line for line in out.splitlines() if line.strip()}
+    assert lines["quantisation-8"].split() == ["quantisation-8", "withstood", "-17.5", "1.000", "1.000", "+0.1%"]
+    assert lines["magnitude-pruning-70"].split()[1::4] == ["ruined", "+350.0%"]
+    assert lines["dreambooth"].rstrip().endswith("this denoiser has no <attention>")
+    assert (audit.attacks, audit.preset) == (["quantisation-8", "lora-4-100"], None)
+    assert audit.options == {"seed": 3, "draws": 5}
+    assert "Report saved to a.html" in err
+    assert (user.folder / "a.html").read_text() == client.audits.report_html(audit.id)
+
+
+def test_an_attack_that_ends_the_watermark_is_exit_status_1(user, client, backstage, ready):
+    status, out, _ = audited(user, client, backstage, ready, "--report", "a.json", ended=True)
+    (audit,) = client.audits.list(ready)
+    assert status == 1
+    assert "ENDED: the watermark does not withstand lora-4-100" in out
+    assert (audit.preset, audit.attacks, audit.images_artifact_id) == ("quick", None, None)
+    assert (user.folder / "a.json").read_text() == client.audits.report(audit.id)
+
+
+def test_an_audit_with_the_owners_images_for_a_script(user, client, backstage, ready):
+    (user.folder / "images").mkdir()
+    (user.folder / "images" / "a.png").write_bytes(b"1")
+    status, out, err = audited(user, client, backstage, ready, "--images", "images", "--preset", "full", "--json")
+    assert (status, err) == (0, "")
+    assert json.loads(out) == json.loads(rows.an_audit_report().to_json())
+    (audit,) = client.audits.list(ready)
+    assert client.artifacts.get(audit.images_artifact_id).filename == "images.zip"
+    assert audit.preset == "full"
+
+
+def test_an_audit_that_fails_is_an_error_with_its_reason(user, client, ready, change):
+    process = user.start("audit", ready)
+    wait_for(lambda: list(client.audits.list(ready)), "no audit was started")
+    (audit,) = client.audits.list(ready)
+    change(audit.job_id, state="failed", error={"code": "invalid-images", "detail": "the image set is empty"})
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert err.endswith("error: the image set is empty\n")
+    assert "nowhere does not exist" in user.error("audit", ready, "--images", "nowhere", "--json")
+    assert "there is no model" in user.error("audit", new_id("mdl"), "--json")

@@ -17,6 +17,14 @@ def test_every_stage_has_a_bar_and_what_is_over_is_full(capsys):
     assert embedding[-2:] == ["response", "0.123"]
 
 
+def test_of_many_stages_the_latest_alone_may_be_shown(capsys):
+    with stages("audit", latest=True) as show:
+        show(Progress("1/2 lora-4-100: fine-tuning", 60, 60))
+        show(Progress("2/2 weight-clipping: draws", 1, 2))
+    bars = [line for line in capsys.readouterr().err.splitlines() if "audit: " in line]
+    assert [line.split()[1] for line in bars] == ["2/2"]
+
+
 def test_a_log_gets_a_line_for_each_tenth(capsys):
     with stages("embed") as show:
         for step in range(1, 101):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from aiao_core.archives import pack
+from aiao_core.audit_report import AuditReport
 from aiao_core.key import OwnerKey, PublicKey, commitment, decode_secret
 from aiao_core.report import Report
 from client import ApiError, Client, ClientError, JobCanceled, JobFailed
@@ -381,6 +382,39 @@ def test_a_suspect_is_verified_against_a_ready_model(client, backstage, folder, 
     assert list(client.verifications.list()) == [finished]
     assert Report.from_json(client.verifications.report(verification.id)) == expected
     page = client.verifications.report_html(verification.id)
+    assert page.lower().startswith("<!doctype html>")
+    assert "<script>alert" not in page
+
+
+def test_a_ready_model_is_audited(client, backstage, folder, publish, tmp_path):
+    registration = client.models.register(folder, name="mine")
+    model_id = registration.model.id
+    with pytest.raises(ApiError, match="only a model that is ready"):
+        client.audits.create(model_id, preset="quick")
+    publish(model_id, registration.secret_key)
+    for wrong in ({}, {"preset": "quick", "attacks": ["weight-clipping"]}, {"attacks": ["surprise"]}):
+        with pytest.raises(ApiError) as caught:
+            client.audits.create(model_id, **wrong)
+        assert caught.value.type == "invalid-request"
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(b"1")
+    start = client.audits.create(
+        model_id, attacks=("weight-clipping",), images=tmp_path / "images", options={"draws": 3, "seed": 5}
+    )
+    audit = start.audit
+    assert (audit.attacks, audit.preset, audit.options) == (["weight-clipping"], None, {"draws": 3, "seed": 5})
+    assert (audit.status, audit.summary) == ("queued", None)
+    assert client.artifacts.get(audit.images_artifact_id).kind == "images"
+    with pytest.raises(ApiError, match="has no report"):
+        client.audits.report(audit.id)
+    expected = rows.finish_audit(backstage, tenant_of(client, backstage), audit.id, start.job.id, ended=True)
+    assert start.job.wait().result == f"/v1/audits/{audit.id}"
+    finished = client.audits.get(audit.id)
+    assert finished.summary.ended_by == ["lora-4-100"]
+    other = client.audits.create(model_id, preset="full").audit
+    assert list(client.audits.list(model_id)) == [other, finished]
+    assert AuditReport.from_json(client.audits.report(audit.id)) == expected
+    page = client.audits.report_html(audit.id)
     assert page.lower().startswith("<!doctype html>")
     assert "<script>alert" not in page
 

@@ -1,4 +1,4 @@
-"""The report in a real browser, on a phone and on paper."""
+"""The reports in a real browser, on a phone and on paper."""
 
 import re
 import shutil
@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from aiao_core import audit_html
+from aiao_core.audit_report import AuditReport
 from aiao_core.report import Report
 from aiao_core.report_html import to_html
 
@@ -22,11 +24,20 @@ def chromium(tmp_path: Path, *arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
 
 
-@pytest.fixture
-def page(tmp_path) -> Path:
+def verification_page() -> str:
     report = Report.from_json((GOLDEN / "report-v1.json").read_bytes())
+    return to_html(report.model_copy(update={"suspect_name": "a" * 120 + ".safetensors"}))
+
+
+def audit_page() -> str:
+    report = AuditReport.from_json((GOLDEN / "audit-v1.json").read_bytes())
+    return audit_html.to_html(report.model_copy(update={"model_name": "a" * 120}))
+
+
+@pytest.fixture(params=[verification_page, audit_page])
+def page(request, tmp_path) -> Path:
     path = tmp_path / "report.html"
-    path.write_text(to_html(report.model_copy(update={"suspect_name": "a" * 120 + ".safetensors"})))
+    path.write_text(request.param())
     return path
 
 

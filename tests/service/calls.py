@@ -58,7 +58,7 @@ def make_ready(http: httpx.Client, backstage: Platform, folder: Path) -> tuple[s
 
 @dataclass(frozen=True)
 class Owned:
-    """What one tenant has: a model that is ready, another under embedding, a suspect and its finished test."""
+    """What one tenant has: a model that is ready and audited, another under embedding, a suspect and its finished test."""
 
     model_id: str
     checkpoint: bytes
@@ -68,6 +68,8 @@ class Owned:
     verification_id: str
     report: str
     finished_job_id: str
+    audit_id: str
+    audit_report: str
 
 
 def own(http: httpx.Client, backstage: Platform, folder: Path) -> Owned:
@@ -78,9 +80,12 @@ def own(http: httpx.Client, backstage: Platform, folder: Path) -> Owned:
     verification_id, finished = submitted["verification"]["id"], submitted["job"]["id"]
     tenant_id = rows.job(backstage.database, finished).tenant_id
     report = rows.finish_verification(backstage, tenant_id, verification_id, finished)
+    started = post(http, f"/v1/models/{model_id}/audits", {"preset": "quick"}).raise_for_status().json()
+    audit_id = started["audit"]["id"]
+    audit_report = rows.finish_audit(backstage, tenant_id, audit_id, started["job"]["id"])
     return Owned(
         model_id, checkpoint, embedding["model"]["id"], embedding["job"]["id"], artifact_id, verification_id,
-        report.to_json(), finished,
+        report.to_json(), finished, audit_id, audit_report.to_json(),
     )  # fmt: skip
 
 

@@ -4,9 +4,11 @@ from datetime import UTC, datetime
 
 from sqlalchemy import select
 
+from aiao_core.audit_report import AttackResult, AuditReport, Measured, Outcome, Summary
 from aiao_core.key import Architecture, Layer, OwnerKey, decode_secret
 from aiao_core.report import BitTest, Interval, LayerResult, Report
 from service.artifacts.tables import Artifact
+from service.audits import service as audits
 from service.database import Database, utc_now
 from service.ids import new_id
 from service.jobs.leases import Lease
@@ -119,4 +121,67 @@ def a_report() -> Report:
         inputs=(),
         seed=0,
         draws=10,
+    )
+
+
+def finish_audit(platform: Platform, tenant_id: str, audit_id: str, job_id: str, *, ended: bool = False) -> AuditReport:
+    """Do what a worker does at the end of an audit."""
+    lease = Lease.take(platform.database, job_id, 60)
+    assert lease
+    report = an_audit_report(ended=ended)
+    with platform.database.session() as session:
+        for result in report.attacks:
+            audits.record_result(session, tenant_id, audit_id, result)
+        audits.record_report(session, tenant_id, audit_id, report)
+        lease.succeed(session, f"/v1/audits/{audit_id}")
+    return report
+
+
+def an_audit_report(*, ended: bool = False) -> AuditReport:
+    """Four attacks: the mark withstood one, one ruined the model, one was not possible, and another may have ended the mark."""
+
+    def measured(matches: int, loss: float) -> Measured:
+        test, rate = BitTest.of(matches, 64), Interval(value=1, low=0.9, high=1, draws=10)
+        verdict = "match" if test.log10_p <= -9 else "no-match"
+        return Measured(
+            verdict=verdict,
+            test=test,
+            vs_rate=rate,
+            rs_rate=rate,
+            decoys=(BitTest.of(31, 64),),
+            loss=loss,
+            quality_loss=loss - 1,
+        )
+
+    attacks = (
+        attack("quantisation-8", "withstood", measured(63, 1.001)),
+        attack("lora-4-100", *(("ended", measured(40, 0.99)) if ended else ("withstood", measured(60, 0.99)))),
+        attack("magnitude-pruning-70", "ruined", measured(33, 4.5)),
+        attack("dreambooth", "no-model", None),
+    )
+    return AuditReport(
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+        software={"aiao": "0"},
+        model_name="<script>alert(1)</script>",
+        commitment="sha256:" + "0" * 64,
+        architecture=ARCHITECTURE.fingerprint,
+        max_log10_p=-9,
+        max_quality_loss=0.2,
+        data="own-samples",
+        attack_examples=12,
+        held_out_examples=4,
+        published=measured(64, 1),
+        attacks=attacks,
+        summary=Summary.of(attacks),
+        inputs=(),
+        tau=0.75,
+        seed=0,
+        draws=10,
+    )
+
+
+def attack(name: str, outcome: Outcome, measured: Measured | None) -> AttackResult:
+    reason = None if measured else "this denoiser has no <attention>"
+    return AttackResult(
+        id=name, name=f"{name} at a strength", family="tests", outcome=outcome, measured=measured, reason=reason, seconds=1.5
     )

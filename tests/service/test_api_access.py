@@ -19,7 +19,7 @@ def filled(path: str, owned: Owned) -> str:
     """The path with identifiers of ``owned``: for jobs one that is queued, so that a cancel would show."""
     values = {
         "model_id": owned.model_id, "job_id": owned.job_id, "artifact_id": owned.artifact_id,
-        "verification_id": owned.verification_id,
+        "verification_id": owned.verification_id, "audit_id": owned.audit_id,
     }  # fmt: skip
     return path.format(**values)
 
@@ -27,7 +27,7 @@ def filled(path: str, owned: Owned) -> str:
 def state_of(http: httpx.Client, owned: Owned) -> list[object]:
     things = (
         f"models/{owned.model_id}", f"models/{owned.embedding_id}", f"jobs/{owned.job_id}", f"artifacts/{owned.artifact_id}",
-        f"verifications/{owned.verification_id}",
+        f"verifications/{owned.verification_id}", f"audits/{owned.audit_id}", f"models/{owned.model_id}/audits",
     )  # fmt: skip
     return [http.get(f"/v1/{thing}").raise_for_status().json() for thing in things]
 
@@ -46,6 +46,10 @@ def test_every_call_of_the_design_is_there(api):
         ("get", "/v1/verifications"),
         ("get", "/v1/verifications/{verification_id}"),
         ("get", "/v1/verifications/{verification_id}/report"),
+        ("post", "/v1/models/{model_id}/audits"),
+        ("get", "/v1/models/{model_id}/audits"),
+        ("get", "/v1/audits/{audit_id}"),
+        ("get", "/v1/audits/{audit_id}/report"),
         ("get", "/v1/jobs"),
         ("get", "/v1/jobs/{job_id}"),
         ("get", "/v1/jobs/{job_id}/events"),
@@ -85,7 +89,8 @@ def test_what_is_another_tenants_looks_exactly_like_what_does_not_exist(api, htt
         theirs = filled(path, owned)
         unknown = re.sub(r"/([a-z]{3})_[^/]*", lambda found: f"/{new_id(found[1])}", theirs)
         (their_id,), (unknown_id,) = (re.findall(r"[a-z]{3}_\w{26}", place) for place in (theirs, unknown))
-        answers = [stranger.request(method, place) for place in (theirs, unknown)]
+        body = {"preset": "quick"} if (method, path) == ("post", "/v1/models/{model_id}/audits") else None
+        answers = [stranger.request(method, place, json=body) for place in (theirs, unknown)]
         details = [problem(answer, 404, "not-found") for answer in answers]
         assert details[0].replace(their_id, "…") == details[1].replace(unknown_id, "…"), path
         assert set(answers[0].headers) == set(answers[1].headers), path

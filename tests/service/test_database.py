@@ -66,6 +66,24 @@ OLDER_ROWS = [
 ]
 
 
+def test_an_older_service_is_left_no_job_of_an_audit(database):
+    with database.engine.begin() as connection:
+        for statement in (*OLDER_ROWS, *AN_AUDIT):
+            connection.exec_driver_sql(statement)
+        command.downgrade(alembic_config(connection), "0002")
+        left = connection.exec_driver_sql("SELECT id FROM jobs").fetchall()
+    assert [tuple(row) for row in left] == [("j",)]
+    assert "audits" not in tables(database)
+
+
+AN_AUDIT = [
+    "INSERT INTO jobs (id, tenant_id, kind, subject_id, state, attempt, rung_at, cancel_requested, created_at) "
+    f"VALUES ('k', 't', 'audit', 'u', 'queued', 0, {NOW}, FALSE, {NOW})",
+    "INSERT INTO audits (id, tenant_id, model_id, preset, options, results, job_id, created_at) "
+    f"VALUES ('u', 't', 'm', 'quick', '{{}}', '{{}}', 'k', {NOW})",
+]
+
+
 def test_migrating_twice_changes_nothing(database):
     database.migrate()
     assert tables(database) == {*Base.metadata.tables, "alembic_version"}

@@ -36,7 +36,7 @@ def document(api) -> schemathesis.BaseSchema:
 def known(http, backstage, tmp_path_factory) -> dict[str, str]:
     """Identifiers that exist and a printable name, by parameter; generated identifiers are unknown, few names printable."""
     things = own(http, backstage, tmp_path_factory.mktemp("things"))
-    names = ("model_id", "job_id", "verification_id", "artifact_id")
+    names = ("model_id", "job_id", "verification_id", "audit_id", "artifact_id")
     others = {"images_artifact_id": upload(http, uploads.npz()), "base_artifact_id": things.artifact_id, "name": "a"}
     return {name: getattr(things, name) for name in names} | others
 

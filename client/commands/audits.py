@@ -1,0 +1,103 @@
+"""``aiao audit``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from aiao_core.audit_options import ATTACKS, Preset
+from client.api import Client
+from client.commands.models import Json, ModelId
+from client.display import err, follow, out, print_table, transfer
+from client.errors import ClientError
+
+if TYPE_CHECKING:
+    from aiao_core.audit_report import AuditReport
+
+WITHSTOOD, ENDED = 0, 1
+
+
+def audit(
+    model: ModelId,
+    preset: Annotated[Preset | None, typer.Option(help="A set of attacks: quick (the default) or full, all of them.")] = None,
+    attack: Annotated[
+        list[str] | None, typer.Option(help="An attack, such as lora-4-100, in place of a preset. Repeatable.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Image set that the attacks train on: a folder, .zip or .npz; default its own samples.")
+    ] = None,
+    report_file: Annotated[Path | None, typer.Option("--report", help="Save the report: .html or .json.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of attacks and draws; default 0.")] = None,
+    draws: Annotated[int | None, typer.Option(min=1, max=100_000, help="Monte Carlo draws for each attacked model.")] = None,
+    json: Json = False,
+) -> None:
+    """Attack a registered model, and say what its watermark withstands and where it ends.
+
+    Exit status: 0 every attack that leaves the model useful leaves a match, 1 some attack ends the watermark, 2 error.
+    """
+    if attack and preset:
+        raise ClientError("choose the attacks by either --preset or --attack")
+    if unknown := [name for name in attack or [] if name not in ATTACKS]:
+        raise ClientError(f"there is no attack {unknown[0]}; there are {', '.join(ATTACKS)}")
+    if report_file:
+        _check_report_file(report_file)
+    given = {"seed": seed, "draws": draws}
+    options = {name: value for name, value in given.items() if value is not None}
+    chosen: dict[str, Any] = {"attacks": attack} if attack else {"preset": preset or "quick"}
+    with Client() as client:
+        with transfer("upload", quiet=json) as moved:
+            start = client.audits.create(model, images=images, options=options, progress=moved, **chosen)
+        if not json:
+            out.print(f"Audit {start.audit.id}")
+        with follow("audit", quiet=json, latest=True) as show:
+            start.job.wait(progress=show)
+        result = _read(client.audits.report(start.audit.id))
+    if json:
+        out.print(result.to_json(), end="")
+    else:
+        _print(result)
+    if report_file:
+        _save(result, report_file)
+    raise typer.Exit(ENDED if result.summary.ended_by else WITHSTOOD)
+
+
+def _read(text: str) -> "AuditReport":
+    from aiao_core.audit_report import AuditReport  # here: it is slow to load, and no other command should wait for it
+
+    return AuditReport.from_json(text)
+
+
+def _print(report: "AuditReport") -> None:
+    """One line for each attack, and what they come to."""
+    rows = []
+    for attack in report.attacks:
+        row = [attack.id, attack.outcome]
+        if found := attack.measured:
+            figures = (f"{found.test.log10_p:.1f}", f"{found.vs_rate.value:.3f}", f"{found.rs_rate.value:.3f}")
+            row += [*figures, f"{found.quality_loss:+.1%}"]
+        else:
+            row += ["", "", "", attack.reason or ""]
+        rows.append(row)
+    print_table(["attack", "outcome", "log10 p", "VS-rate", "RS-rate", "quality loss"], rows)
+    summary = report.summary
+    useful = len(summary.withstood) + len(summary.ended_by)
+    if summary.ended_by:
+        out.print(f"ENDED: the watermark does not withstand {', '.join(summary.ended_by)}", style="bold red")
+    else:
+        out.print(f"WITHSTOOD: {useful} of {useful} attacks that leave the model useful leave a match", style="bold green")
+    if summary.ruined:
+        out.print(f"{len(summary.ruined)} ruined the model: quality loss of {report.max_quality_loss:.0%} or more")
+
+
+def _check_report_file(file: Path) -> None:
+    if file.suffix not in (".html", ".json"):
+        raise ClientError(f"{file} is neither .html nor .json; the report can be saved as these")
+    if not file.parent.is_dir():
+        raise ClientError(f"{file.parent} is no folder; name a place for the report that exists")
+
+
+def _save(result: "AuditReport", file: Path) -> None:
+    from aiao_core.audit_html import to_html
+
+    file.write_text(to_html(result) if file.suffix == ".html" else result.to_json(), encoding="utf-8")
+    err.print(f"Report saved to {file}")

@@ -1,0 +1,95 @@
+"""HTTP calls for audits."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Response
+from fastapi.responses import HTMLResponse, JSONResponse
+from sqlalchemy.orm import Session
+
+from aiao_core.audit_html import to_html
+from aiao_core.audit_report import AuditReport
+from service.audits import service
+from service.audits.repository import AuditRepository
+from service.audits.schemas import AuditIn, AuditOut, AuditStarted
+from service.audits.tables import Audit
+from service.errors import Conflict, responses
+from service.idempotency import IdempotentJson
+from service.jobs.repository import JobRepository
+from service.jobs.schemas import JobOut
+from service.models.repository import ModelRepository
+from service.schemas import AuditId, Cursor, Limit, ModelId, Page
+from service.tokens.dependencies import PlatformDep, TenantDep
+
+router = APIRouter(prefix="/v1", tags=["audits"])
+
+
+@router.post(
+    "/models/{model_id}/audits",
+    status_code=202,
+    summary="Audit a model",
+    response_model=AuditStarted,
+    responses=responses(400, 401, 404, 409, 413, 422),
+)
+def start(
+    model_id: ModelId, request: AuditIn, platform: PlatformDep, tenant_id: TenantDep, idempotency: IdempotentJson
+) -> Response:
+    """Attack the watermarked model as a thief would, and test what each attack leaves of the model and of its watermark."""
+    with platform.database.session() as session:
+        if replay := idempotency.replay(session):
+            return replay
+        audit, job = service.start(session, tenant_id, model_id, request)
+        answer = AuditStarted(audit=_shown(session, tenant_id, audit), job=JobOut.model_validate(job))
+        headers = {"Location": f"/v1/jobs/{job.id}", "Retry-After": "2"}
+        body = answer.model_dump(mode="json")
+        idempotency.remember(session, 202, body, headers)
+    platform.doorbell.ring(job.id, job.kind)
+    return JSONResponse(body, 202, headers)
+
+
+@router.get("/models/{model_id}/audits", summary="List a model's audits", responses=responses(401, 404, 422))
+def list_audits(
+    model_id: ModelId, platform: PlatformDep, tenant_id: TenantDep, limit: Limit = 50, cursor: Cursor = None
+) -> Page[AuditOut]:
+    """Newest first."""
+    with platform.database.session() as session:
+        model = ModelRepository(session, tenant_id).get(model_id)
+        rows, next_cursor = AuditRepository(session, tenant_id).page_of(model.id, limit, cursor)
+        return Page(items=[_shown(session, tenant_id, row) for row in rows], next_cursor=next_cursor)
+
+
+@router.get("/audits/{audit_id}", summary="Show an audit", responses=responses(401, 404, 422))
+def show(audit_id: AuditId, platform: PlatformDep, tenant_id: TenantDep) -> AuditOut:
+    """The attacks by their outcome; the full report is a call of its own."""
+    with platform.database.session() as session:
+        return _shown(session, tenant_id, AuditRepository(session, tenant_id).get(audit_id))
+
+
+@router.get(
+    "/audits/{audit_id}/report",
+    summary="Get the report of an audit",
+    response_model=AuditReport,
+    responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}, "description": "JSON, or HTML by `Accept`."}}
+    | responses(401, 404, 409, 422),
+)
+def report(
+    audit_id: AuditId,
+    platform: PlatformDep,
+    tenant_id: TenantDep,
+    accept: Annotated[str, Header(description="`text/html` for a page to read or print; JSON otherwise.")] = "",
+) -> Response:
+    """What the watermark withstands and where it ends, as versioned JSON or as a self-contained page."""
+    with platform.database.session() as session:
+        row = AuditRepository(session, tenant_id).get(audit_id)
+        state = JobRepository(session, tenant_id).get(row.job_id).state
+    if row.report is None:
+        raise Conflict(f"{audit_id} has no report: it is {state}; follow {row.job_id}")
+    if "text/html" in accept.lower():
+        policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+        return HTMLResponse(to_html(AuditReport.from_json(row.report)), headers={"Content-Security-Policy": policy})
+    return Response(row.report, media_type="application/json")
+
+
+def _shown(session: Session, tenant_id: str, row: Audit) -> AuditOut:
+    job = JobRepository(session, tenant_id).get(row.job_id)
+    fields = {name: getattr(row, name) for name in AuditOut.model_fields if name not in ("status", "error")}
+    return AuditOut.model_validate(fields | {"status": job.state, "error": job.error})

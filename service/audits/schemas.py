@@ -1,0 +1,62 @@
+"""Audits as the API shows them."""
+
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from aiao_core.audit_options import Attacks, AuditOptions, Preset
+from aiao_core.audit_report import Summary
+from service.ids import pattern
+from service.jobs.schemas import JobOut, JobState
+from service.schemas import Failure, Schema
+
+
+class AuditIn(BaseModel):
+    """Which attacks to try, and with which data."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"preset": "quick"},
+                {"attacks": ["magnitude-pruning-30", "full-fine-tuning-200"], "options": {"seed": 1}},
+            ],
+            "oneOf": [{"required": ["preset"]}, {"required": ["attacks"]}],
+        },
+    )
+
+    preset: Preset | None = Field(None, description="A set of attacks: `quick` for minutes, `full` for all of them.")
+    attacks: Attacks | None = Field(None, description="The attacks themselves, in place of `preset`.")
+    images_artifact_id: str | None = Field(
+        None, pattern=pattern("art"), description="Images that the attacks train on; without them the model draws its own."
+    )
+    options: AuditOptions = AuditOptions()
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> "AuditIn":
+        if (self.preset is None) == (self.attacks is None):
+            raise ValueError("choose the attacks by either preset or attacks")
+        return self
+
+
+class AuditOut(Schema):
+    """One audit of a model."""
+
+    id: str = Field(examples=["aud_01kaw3v0h9m6f0x2e7d8c9b1a5"])
+    model_id: str
+    preset: Preset | None
+    attacks: list[str] | None = Field(description="Null for a preset.")
+    images_artifact_id: str | None
+    options: AuditOptions
+    status: JobState
+    summary: Summary | None = Field(description="The attacks by their outcome; null until the job is done.")
+    job_id: str
+    error: Failure | None
+    created_at: datetime
+
+
+class AuditStarted(BaseModel):
+    """An audit and its job."""
+
+    audit: AuditOut
+    job: JobOut

@@ -1,0 +1,57 @@
+"""Rules of audits."""
+
+from sqlalchemy.orm import Session
+
+from aiao_core.audit_report import AttackResult, AuditReport
+from service.artifacts.repository import ArtifactRepository
+from service.audits.repository import AuditRepository
+from service.audits.schemas import AuditIn
+from service.audits.tables import Audit
+from service.database import utc_now
+from service.errors import Conflict, InvalidArtifact
+from service.ids import new_id
+from service.jobs import service as jobs
+from service.jobs.tables import Job
+from service.models.repository import ModelRepository
+
+
+def start(session: Session, tenant_id: str, model_id: str, request: AuditIn) -> tuple[Audit, Job]:
+    """An audit and its queued job.
+
+    Raises :class:`service.errors.NotFound` for an unknown model or artifact, :class:`Conflict` for a model that is not ready
+    and :class:`InvalidArtifact` for what is no image set.
+    """
+    model = ModelRepository(session, tenant_id).get(model_id)
+    if model.status != "ready":
+        raise Conflict(f"{model.id} is {model.status}; only a model that is ready can be audited")
+    images = request.images_artifact_id
+    if images and ArtifactRepository(session, tenant_id).get(images).kind not in ("images", "archive"):
+        raise InvalidArtifact("images_artifact_id must be an image set: a .zip or .tar of images, or an .npz")
+    audit_id = new_id("aud")
+    job = jobs.create(session, tenant_id, "audit", audit_id)
+    audit = Audit(
+        id=audit_id,
+        tenant_id=tenant_id,
+        model_id=model.id,
+        preset=request.preset,
+        attacks=request.attacks and list(request.attacks),
+        images_artifact_id=images,
+        options=request.options.model_dump(mode="json"),
+        results={},
+        job_id=job.id,
+        created_at=utc_now(),
+    )
+    return AuditRepository(session, tenant_id).add(audit), job
+
+
+def record_result(session: Session, tenant_id: str, audit_id: str, result: AttackResult) -> None:
+    """Keep the result of one attack, so that an interrupted audit need not try it again."""
+    row = AuditRepository(session, tenant_id).get(audit_id)
+    row.results = row.results | {result.id: result.model_dump(mode="json")}
+
+
+def record_report(session: Session, tenant_id: str, audit_id: str, report: AuditReport) -> None:
+    """Keep the report of a finished audit, and the summary that lists show."""
+    row = AuditRepository(session, tenant_id).get(audit_id)
+    row.summary = report.summary.model_dump(mode="json")
+    row.report = report.to_json()

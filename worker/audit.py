@@ -1,0 +1,84 @@
+"""Audit a registered model: attack its watermarked checkpoint, and test what each attack leaves."""
+
+from pathlib import Path
+
+from aiao_core.acceleration import accelerator
+from aiao_core.alignment import Reference, reference
+from aiao_core.archives import opened
+from aiao_core.attacks.catalogue import CATALOGUE, PRESETS
+from aiao_core.audit import Audited, audit
+from aiao_core.audit_options import AuditOptions
+from aiao_core.audit_report import AttackResult, AuditInput
+from aiao_core.checkpoints import DiffusionModel, load_model
+from aiao_core.examples import draw_examples, load_examples
+from aiao_core.key import OwnerKey
+from aiao_core.options import EmbeddingOptions
+from aiao_core.training import Examples
+from service.artifacts.tables import Artifact
+from service.audits.repository import AuditRepository
+from service.audits.service import record_report, record_result
+from service.audits.tables import Audit
+from service.keys import service as keys
+from service.models.repository import ModelRepository
+from service.models.tables import Model
+from worker.running import Work
+
+
+def audit_model(work: Work) -> None:
+    """The task ``worker.audit``."""
+    job, platform = work.job, work.platform
+    with platform.database.session() as session:
+        row = AuditRepository(session, job.tenant_id).get(job.subject_id)
+        registered = ModelRepository(session, job.tenant_id).get(row.model_id)
+        key = keys.owner_key(session, platform.vault, job.tenant_id, registered.id)
+    source = work.artifact(registered.artifact_id)
+    images = work.artifact(row.images_artifact_id) if row.images_artifact_id else None
+    known = _known(work, source, key)
+    published = work.scratch / "marked.zip"
+    platform.storage.download(registered.checkpoint_key, published)
+    with opened(published, work.limits) as folder:
+        model = load_model(folder)
+        model.denoiser.to(accelerator().device)
+        examples = _examples(work, folder, model, row, registered, images)
+
+    def keep(result: AttackResult) -> None:
+        with platform.database.session() as session:
+            record_result(session, job.tenant_id, row.id, result)
+
+    inputs = [
+        AuditInput(role="watermarked", name=f"{registered.name}, as published", sha256=registered.checkpoint_sha256 or ""),
+        AuditInput(role="source", name=source.filename, sha256=source.sha256),
+    ]
+    if images:
+        inputs.append(AuditInput(role="images", name=images.filename, sha256=images.sha256))
+    report = audit(
+        model,
+        key,
+        examples,
+        [CATALOGUE[attack] for attack in row.attacks or PRESETS[row.preset]],
+        options=AuditOptions.model_validate(row.options),
+        subject=Audited(registered.name, tuple(inputs)),
+        source=known,
+        finished=[AttackResult.model_validate(result) for result in row.results.values()],
+        keep=keep,
+        progress=work.progress,
+    )
+    with platform.database.session() as session:
+        record_report(session, job.tenant_id, row.id, report)
+        work.lease.succeed(session, f"/v1/audits/{row.id}")
+
+
+def _known(work: Work, source: Artifact, key: OwnerKey) -> Reference:
+    """What the source's channels are recognised by, where an attack permutes them."""
+    with opened(work.fetch(source), work.limits) as folder:
+        return reference(load_model(folder).denoiser.to(accelerator().device), key)
+
+
+def _examples(
+    work: Work, folder: Path, model: DiffusionModel, row: Audit, registered: Model, images: Artifact | None
+) -> Examples:
+    """The thief's data: the owner's images, or as many samples of the model as its embedding drew."""
+    if images:
+        return load_examples(folder, model, work.fetch(images))
+    samples = EmbeddingOptions.model_validate(registered.options).samples
+    return draw_examples(folder, model, EmbeddingOptions(samples=samples, seed=row.options["seed"]), work.progress)
