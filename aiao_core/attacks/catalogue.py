@@ -129,13 +129,24 @@ _TRIALS = (
         )
         for percent in (5, 10, 20, 40)
     ),
-    Trial(
-        "weight-clipping",
-        "weight clipping at 2 standard deviations",
-        "weights",
-        partial(weight_clipping, deviations=2),
+    *(
+        Trial(
+            f"weight-clipping-{deviations}",
+            f"weight clipping at {deviations} standard deviations",
+            "weights",
+            partial(weight_clipping, deviations=deviations),
+        )
+        for deviations in (3, 2)
     ),
-    Trial("weight-shifting", "weight shifting, each filter by the mean", "weights", partial(weight_shifting, strength=1.0)),
+    *(
+        Trial(
+            f"weight-shifting-{percent}",
+            f"weight shifting, each filter by {percent} % of their mean",
+            "weights",
+            partial(weight_shifting, strength=percent / 100),
+        )
+        for percent in (25, 100)
+    ),
     *(
         Trial(
             f"re-initialisation-{layers}",
@@ -183,8 +194,8 @@ PRESETS: dict[str, tuple[str, ...]] = {
         "quantisation-8",
         "quantisation-4",
         "weight-noise-10",
-        "weight-clipping",
-        "weight-shifting",
+        "weight-clipping-3",
+        "weight-shifting-25",
         "re-initialisation-1",
         "channel-permutation",
         "reparametrisation",
