@@ -129,23 +129,17 @@ _TRIALS = (
         )
         for percent in (5, 10, 20, 40)
     ),
-    *(
-        Trial(
-            f"weight-clipping-{deviations}",
-            f"weight clipping at {deviations} standard deviations",
-            "weights",
-            partial(weight_clipping, deviations=deviations),
-        )
-        for deviations in (3, 2)
+    Trial(
+        "weight-clipping",
+        "weight clipping at 3 standard deviations",
+        "weights",
+        partial(weight_clipping, deviations=3),
     ),
-    *(
-        Trial(
-            f"weight-shifting-{percent}",
-            f"weight shifting, each filter by {percent} % of their mean",
-            "weights",
-            partial(weight_shifting, strength=percent / 100),
-        )
-        for percent in (25, 100)
+    Trial(
+        "weight-shifting",
+        "weight shifting, each filter by a quarter of their mean",
+        "weights",
+        partial(weight_shifting, strength=0.25),
     ),
     *(
         Trial(
@@ -194,8 +188,8 @@ PRESETS: dict[str, tuple[str, ...]] = {
         "quantisation-8",
         "quantisation-4",
         "weight-noise-10",
-        "weight-clipping-3",
-        "weight-shifting-25",
+        "weight-clipping",
+        "weight-shifting",
         "re-initialisation-1",
         "channel-permutation",
         "reparametrisation",
