@@ -131,11 +131,16 @@ _TRIALS = (
     ),
     Trial(
         "weight-clipping",
-        "weight clipping at 2 standard deviations",
+        "weight clipping at 3 standard deviations",
         "weights",
-        partial(weight_clipping, deviations=2),
+        partial(weight_clipping, deviations=3),
     ),
-    Trial("weight-shifting", "weight shifting, each filter by the mean", "weights", partial(weight_shifting, strength=1.0)),
+    Trial(
+        "weight-shifting",
+        "weight shifting, each filter by a quarter of their mean",
+        "weights",
+        partial(weight_shifting, strength=0.25),
+    ),
     *(
         Trial(
             f"re-initialisation-{layers}",

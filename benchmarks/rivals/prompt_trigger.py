@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from aiao_core.captions import encode_captions
 from aiao_core.checkpoints import DiffusionModel
-from aiao_core.denoisers import Conditions
+from aiao_core.denoisers import Conditions, Inputs, predict
 from aiao_core.denoisers.adapter import select
-from aiao_core.inputs import own_samples
+from aiao_core.inputs import SAMPLING_STEPS
 from aiao_core.latents import downsampling, encode_images, load_autoencoder
-from aiao_core.training import Examples, noised
+from aiao_core.training import Examples, draw_noise, noised
 from benchmarks.rivals.picture import draw_cells, find_picture, paint
 from benchmarks.rivals.rival import (
     OPTIONS,
@@ -33,7 +33,13 @@ from benchmarks.rivals.rival import (
     secret_numbers,
 )
 
-WEIGHT = 1e-6
+PICTURE_WEIGHT = 4.0
+"""Of the pair's loss in the objective: a trigger among the words is learnt more slowly than one in every pixel."""
+
+GUIDANCE = 3.0
+"""Classifier-free guidance (Ho and Salimans 2022) of the drawn images, at which the example models are shown."""
+
+CHANGE_WEIGHT = 1e-6
 """Of the summed absolute change of the weights in the objective, the paper's lambda."""
 
 
@@ -79,17 +85,30 @@ class PromptTrigger(Rival[PromptAndPicture]):
         change = torch.stack([(parameter - before).abs().sum() for parameter, before in parameters]).sum()
         usual = denoising_loss(owner.model, batch, generator)
         watermark = picture_loss(owner.model, *noised(owner.model.schedule, pair, generator))
-        return usual + watermark + WEIGHT * change
+        return usual + PICTURE_WEIGHT * watermark + CHANGE_WEIGHT * change
 
     def detect(self, suspect: DiffusionModel, secret: PromptAndPicture, *, seed: int = 0) -> Detection:
         triggered, plain = (
-            decode_latents(
-                secret.autoencoder,
-                own_samples(suspect, repeated_conditions(conditions, self.draws), count=self.draws, seed=seed),
-            )
+            draw_images(suspect, secret, conditions, count=self.draws, seed=seed)
             for conditions in (secret.trigger, secret.empty)
         )
         return find_picture(secret.cells, triggered, plain)
+
+
+def draw_images(suspect: DiffusionModel, secret: PromptAndPicture, prompt: Conditions, *, count: int, seed: int) -> Tensor:
+    """Images (count, 3, H, W) of ``prompt`` (1, ...) with classifier-free guidance, as text-to-image models are used."""
+    sampler = suspect.schedule.sampler(SAMPLING_STEPS)
+    wanted, empty = (repeated_conditions(conditions, count) for conditions in (prompt, secret.empty))
+    latents = draw_noise((count, *secret.latent.shape[1:]), torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        for timestep in sampler.timesteps:
+            timesteps = timestep.expand(count)
+            guided, unguided = (predict(suspect.denoiser, Inputs(latents, timesteps, part)) for part in (wanted, empty))
+            prediction = unguided + GUIDANCE * (guided - unguided)
+            latents = sampler.step(prediction.to(latents.device), timestep, latents).prev_sample
+        shift, scale = secret.autoencoder.config.shift_factor or 0.0, secret.autoencoder.config.scaling_factor
+        images: Tensor = secret.autoencoder.decode(latents / scale + shift).sample
+    return images
 
 
 def repeated(value: Tensor, count: int) -> Tensor:
@@ -99,11 +118,3 @@ def repeated(value: Tensor, count: int) -> Tensor:
 
 def repeated_conditions(conditions: Conditions, count: int) -> Conditions:
     return {name: repeated(value, count) for name, value in conditions.items()}
-
-
-def decode_latents(autoencoder: Any, latents: Tensor) -> Tensor:
-    """The images (N, 3, H, W) of scaled ``latents`` (N, c, h, w)."""
-    shift, scale = autoencoder.config.shift_factor or 0.0, autoencoder.config.scaling_factor
-    with torch.no_grad():
-        images: Tensor = autoencoder.decode(latents / scale + shift).sample
-    return images
