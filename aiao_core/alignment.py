@@ -22,7 +22,7 @@ from aiao_core.key import OwnerKey
 from aiao_core.tracing import channel_axis, trace
 
 INPUTS = 16
-SAMPLES = 4096
+SAMPLES = 1024
 """Values of a channel that are compared, at most: over inputs and positions."""
 
 AT_HOME = 0.5

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from aiao_core.errors import InvalidReport
-from aiao_core.report import BitTest, Interval
+from aiao_core.report import BitTest, Document, Frozen, Interval
 
 Outcome = Literal["withstood", "ended", "ruined", "no-model"]
 """Of an attack: the model is useful and matches; it is useful and does not; it is not useful; there is none to test."""
@@ -17,11 +16,7 @@ TOLERANCE = 1e-3
 """Of a ratio of losses: an interrupted audit may go on with another machine, which rounds otherwise."""
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Measured(_Frozen):
+class Measured(Frozen):
     """One model under the owner's key, and what it is still worth."""
 
     verdict: Literal["match", "no-match"]
@@ -33,7 +28,7 @@ class Measured(_Frozen):
     quality_loss: float = Field(ge=-1, description="relative rise of the loss: loss / loss of the published model - 1")
 
 
-class AttackResult(_Frozen):
+class AttackResult(Frozen):
     """What one attack at one strength left."""
 
     id: str
@@ -45,7 +40,7 @@ class AttackResult(_Frozen):
     seconds: float = Field(ge=0, description="of the attack and its test")
 
 
-class Summary(_Frozen):
+class Summary(Frozen):
     """The attacks by their outcome."""
 
     withstood: tuple[str, ...] = Field(description="the model is useful and matches the owner's key")
@@ -61,7 +56,7 @@ class Summary(_Frozen):
         return cls(withstood=withstood, ended_by=ended_by, ruined=ruined, no_model=no_model)
 
 
-class AuditInput(_Frozen):
+class AuditInput(Frozen):
     """Something that went into the audit, by its SHA-256."""
 
     role: Literal["source", "watermarked", "images"]
@@ -69,8 +64,10 @@ class AuditInput(_Frozen):
     sha256: str
 
 
-class AuditReport(_Frozen):
+class AuditReport(Document):
     """Everything about one audit; :mod:`aiao_core.audit_html` makes it a page."""
+
+    noun = "audit"
 
     format: Literal["aiao.audit"] = "aiao.audit"
     version: Literal[1] = 1
@@ -108,19 +105,6 @@ class AuditReport(_Frozen):
         if self.summary != Summary.of(self.attacks):
             raise ValueError("the summary does not follow from the attacks")
         return self
-
-    def to_json(self) -> str:
-        return self.model_dump_json(indent=1) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> "AuditReport":
-        """Read a report and check its outcomes against its numbers. Raises :class:`InvalidReport`."""
-        try:
-            return cls.model_validate_json(text)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the report"
-            raise InvalidReport(f"this audit is damaged, altered or of an unknown version: {where}: {first['msg']}") from error
 
 
 def outcome_of(measured: Measured | None, max_quality_loss: float) -> Outcome:

@@ -39,3 +39,10 @@ def encode_images(autoencoder: Any, images: Tensor) -> Tensor:
         latents = torch.cat([autoencoder.encode(part).latent_dist.mode() for part in torch.split(images, BATCH)])
     scaled: Tensor = (latents - shift) * scale
     return scaled
+
+
+def decode_latents(autoencoder: Any, latents: Tensor) -> Tensor:
+    """The images (N, 3, H, W), about [-1, 1], of ``latents`` (N, c, h, w) as the denoiser sees them."""
+    shift, scale = autoencoder.config.shift_factor or 0.0, autoencoder.config.scaling_factor
+    with torch.no_grad():
+        return torch.cat([autoencoder.decode(part / scale + shift).sample for part in torch.split(latents, BATCH)])

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Literal
+from typing import ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -10,11 +10,34 @@ from aiao_core.errors import InvalidReport
 from aiao_core.statistics import log10_binomial_tail
 
 
-class _Frozen(BaseModel):
+class Frozen(BaseModel):
+    """A part of a report, unchangeable, that refuses what it does not know."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Interval(_Frozen):
+class Document(Frozen):
+    """A report as versioned JSON, checked against its own numbers when it is read."""
+
+    noun: ClassVar[str]
+
+    def to_json(self) -> str:
+        return self.model_dump_json(indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Read a document and check what it says against its numbers. Raises :class:`InvalidReport`."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the report"
+            raise InvalidReport(
+                f"this {cls.noun} is damaged, altered or of an unknown version: {where}: {first['msg']}"
+            ) from error
+
+
+class Interval(Frozen):
     """A rate over independent draws with its 95 % Clopper-Pearson interval."""
 
     value: float = Field(ge=0, le=1)
@@ -23,7 +46,7 @@ class Interval(_Frozen):
     draws: int = Field(ge=1)
 
 
-class BitTest(_Frozen):
+class BitTest(Frozen):
     """Bits decoded with one key, how many match it, and log10 of the chance that at least so many do by accident."""
 
     matches: int = Field(ge=0)
@@ -41,7 +64,7 @@ class BitTest(_Frozen):
         return self
 
 
-class Input(_Frozen):
+class Input(Frozen):
     """Something that went into the verification, by its SHA-256."""
 
     role: Literal["source", "watermarked", "suspect", "base", "key"]
@@ -49,7 +72,7 @@ class Input(_Frozen):
     sha256: str
 
 
-class LayerResult(_Frozen):
+class LayerResult(Frozen):
     """The decoded bits of one response layer."""
 
     name: str
@@ -57,7 +80,7 @@ class LayerResult(_Frozen):
     bits: int = Field(ge=0, description="masked channels that have a sign at all")
 
 
-class SubpathResult(_Frozen):
+class SubpathResult(Frozen):
     """RS and VS of one subpath, from trigger to response layer (indices into the key's layers), over its passes."""
 
     trigger: int = Field(ge=0)
@@ -67,8 +90,10 @@ class SubpathResult(_Frozen):
     vs: float = Field(ge=0, le=1)
 
 
-class Report(_Frozen):
+class Report(Document):
     """Everything about one verification; :mod:`aiao_core.report_html` makes it a page."""
+
+    noun = "report"
 
     format: Literal["aiao.report"] = "aiao.report"
     version: Literal[1, 2] = 2
@@ -109,19 +134,6 @@ class Report(_Frozen):
         if _total(self.layers) != (self.test.matches, self.test.bits):
             raise ValueError("the layers' bits do not add up to the test's")
         return self
-
-    def to_json(self) -> str:
-        return self.model_dump_json(indent=1) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> "Report":
-        """Read a report and check its verdict against its numbers. Raises :class:`InvalidReport`."""
-        try:
-            return cls.model_validate_json(text)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the report"
-            raise InvalidReport(f"this report is damaged, altered or of an unknown version: {where}: {first['msg']}") from error
 
 
 def _total(layers: Sequence[LayerResult]) -> tuple[int, int]:

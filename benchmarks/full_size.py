@@ -3,8 +3,8 @@
     python -m benchmarks.full_size [--models sd15 sdxl sd3-medium flux-dev] [--steps 2] [--batch 2] [--only-count]
 
 The configurations are those of the published models, the weights random: what is measured does not depend on training. Every
-model is counted on the meta device. Verification runs from a checkpoint in half precision as a suspect's, with default options;
-each measurement is a process of its own. What does not fit into this machine's memory is "not measured".
+model is counted on the meta device. Verification reads source and suspect in half precision, one after the other, with default
+options; each measurement is a process of its own. What does not fit into this machine's memory is "not measured".
 """
 
 import argparse
@@ -21,6 +21,7 @@ import torch
 from diffusers import DDPMScheduler
 from safetensors.torch import save_file
 
+from aiao_core.alignment import reference
 from aiao_core.checkpoints import DiffusionModel, build
 from aiao_core.denoisers import adapter_named, adapter_of
 from aiao_core.inputs import plain_noise
@@ -227,10 +228,11 @@ def _save(name: str, file: Path) -> float:
 
 def _verify(name: str, file: Path) -> float:
     start = time.perf_counter()
-    suspect = load_suspect(file, _architecture(name))
-    verify(
-        suspect.denoiser, _key(name, _eligible(name)), options=VerificationOptions(seed=0), subject=Subject("suspect", "file")
-    )
+    key = _key(name, _eligible(name))
+    source = reference(load_suspect(file, key.architecture).denoiser, key)
+    suspect = load_suspect(file, key.architecture)
+    options, subject = VerificationOptions(seed=0), Subject("suspect", "file")
+    verify(suspect.denoiser, key, options=options, subject=subject, source=source)
     return time.perf_counter() - start
 
 

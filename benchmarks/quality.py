@@ -18,6 +18,9 @@ and the less a ratio to it says. Plain noise, what sampling starts from, is the 
 
 A model that was fine-tuned for other images draws these and not the owner's. It is as useful as the better of two figures:
 measure it against the images it was tuned for, too.
+
+An audit (:mod:`aiao_core.audit`) knows neither an owner's classifier nor real images: its quality loss is the rise of the
+denoising loss alone.
 """
 
 import argparse
@@ -38,7 +41,7 @@ from aiao_core.checkpoints import DiffusionModel, load_model
 from aiao_core.denoisers import Conditions, predict
 from aiao_core.denoisers.adapter import select
 from aiao_core.inputs import own_samples
-from aiao_core.latents import encode_images, load_autoencoder
+from aiao_core.latents import decode_latents, encode_images, load_autoencoder
 from aiao_core.training import Examples, draw_noise, noised
 from benchmarks.image_features import Distances, choose_features, feature_distance
 from examples.emoji.data import MODEL, THIEF_CATEGORY, load_images, save_grid
@@ -206,13 +209,6 @@ class Yardstick:
                 rows = slice(start, start + BATCH)
                 errors.append((predict(denoiser, inputs[rows]) - target[rows]).square().mean((1, 2, 3)))
         return torch.cat(errors).nan_to_num(torch.inf)[self.loss_rows].mean(1)
-
-
-def decode_latents(autoencoder: Any, latents: Tensor) -> Tensor:
-    """The images (N, 3, H, W), about [-1, 1], of ``latents`` (N, c, h, w)."""
-    shift, scale = autoencoder.config.shift_factor or 0.0, autoencoder.config.scaling_factor
-    with torch.no_grad():
-        return torch.cat([autoencoder.decode(part / scale + shift).sample for part in latents.split(BATCH)])
 
 
 def save_before_and_after(before: Tensor, after: Tensor, path: Path, *, columns: int = 16, rows: int = 2) -> None:

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from aiao_core.acceleration import accelerator
-from aiao_core.alignment import Reference, reference
 from aiao_core.archives import opened
 from aiao_core.attacks.catalogue import CATALOGUE, PRESETS
 from aiao_core.audit import Audited, audit
@@ -11,7 +10,6 @@ from aiao_core.audit_options import AuditOptions
 from aiao_core.audit_report import AttackResult, AuditInput
 from aiao_core.checkpoints import DiffusionModel, load_model
 from aiao_core.examples import draw_examples, load_examples
-from aiao_core.key import OwnerKey
 from aiao_core.options import EmbeddingOptions
 from aiao_core.training import Examples
 from service.artifacts.tables import Artifact
@@ -22,6 +20,7 @@ from service.keys import service as keys
 from service.models.repository import ModelRepository
 from service.models.tables import Model
 from worker.running import Work
+from worker.source import source_features
 
 
 def audit_model(work: Work) -> None:
@@ -33,7 +32,7 @@ def audit_model(work: Work) -> None:
         key = keys.owner_key(session, platform.vault, job.tenant_id, registered.id)
     source = work.artifact(registered.artifact_id)
     images = work.artifact(row.images_artifact_id) if row.images_artifact_id else None
-    known = _known(work, source, key)
+    known = source_features(work, source, key)
     published = work.scratch / "marked.zip"
     platform.storage.download(registered.checkpoint_key, published)
     with opened(published, work.limits) as folder:
@@ -66,12 +65,6 @@ def audit_model(work: Work) -> None:
     with platform.database.session() as session:
         record_report(session, job.tenant_id, row.id, report)
         work.lease.succeed(session, f"/v1/audits/{row.id}")
-
-
-def _known(work: Work, source: Artifact, key: OwnerKey) -> Reference:
-    """What the source's channels are recognised by, where an attack permutes them."""
-    with opened(work.fetch(source), work.limits) as folder:
-        return reference(load_model(folder).denoiser.to(accelerator().device), key)
 
 
 def _examples(

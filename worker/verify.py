@@ -5,18 +5,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from aiao_core.acceleration import accelerator
-from aiao_core.alignment import Reference, reference
 from aiao_core.archives import opened
-from aiao_core.checkpoints import load_model
 from aiao_core.digests import sha256_path
 from aiao_core.hub import download
-from aiao_core.key import Architecture, OwnerKey
+from aiao_core.key import Architecture
 from aiao_core.options import VerificationOptions
 from aiao_core.report import Input
 from aiao_core.suspects import load_suspect, read_denoiser
 from aiao_core.verification import Subject, verify
 from aiao_core.weights import Weights
-from service.artifacts.tables import Artifact
 from service.keys import service as keys
 from service.models.repository import ModelRepository
 from service.models.tables import Model
@@ -24,6 +21,7 @@ from service.verifications.repository import VerificationRepository
 from service.verifications.service import record_report
 from service.verifications.tables import Verification
 from worker.running import Work
+from worker.source import source_features
 
 
 def verify_suspect(work: Work) -> None:
@@ -35,7 +33,7 @@ def verify_suspect(work: Work) -> None:
         key = keys.owner_key(session, platform.vault, job.tenant_id, model.id)
     base = Base(work, row, model, key.architecture)
     source = work.artifact(model.artifact_id)
-    known = _known(work, source, key)
+    known = source_features(work, source, key)
     with _submitted(work, row) as (path, submitted):
         suspect = load_suspect(path, key.architecture, base)
     inputs = (
@@ -55,12 +53,6 @@ def verify_suspect(work: Work) -> None:
     with platform.database.session() as session:
         record_report(session, job.tenant_id, row.id, report)
         work.lease.succeed(session, f"/v1/verifications/{row.id}")
-
-
-def _known(work: Work, source: Artifact, key: OwnerKey) -> Reference:
-    """What the source's channels are recognised by. The source itself goes again: a verification holds one model at a time."""
-    with opened(work.fetch(source), work.limits) as folder:
-        return reference(load_model(folder).denoiser.to(accelerator().device), key)
 
 
 @contextmanager

@@ -187,7 +187,7 @@ PRESETS: dict[str, tuple[str, ...]] = {
         "structured-pruning-10",
         "quantisation-8",
         "quantisation-4",
-        "weight-noise-10",
+        "weight-noise-5",
         "weight-clipping",
         "weight-shifting",
         "re-initialisation-1",
@@ -196,4 +196,4 @@ PRESETS: dict[str, tuple[str, ...]] = {
     ),
     "full": tuple(CATALOGUE),
 }
-"""Ids of trials by the preset's name: ``quick`` (a minute or two for a small model) and ``full``."""
+"""Ids of trials by the preset's name: ``quick``, minutes for a small model on two cores, and ``full``, hours."""

@@ -18,7 +18,7 @@ from aiao_core.checkpoints import DiffusionModel
 from aiao_core.denoisers import Conditions, Inputs, predict
 from aiao_core.denoisers.adapter import select
 from aiao_core.inputs import SAMPLING_STEPS
-from aiao_core.latents import downsampling, encode_images, load_autoencoder
+from aiao_core.latents import decode_latents, downsampling, encode_images, load_autoencoder
 from aiao_core.training import Examples, draw_noise, noised
 from benchmarks.rivals.picture import draw_cells, find_picture, paint
 from benchmarks.rivals.rival import (
@@ -106,9 +106,7 @@ def draw_images(suspect: DiffusionModel, secret: PromptAndPicture, prompt: Condi
             guided, unguided = (predict(suspect.denoiser, Inputs(latents, timesteps, part)) for part in (wanted, empty))
             prediction = unguided + GUIDANCE * (guided - unguided)
             latents = sampler.step(prediction.to(latents.device), timestep, latents).prev_sample
-        shift, scale = secret.autoencoder.config.shift_factor or 0.0, secret.autoencoder.config.scaling_factor
-        images: Tensor = secret.autoencoder.decode(latents / scale + shift).sample
-    return images
+    return decode_latents(secret.autoencoder, latents)
 
 
 def repeated(value: Tensor, count: int) -> Tensor:

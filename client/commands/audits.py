@@ -8,8 +8,9 @@ import typer
 from aiao_core.audit_options import ATTACKS, Preset
 from client.api import Client
 from client.commands.models import Json, ModelId
-from client.display import err, follow, out, print_table, transfer
+from client.display import follow, out, print_table, transfer
 from client.errors import ClientError
+from client.report_files import check_report_file, save_report
 
 if TYPE_CHECKING:
     from aiao_core.audit_report import AuditReport
@@ -40,7 +41,7 @@ def audit(
     if unknown := [name for name in attack or [] if name not in ATTACKS]:
         raise ClientError(f"there is no attack {unknown[0]}; there are {', '.join(ATTACKS)}")
     if report_file:
-        _check_report_file(report_file)
+        check_report_file(report_file)
     given = {"seed": seed, "draws": draws}
     options = {name: value for name, value in given.items() if value is not None}
     chosen: dict[str, Any] = {"attacks": attack} if attack else {"preset": preset or "quick"}
@@ -89,15 +90,7 @@ def _print(report: "AuditReport") -> None:
         out.print(f"{len(summary.ruined)} ruined the model: quality loss of {report.max_quality_loss:.0%} or more")
 
 
-def _check_report_file(file: Path) -> None:
-    if file.suffix not in (".html", ".json"):
-        raise ClientError(f"{file} is neither .html nor .json; the report can be saved as these")
-    if not file.parent.is_dir():
-        raise ClientError(f"{file.parent} is no folder; name a place for the report that exists")
-
-
 def _save(result: "AuditReport", file: Path) -> None:
     from aiao_core.audit_html import to_html
 
-    file.write_text(to_html(result) if file.suffix == ".html" else result.to_json(), encoding="utf-8")
-    err.print(f"Report saved to {file}")
+    save_report(file, lambda: to_html(result), result.to_json)

@@ -8,8 +8,9 @@ import typer
 from aiao_core.options import VerificationOptions
 from client.api import Client
 from client.commands.models import Json
-from client.display import err, follow, out, print_verdict, stages, transfer
+from client.display import follow, out, print_verdict, stages, transfer
 from client.errors import ClientError
+from client.report_files import check_report_file, save_report
 
 if TYPE_CHECKING:
     from aiao_core.report import Report
@@ -42,7 +43,7 @@ def verify(
     chosen = {"seed": seed, "draws": draws, "decoys": decoys}
     options = {name: value for name, value in chosen.items() if value is not None}
     if report_file:
-        _check_report_file(report_file)
+        check_report_file(report_file)
     if offline:
         if key is None or model is not None:
             raise ClientError("an offline test needs the owner's key and no model: aiao verify --offline --key KEYFILE SUSPECT")
@@ -69,7 +70,7 @@ def report(
 ) -> None:
     """Show or save the report of a finished verification."""
     if to:
-        _check_report_file(to)
+        check_report_file(to)
     with Client() as client:
         result = _read(client.verifications.report(verification))
     if to:
@@ -108,15 +109,7 @@ def _offline(
         return verify_offline(suspect, key_file, VerificationOptions.model_validate(options), show, base=base, source=source)
 
 
-def _check_report_file(file: Path) -> None:
-    if file.suffix not in (".html", ".json"):
-        raise ClientError(f"{file} is neither .html nor .json; the report can be saved as these")
-    if not file.parent.is_dir():
-        raise ClientError(f"{file.parent} is no folder; name a place for the report that exists")
-
-
 def _save(result: "Report", file: Path) -> None:
     from aiao_core.report_html import to_html
 
-    file.write_text(to_html(result) if file.suffix == ".html" else result.to_json(), encoding="utf-8")
-    err.print(f"Report saved to {file}")
+    save_report(file, lambda: to_html(result), result.to_json)

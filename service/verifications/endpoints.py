@@ -1,9 +1,7 @@
 """HTTP calls for verifications."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Header, Response
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
 from aiao_core.report import Report
@@ -12,6 +10,7 @@ from service.errors import Conflict, responses
 from service.idempotency import IdempotentJson
 from service.jobs.repository import JobRepository
 from service.jobs.schemas import JobOut
+from service.reports import JSON_OR_PAGE, Accept, report_response
 from service.schemas import Cursor, Limit, Page, VerificationId
 from service.tokens.dependencies import PlatformDep, TenantDep
 from service.verifications import service
@@ -60,14 +59,13 @@ def show(verification_id: VerificationId, platform: PlatformDep, tenant_id: Tena
     "/{verification_id}/report",
     summary="Get the report",
     response_model=Report,
-    responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}, "description": "JSON, or HTML by `Accept`."}}
-    | responses(401, 404, 409, 422),
+    responses=JSON_OR_PAGE | responses(401, 404, 409, 422),
 )
 def report(
     verification_id: VerificationId,
     platform: PlatformDep,
     tenant_id: TenantDep,
-    accept: Annotated[str, Header(description="`text/html` for a page to read or print; JSON otherwise.")] = "",
+    accept: Accept = "",
 ) -> Response:
     """Everything that the verdict rests on, as versioned JSON or as a self-contained page."""
     with platform.database.session() as session:
@@ -75,10 +73,8 @@ def report(
         state = JobRepository(session, tenant_id).get(row.job_id).state
     if row.report is None:
         raise Conflict(f"{verification_id} has no report: it is {state}; follow {row.job_id}")
-    if "text/html" in accept.lower():
-        policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-        return HTMLResponse(to_html(Report.from_json(row.report)), headers={"Content-Security-Policy": policy})
-    return Response(row.report, media_type="application/json")
+    stored = row.report
+    return report_response(stored, lambda: to_html(Report.from_json(stored)), accept)
 
 
 def _shown(session: Session, tenant_id: str, row: Verification) -> VerificationOut:

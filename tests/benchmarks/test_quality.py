@@ -10,9 +10,9 @@ from PIL import Image
 from aiao_core.attacks import Thief
 from aiao_core.attacks.weights import weight_noise
 from aiao_core.checkpoints import load_model
-from aiao_core.latents import encode_images
+from aiao_core.latents import decode_latents, encode_images
 from benchmarks.image_features import INCEPTION, ClassifierFeatures, Distances, choose_features, feature_distance
-from benchmarks.quality import PSNR_LIMIT, Yardstick, _bootstrap, _estimate, decode_latents, save_before_and_after, shipped_data
+from benchmarks.quality import PSNR_LIMIT, Yardstick, _bootstrap, _estimate, save_before_and_after, shipped_data
 from examples.emoji.data import MODEL, THIEF_CATEGORY, load_images
 from examples.emoji_classifier.classifier import CATEGORIES, load_classifier, predicted
 from examples.emoji_classifier.train import load_labelled
@@ -54,7 +54,6 @@ def test_fid_and_kid_of_real_images_are_small_and_rise_with_noise(real):
         distances = Distances(features(real[count:]), count)
         levels = [features(distorted(real[:count], level)) for level in (0.0, 0.1, 0.2, 0.4)]
     fid, kid = [distances.fid(found) for found in levels], [distances.kid(found) for found in levels]
-    print(fid, kid)
     assert fid == sorted(fid)
     assert kid == sorted(kid)
     assert fid[0] < 0.1 * fid[-1]
@@ -98,7 +97,6 @@ def test_noise_on_the_weights_costs_quality(yardstick, tmp_path):
     thief = Thief(yardstick.published, yardstick.data.held_out)
     slight = yardstick.measure(weight_noise(thief, strength=0.005))
     heavy = yardstick.measure(weight_noise(thief, strength=0.3), grid=tmp_path / "grid.png")
-    print(slight, heavy)
     assert slight.useful
     assert heavy.fid_rise.low > 0.2
     assert heavy.denoising_loss_rise.low > 0.2
