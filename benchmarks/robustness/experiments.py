@@ -1,0 +1,162 @@
+"""What is done to a mark, and what is noted. Each experiment returns the JSON of its result."""
+
+import copy
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from aiao_core.attacks import Thief
+from aiao_core.attacks.catalogue import CATALOGUE
+from aiao_core.attacks.fine_tuning import full_fine_tuning
+from aiao_core.attacks.weights import weight_averaging
+from aiao_core.inputs import arbitrary_inputs
+from aiao_core.lazy import change_density, probe, relative_changes, swap_experiment
+from aiao_core.lazy_html import CHANGE_EDGES
+from aiao_core.progress import Progress
+from aiao_core.tracing import eligible_layers
+from aiao_core.training import fine_tune
+from benchmarks.quality import OWNERS, Data, Quality, Yardstick, shipped_data
+from benchmarks.robustness.marks import AIAO, FOLDERS, THIEFS, Mark, Marked, published_source, thiefs_examples
+
+ERASURE_STEPS = (0, 25, 50, 100, 200, 400, 800)
+ERASURE_RATE = 2e-4
+"""Twice what is usual for fine-tuning."""
+
+ERASURE_BATCH = 32
+SPREAD_DRAWS = (10, 25, 50, 100, 200, 400)
+SPREAD_RUNS = 20
+KEPT_MODELS = 2
+"""In the memory of one process: yardsticks and marks are dear to make."""
+
+Result = dict[str, Any]
+
+
+class Laboratory:
+    """Runs experiments on marks; ``folder`` holds the marked models and, for one page, the images."""
+
+    def __init__(self, folder: Path, grids: Path) -> None:
+        self.grids = grids
+        self.marked = lru_cache(KEPT_MODELS)(lambda mark: Marked(mark, folder))
+        self.yardstick = lru_cache(2 * KEPT_MODELS)(self._yardstick)
+
+    def published(self, mark: Mark) -> Result:
+        """What the owner finds in the published model and in the unmarked source, and what the mark costs in quality."""
+        marked = self.marked(mark)
+        source = published_source(mark.model).denoiser
+        quality = self.yardstick(None, mark.model).measure(marked.model.denoiser, grid=self._grid(mark, "published"))
+        return {
+            "found": marked.detect(marked.model.denoiser),
+            "in_source": marked.detect(source),
+            "quality": _quality(quality),
+            "bits": marked.secret.bits if mark.method == AIAO else None,
+        }
+
+    def erasure(self, mark: Mark) -> Result:
+        """What the owner finds while a thief fine-tunes every weight, step by step (Fig. 1)."""
+        marked = self.marked(mark)
+        tuned = copy.deepcopy(marked.model.denoiser)
+        found = [marked.detect(tuned)]
+
+        def look(progress: Progress) -> None:
+            if progress.step in ERASURE_STEPS:
+                found.append(marked.detect(copy.deepcopy(tuned).requires_grad_(False).eval()))
+
+        fine_tune(
+            replace(marked.model, denoiser=tuned),
+            thiefs_examples(mark.model)[0],
+            steps=ERASURE_STEPS[-1],
+            learning_rate=ERASURE_RATE,
+            batch_size=ERASURE_BATCH,
+            progress=look,
+        )
+        return {"steps": ERASURE_STEPS, "found": found}
+
+    def attacked(self, mark: Mark, attack: str) -> Result:
+        """What an attack leaves of the watermark, and of the model: against the owner's images or the thief's."""
+        marked = self.marked(mark)
+        thief = Thief(marked.model, thiefs_examples(mark.model)[0], seed=mark.seed)
+        denoiser = ATTACKS[attack](thief, mark)
+        measured = {
+            name: self.yardstick(mark, mark.model, thiefs).measure(denoiser, grid=None if thiefs else self._grid(mark, attack))
+            for name, thiefs in (("owners", False), ("thiefs", True))
+        }
+        return {
+            "found": marked.detect(denoiser),
+            "quality": {name: _quality(quality) for name, quality in measured.items()},
+            "quality_loss": min(quality.quality_loss for quality in measured.values()),
+        }
+
+    def spread(self, mark: Mark) -> Result:
+        """How VS-rate and log10 p vary with the draws: several verifications with as many draws each."""
+        marked = self.marked(mark)
+        rows = []
+        for draws in SPREAD_DRAWS:
+            reports = [marked.report(marked.model.denoiser, seed=seed, draws=draws, decoys=0) for seed in range(SPREAD_RUNS)]
+            rates = [report.vs_rate.value for report in reports]
+            strengths = [report.test.log10_p for report in reports]
+            rows.append(
+                {
+                    "draws": draws,
+                    "vs": statistics.mean(rates),
+                    "vs_deviation": statistics.stdev(rates),
+                    "log10_p": statistics.mean(strengths),
+                    "log10_p_deviation": statistics.stdev(strengths),
+                }
+            )
+        return {"runs": SPREAD_RUNS, "rows": rows}
+
+    def lazy_layers(self, mark: Mark) -> Result:
+        """How a thief's fine-tuning of the published model changes each layer, and which layers carry it (Fig. 2, Fig. 3)."""
+        marked = self.marked(mark)
+        model, examples = marked.model, thiefs_examples(mark.model)[0]
+        inputs = arbitrary_inputs(model, examples, 64, torch.Generator().manual_seed(0))
+        layers = eligible_layers(model.denoiser, inputs[:2])
+        tuned = probe(model, examples, steps=ERASURE_STEPS[-1], learning_rate=ERASURE_RATE, seed=mark.seed)
+        densities = change_density(model.denoiser, tuned, layers, CHANGE_EDGES.tolist())
+        counts = sorted({*range(0, len(layers) + 1, 5), len(layers)})
+        return {
+            "changes": relative_changes(model.denoiser, tuned, layers),
+            "densities": {name: np.round(density, 4).tolist() for name, density in densities.items()},
+            "swaps": [asdict(each) for each in swap_experiment(model.denoiser, tuned, layers, counts, inputs=inputs)],
+        }
+
+    def _yardstick(self, published: Mark | None, name: str, thiefs: bool = False) -> Yardstick:
+        """Against the published model of a mark, or the unmarked source; by the owner's images or the thief's."""
+        model = self.marked(published).model if published else published_source(name)
+        data = shipped_data(FOLDERS[name], real=THIEFS if thiefs else OWNERS)
+        if thiefs:
+            data = Data(data.real, data.conditions, thiefs_examples(name)[1], data.autoencoder)
+        return Yardstick(model, data)
+
+    def _grid(self, mark: Mark, what: str) -> Path | None:
+        """Images of the first key alone are kept."""
+        if mark.seed != 1 or mark.variant != "default" or mark.method != AIAO:
+            return None
+        self.grids.mkdir(parents=True, exist_ok=True)
+        return self.grids / f"{mark.model}-{what}.png"
+
+
+def _quality(quality: Quality) -> Result:
+    return {**asdict(quality), "quality_loss": quality.quality_loss}
+
+
+def _averaged_with_sibling(thief: Thief, mark: Mark, share: float) -> nn.Module:
+    """With a fine-tune of the unmarked source, which only a thief who has that can make."""
+    unmarked = replace(thief, model=published_source(mark.model))
+    sibling = full_fine_tuning(unmarked, steps=ERASURE_STEPS[-1], learning_rate=ERASURE_RATE)
+    return weight_averaging(thief, other=sibling, share=share)
+
+
+ATTACKS: dict[str, Callable[[Thief, Mark], nn.Module]] = {
+    **{trial.id: lambda thief, _, attack=trial.attack: attack(thief) for trial in CATALOGUE.values()},
+    "averaging-with-sibling-30": lambda thief, mark: _averaged_with_sibling(thief, mark, 0.3),
+    "averaging-with-sibling-50": lambda thief, mark: _averaged_with_sibling(thief, mark, 0.5),
+}
+"""The library's, and averaging with a model that has no mark."""

@@ -1,0 +1,48 @@
+"""Results as JSON lines: each with the configuration that it is the result of, and found again by it."""
+
+import fcntl
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Configuration = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    configuration: Configuration
+    result: dict[str, Any]
+    seconds: float
+
+
+class Store:
+    """A file of runs. Processes may add to it at once; a line that a crash left half-written is skipped."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.runs: dict[str, Run] = {}
+        for line in path.read_text().splitlines() if path.is_file() else ():
+            try:
+                run = Run(**json.loads(line))
+            except ValueError:
+                continue
+            self.runs[_canonical(run.configuration)] = run
+
+    def __contains__(self, configuration: Configuration) -> bool:
+        return _canonical(configuration) in self.runs
+
+    def add(self, run: Run) -> None:
+        self.runs[_canonical(run.configuration)] = run
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.write(json.dumps({"configuration": run.configuration, "result": run.result, "seconds": run.seconds}) + "\n")
+
+    def of(self, **wanted: Any) -> list[Run]:
+        """The runs whose configuration has all of ``wanted``."""
+        return [run for run in self.runs.values() if wanted.items() <= run.configuration.items()]
+
+
+def _canonical(configuration: Configuration) -> str:
+    return json.dumps(configuration, sort_keys=True)
