@@ -10,17 +10,21 @@ import argparse
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process a core is faster than one of many threads, and repeatable
 
 from aiao_core.errors import AiaoError
+from benchmarks.robustness import comparison, limits
 from benchmarks.robustness.experiments import Laboratory
 from benchmarks.robustness.marks import Mark
+from benchmarks.robustness.page import write
 from benchmarks.robustness.plan import full, quick
 from benchmarks.robustness.runs import Configuration, Run, Store
 
 RESULTS = Path(__file__).parents[1] / "results"
+RUNS = "runs.jsonl"
 
 
 def main() -> None:
@@ -31,7 +35,7 @@ def main() -> None:
     parser.add_argument("--until", type=float, help="start no run after so many minutes")
     arguments = parser.parse_args()
     folder = RESULTS / ("robustness-quick" if arguments.quick else "robustness")
-    store = Store(folder / "runs.jsonl")
+    store = Store(folder / RUNS)
     start = time.monotonic()
     plan = [] if arguments.page else [each for each in (quick() if arguments.quick else full()) if each not in store]
     print(f"{len(plan)} runs to do", flush=True)
@@ -52,6 +56,30 @@ def main() -> None:
             run = done.result()
             store.add(run)
             print(f"{run.seconds:6.0f} s  {' '.join(str(part) for part in configuration.values())}", flush=True)
+    write_page(folder)
+
+
+def write_page(folder: Path) -> None:
+    store = Store(folder / RUNS)
+    hours = sum(run.seconds for run in store.runs.values()) / 3600
+    meta = (
+        f"{len(store.runs)} runs, {hours:.1f} hours on CPU cores, one thread each; torch {version('torch')}. "
+        "Figures are means over runs, with intervals of 95 % in brackets: Student's over runs; for a single run the one of its "
+        "own draws, where it has one; Clopper and Pearson's for shares of models. Nothing was measured on a GPU."
+    )
+    sections = [
+        comparison.erasure(store),
+        comparison.before_and_after(store),
+        comparison.detection(store),
+        limits.attacks(store, "emoji"),
+        limits.attacks(store, "text-unet"),
+        comparison.quality(store),
+        limits.lazy_layers(store),
+        limits.ablations(store),
+        limits.spread(store),
+    ]
+    write("What the watermark withstands", meta, [section for section in sections if section], folder)
+    print(f"page: {folder / 'index.html'}")
 
 
 _laboratory: dict[Path, Laboratory] = {}

@@ -1,6 +1,5 @@
 """Results as JSON lines: each with the configuration that it is the result of, and found again by it."""
 
-import fcntl
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ class Run:
 
 
 class Store:
-    """A file of runs. Processes may add to it at once; a line that a crash left half-written is skipped."""
+    """A file of runs, for one process; a line that a crash left half-written is skipped."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -35,8 +34,9 @@ class Store:
     def add(self, run: Run) -> None:
         self.runs[_canonical(run.configuration)] = run
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        cut_off = self.path.is_file() and not self.path.read_bytes().endswith(b"\n")
         with self.path.open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            file.write("\n" * cut_off)
             file.write(json.dumps({"configuration": run.configuration, "result": run.result, "seconds": run.seconds}) + "\n")
 
     def of(self, **wanted: Any) -> list[Run]:
