@@ -57,7 +57,7 @@ def write(title: str, meta: str, sections: Sequence[Section], folder: Path) -> N
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     for section in sections:
         for drawing in section.drawings:
-            svg = drawing.svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+            svg = str(drawing.svg).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
             svg = svg.replace(">", f"><style>{style}</style>", 1)
             (folder / "figures" / f"{drawing.name}.svg").write_text(svg, encoding="utf-8")
     (folder / "README.md").write_text(_markdown(title, meta, sections, folder), encoding="utf-8")
