@@ -6,7 +6,7 @@ import traceback
 import typer
 
 from aiao_core.errors import AiaoError
-from client.commands import audits, jobs, keys, models, system, verifications
+from client.commands import audits, jobs, keys, models, reports, system, verifications
 from client.display import err
 from client.errors import ClientError
 
@@ -20,8 +20,8 @@ app.command()(system.up)
 app.command()(system.demo)
 app.add_typer(models.app, name="models")
 app.command()(verifications.verify)
-app.command()(verifications.report)
 app.command()(audits.audit)
+app.command()(reports.report)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(keys.app, name="key")
 

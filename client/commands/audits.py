@@ -52,23 +52,23 @@ def audit(
             out.print(f"Audit {start.audit.id}")
         with follow("audit", quiet=json, latest=True) as show:
             start.job.wait(progress=show)
-        result = _read(client.audits.report(start.audit.id))
+        result = read(client.audits.report(start.audit.id))
     if json:
         out.print(result.to_json(), end="")
     else:
-        _print(result)
+        print_audit(result)
     if report_file:
         _save(result, report_file)
     raise typer.Exit(ENDED if result.summary.ended_by else WITHSTOOD)
 
 
-def _read(text: str) -> "AuditReport":
+def read(text: str) -> "AuditReport":
     from aiao_core.audit_report import AuditReport  # here: it is slow to load, and no other command should wait for it
 
     return AuditReport.from_json(text)
 
 
-def _print(report: "AuditReport") -> None:
+def print_audit(report: "AuditReport") -> None:
     """One line for each attack, and what they come to."""
     rows = []
     for attack in report.attacks:

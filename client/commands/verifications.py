@@ -1,4 +1,4 @@
-"""``aiao verify`` and ``aiao report``."""
+"""``aiao verify``."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,7 +8,7 @@ import typer
 from aiao_core.options import VerificationOptions
 from client.api import Client
 from client.commands.models import Json
-from client.display import follow, out, print_verdict, stages, transfer
+from client.display import err, follow, out, print_verdict, stages, transfer
 from client.errors import ClientError
 from client.report_files import check_report_file, save_report
 
@@ -58,27 +58,11 @@ def verify(
         out.print(result.to_json(), end="")
     else:
         print_verdict(result)
+        if offline and source is None and result.verdict == "no-match":
+            err.print("A thief can permute channels: name the model before the watermark with --source, and these are undone.")
     if report_file:
         _save(result, report_file)
     raise typer.Exit(MATCH if result.verdict == "match" else NO_MATCH)
-
-
-def report(
-    verification: Annotated[str, typer.Argument(help="The verification's identifier, ver_….")],
-    to: Annotated[Path | None, typer.Option(help="Save the report: .html or .json.")] = None,
-    json: Json = False,
-) -> None:
-    """Show or save the report of a finished verification."""
-    if to:
-        check_report_file(to)
-    with Client() as client:
-        result = _read(client.verifications.report(verification))
-    if to:
-        _save(result, to)
-    if json:
-        out.print(result.to_json(), end="")
-    elif to is None:
-        print_verdict(result)
 
 
 def _by_service(suspect: str, base: Path | None, model: str, options: dict[str, Any], *, quiet: bool) -> "Report":
@@ -89,10 +73,10 @@ def _by_service(suspect: str, base: Path | None, model: str, options: dict[str, 
             submission.job.wait(progress=show)
         if not quiet:
             out.print(f"Verification {submission.verification.id}")
-        return _read(client.verifications.report(submission.verification.id))
+        return read(client.verifications.report(submission.verification.id))
 
 
-def _read(text: str) -> "Report":
+def read(text: str) -> "Report":
     from aiao_core.report import Report  # here: it is slow to load, and no other command should wait for it
 
     return Report.from_json(text)

@@ -306,6 +306,9 @@ def test_an_audit_that_every_useful_model_passes_is_exit_status_0(user, client, 
     assert audit.options == {"seed": 3, "draws": 5}
     assert "Report saved to a.html" in err
     assert (user.folder / "a.html").read_text() == client.audits.report_html(audit.id)
+    assert user.aiao("report", audit.id).stdout == out.partition("\n")[2]
+    assert user.aiao("report", audit.id, "--to", "again.html").stdout == ""
+    assert (user.folder / "again.html").read_text() == (user.folder / "a.html").read_text()
 
 
 def test_an_attack_that_ends_the_watermark_is_exit_status_1(user, client, backstage, ready):

@@ -99,6 +99,7 @@ def test_people_read_the_verdict_and_scripts_the_same_figures(offline):
     assert "best of 3 decoy keys" in out
     assert "verify: draws" in err
     assert "verify: decoys" in err
+    assert "name the model before the watermark with --source" in err
     assert "queued" not in err
 
 
@@ -198,6 +199,12 @@ def test_what_cannot_be_tested_is_an_error_in_a_sentence_and_no_verdict(offline,
     sentence = err.splitlines()[-1]
     assert sentence.startswith("error: ")
     assert reason in sentence
+
+
+def test_who_named_the_source_is_not_told_to(offline):
+    status, _, err = offline("suspect.safetensors", "--source", "pipeline")
+    assert status == 1
+    assert "--source" not in err
 
 
 def test_permuted_channels_are_undone_by_the_source(owned, offline):
