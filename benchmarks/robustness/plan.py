@@ -29,18 +29,22 @@ def _full() -> Iterator[Configuration]:
             yield from _mark(model, AIAO, turn + 1)
             for rival in RIVALS[KINDS[model]]:
                 yield from _mark(model, rival.name, rival_seed)
+            if model == "emoji":
+                yield from _attacks(model, ATTACKED_KEYS[turn])
         if turn == 0:
             yield _run("lazy_layers", "emoji", AIAO, 1)
             yield _run("spread", "emoji", AIAO, 1)
-        for attack in ATTACKS:
-            yield _run("attacked", "emoji", AIAO, ATTACKED_KEYS[turn], attack=attack)
         for variant in VARIANTS:
             yield from _mark("emoji", AIAO, ABLATION_KEYS[turn], variant)
         for model, keys in KEYS.items():
             for key in range(turn * keys // 3 + 1, (turn + 1) * keys // 3 + 1):
                 yield from _mark(model, AIAO, key)
-    for attack in ATTACKS:
-        yield _run("attacked", "text-unet", AIAO, 1, attack=attack)
+    yield from _attacks("text-unet", 1)
+
+
+def _attacks(model: str, key: int) -> Iterator[Configuration]:
+    for attack in reversed(ATTACKS):  # the catalogue ends with those that know the most
+        yield _run("attacked", model, AIAO, key, attack=attack)
 
 
 def quick() -> list[Configuration]:
