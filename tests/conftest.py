@@ -5,6 +5,8 @@ from pathlib import Path
 
 # As the worker does, and before torch is imported: API, worker and tests share two cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:  # `make test` runs one process a core
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from hypothesis import HealthCheck, settings

@@ -77,5 +77,6 @@ VARIANTS: dict[str, Variant] = {
         )
         for percent in (12, 25, 75)
     },
-    **{f"layers-{count}": Variant(f"at most {count} layers", "number", _options(layers=count)) for count in (6, 12, 48)},
+    **{f"layers-{count}": Variant(f"at most {count} layers", "number", _options(layers=count)) for count in (6, 12)},
+    "layers-48": Variant("at most 48 of all layers, lazy and busy", "number", _options(layers=48, lazy_fraction=1.0)),
 }
