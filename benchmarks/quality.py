@@ -211,7 +211,7 @@ class Yardstick:
         return torch.cat(errors).nan_to_num(torch.inf)[self.loss_rows].mean(1)
 
 
-def save_before_and_after(before: Tensor, after: Tensor, path: Path, *, columns: int = 16, rows: int = 2) -> None:
+def save_before_and_after(before: Tensor, after: Tensor, path: Path, *, columns: int = 16, rows: int = 1) -> None:
     """Write the first images (N, 3, H, W) in [-1, 1] as a PNG: each row of ``before`` above the same row of ``after``."""
     pairs = torch.stack([images[: rows * columns].unflatten(0, (rows, columns)) for images in (before, after)], 1)
     save_grid(((pairs.flatten(0, 2) + 1) / 2).permute(0, 2, 3, 1).numpy(), path, columns=columns)

@@ -172,7 +172,7 @@ def quality(store: Store) -> Section:
         path = store.path.parent / "grids" / f"{model}-published.png"
         if path.is_file():
             pictures.append(
-                Picture(path, f"The {name}: rows of the unmarked source above the same seeds watermarked, one key.")
+                Picture(path, f"The {name}: the unmarked source, and below it the same seeds watermarked. One key.")
             )
     return Section(
         "What a watermark costs in quality",

@@ -136,8 +136,8 @@ class Laboratory:
         return Yardstick(model, data)
 
     def _grid(self, mark: Mark, what: str) -> Path | None:
-        """Images of the first key alone are kept."""
-        if mark.seed != 1 or mark.variant != "default" or mark.method != AIAO:
+        """Images of the first key alone are kept, and of attacks on the emoji model alone."""
+        if mark != Mark(mark.model, AIAO, 1) or (what != "published" and mark.model != "emoji"):
             return None
         self.grids.mkdir(parents=True, exist_ok=True)
         return self.grids / f"{mark.model}-{what}.png"

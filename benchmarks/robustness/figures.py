@@ -20,13 +20,13 @@ def erasure(curves: Mapping[str, Sequence[tuple[int, Figure]]]) -> Markup:
     last = max(steps for points in curves.values() for steps, _ in points)
     plot = Plot("Rate that each owner finds against steps of fine-tuning", (0, last), (0, 1.04))
     plot.axes(range(0, last + 1, 100), (0, 0.25, 0.5, 0.75, 1), "steps of fine-tuning", percent=True)
-    for style, points in zip(STYLES, curves.values(), strict=False):
+    for style, points in reversed(list(zip(STYLES, curves.values(), strict=False))):  # AIAO is drawn last, above the others
         for steps, figure in points:
             if figure.low is not None and figure.high is not None:
                 plot.line([(steps, figure.low), (steps, figure.high)], style)
             plot.dot(steps, figure.value, f"{style}-dot", 3)
         plot.line([(steps, figure.value) for steps, figure in points], style)
-    _legend(plot, list(curves), bottom=True)
+    _legend(plot, list(curves))
     return plot.svg()
 
 
@@ -36,9 +36,9 @@ def detection(curves: Mapping[str, Curve]) -> Markup:
     plot.axes(range(-12, 1, 3), (0, 0.25, 0.5, 0.75, 1), "log10 of the probability of a false accusation", percent=True)
     for level in (-9, -6):
         plot.line([(level, 0), (level, 1)], "threshold")
-    for style, curve in zip(STYLES, curves.values(), strict=False):
+    for style, curve in reversed(list(zip(STYLES, curves.values(), strict=False))):
         plot.line(curve, style)
-    _legend(plot, list(curves), bottom=True)
+    _legend(plot, list(curves))
     return plot.svg()
 
 
@@ -72,8 +72,8 @@ def spread(rows: Sequence[Mapping[str, float]]) -> Markup:
     return plot.svg()
 
 
-def _legend(plot: Plot, names: Sequence[str], *, bottom: bool) -> None:
+def _legend(plot: Plot, names: Sequence[str]) -> None:
     """The curves' names in their colours, in the lower left corner."""
-    start = HEIGHT - 52 - 16 * (len(names) - 1) if bottom else TOP + 12
+    start = HEIGHT - 52 - 16 * (len(names) - 1)
     for row, (style, name) in enumerate(zip(STYLES, names, strict=False)):
         plot.text(56, start + 16 * row, name, f"{style}-text", "start")

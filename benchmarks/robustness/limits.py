@@ -14,7 +14,8 @@ from benchmarks.robustness.comparison import MODELS, SHOWN_STEPS, Found, at_step
 from benchmarks.robustness.estimates import mean, rate, signed, strength
 from benchmarks.robustness.experiments import ATTACKS
 from benchmarks.robustness.marks import AIAO, TAUS
-from benchmarks.robustness.page import Drawing, Section, Table
+from benchmarks.robustness.page import Drawing, Picture, Section, Table
+from benchmarks.robustness.plan import UNLEARNING
 from benchmarks.robustness.runs import Run, Store
 from benchmarks.robustness.variants import VARIANTS
 
@@ -25,9 +26,14 @@ SIBLING = "average with a fine-tune of the unmarked source, {} % of that"
 
 
 def attacks(store: Store, model: str) -> Section | None:
-    rows, points = [], []
+    rows, points, pictures = [], [], []
     for attack in ATTACKS:
-        runs = store.of(experiment="attacked", model=model, attack=attack)
+        grid = store.path.parent / "grids" / f"{model}-{attack}.png"
+        if grid.is_file():
+            pictures.append(
+                Picture(grid, f"{_name(attack)}: the published model, and below it the same seeds after the attack.")
+            )
+        runs = store.of(experiment="attacked", model=model, variant="default", attack=attack)
         done = [run for run in runs if "found" in run.result]
         if not done:
             rows += [
@@ -62,6 +68,7 @@ def attacks(store: Store, model: str) -> Section | None:
         "loss as below, against the owner's images or against the thief's, whichever is the better; from 20 % on the model "
         f"counts as ruined. An attack is withstood if every run leaves log10 p of {signed(str(AIM))} or less.",
         [Drawing(f"attacks-{model}", figures.attacks(points, LIMIT, AIM), caption)],
+        pictures,
         tables=[Table(["attack", "runs", "VS", "RS", "log10 p", "weakest", "quality loss", "outcome"], rows)],
     )
 
@@ -112,6 +119,7 @@ def ablations(store: Store) -> Section | None:
         if not (erased and published):
             continue
         ends = [at_step(erased, step) for step in (0, SHOWN_STEPS[-1])]
+        unlearnt = [run.result["found"] for run in store.of(experiment="attacked", variant=variant, attack=UNLEARNING)]
         rows.append(
             [
                 changed.name,
@@ -119,17 +127,30 @@ def ablations(store: Store) -> Section | None:
                 f"{statistics.mean(run.result['bits'] for run in published):.0f}",
                 *(rate(found).text() for found in ends),
                 *(strength(found).text(".0f") for found in ends),
+                strength(unlearnt).text(".0f") if unlearnt else "",
                 mean([run.result["quality"]["quality_loss"] for run in published]).text(".1%"),
                 mean([run.result["quality"]["psnr"]["value"] for run in published]).text(".1f"),
             ]
         )
     if not rows:
         return None
-    headers = ["embedding", "runs", "bits", "VS", "after fine-tuning", "log10 p", "after", "quality loss", "PSNR, dB"]
+    headers = [
+        "embedding",
+        "runs",
+        "bits",
+        "VS",
+        "after fine-tuning",
+        "log10 p",
+        "after",
+        "unlearnt",
+        "quality loss",
+        "PSNR, dB",
+    ]
     return Section(
         "Which parts of the method matter",
-        "The embedding with one part changed, on the emoji model, before and after the thief's 800 steps. As an owner gets it: "
-        "keys of at most 24 of the lazy half of the layers, masks of half of the channels, all three terms of the objective.",
+        "The embedding with one part changed, on the emoji model: before and after the thief's 800 steps, and after trigger "
+        "unlearning. As an owner gets it: keys of at most 24 of the lazy half of the layers, masks of half of the channels, "
+        "all three terms of the objective.",
         tables=[Table(headers, rows), _by_tau(store)],
     )
 

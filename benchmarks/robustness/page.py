@@ -68,10 +68,10 @@ def _markdown(title: str, meta: str, sections: Sequence[Section], folder: Path) 
     for section in sections:
         parts += [f"## {section.title}", section.text]
         parts += [f"![{drawing.caption}](figures/{drawing.name}.svg)\n\n{drawing.caption}" for drawing in section.drawings]
-        parts += [f"![{shown.caption}]({shown.path.relative_to(folder)})\n\n{shown.caption}" for shown in section.pictures]
         for table in section.tables:
             lines = [table.headers, ["---"] * len(table.headers), *table.rows]
             parts.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
             if table.note:
                 parts.append(table.note)
+        parts += [f"![{shown.caption}]({shown.path.relative_to(folder)})\n\n{shown.caption}" for shown in section.pictures]
     return "\n\n".join(parts) + "\n"

@@ -17,6 +17,8 @@ RIVAL_SEEDS = (101, 102, 103)
 COMPARED = ("emoji", "text-unet")
 ATTACKED_KEYS = (1, 2, 3)
 ABLATION_KEYS = (1, 2, 3)
+UNLEARNING = "trigger-unlearning"
+"""The attack that leaves the least of the mark: variants are also compared by what withstands it."""
 
 
 def full() -> list[Configuration]:
@@ -36,6 +38,7 @@ def _full() -> Iterator[Configuration]:
             yield _run("spread", "emoji", AIAO, 1)
         for variant in VARIANTS:
             yield from _mark("emoji", AIAO, ABLATION_KEYS[turn], variant)
+            yield _run("attacked", "emoji", AIAO, ABLATION_KEYS[turn], variant, attack=UNLEARNING)
         for model, keys in KEYS.items():
             for key in range(turn * keys // 3 + 1, (turn + 1) * keys // 3 + 1):
                 yield from _mark(model, AIAO, key)
