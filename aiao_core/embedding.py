@@ -5,7 +5,7 @@ and the three-term objective trains all of them at once.
 """
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from aiao_core.checkpoints import DiffusionModel
 from aiao_core.denoisers import Conditions, Inputs, adapter_of
 from aiao_core.errors import EmbeddingFailed
 from aiao_core.inputs import arbitrary_inputs, measuring_inputs, own_samples
-from aiao_core.key import OwnerKey, PublicKey, encode_secret
+from aiao_core.key import SEED_BYTES, OwnerKey, PublicKey, encode_secret
 from aiao_core.objective import measure_scales, objective
 from aiao_core.options import EmbeddingOptions
 from aiao_core.progress import Progress, ProgressCallback, silent
@@ -29,6 +29,10 @@ from aiao_core.watermark import Watermark
 SCALE_INPUTS = 64
 TRIGGERED = 0.5
 """Share of a batch that is shown to the marked model with a trigger too."""
+
+DECOYED = 0.5
+"""Share of a batch that both models see with the triggers of other keys. Without them the marked model answers almost any
+disturbance of a layer, and a thief who trains against triggers, or for those of a key of their own, trains the answer away."""
 
 WARM_UP = 0.15
 """Share of the steps in which the one-cycle learning rate rises (Smith and Topin 2018)."""
@@ -100,7 +104,9 @@ def own_examples(
 class Training:
     """The training loop's state: everything that must be the same again after an interruption."""
 
-    def __init__(self, model: DiffusionModel, key: OwnerKey, examples: Examples, options: EmbeddingOptions) -> None:
+    def __init__(
+        self, model: DiffusionModel, key: OwnerKey, examples: Examples, options: EmbeddingOptions, *, decoyed: float = DECOYED
+    ) -> None:
         self.accelerator = accelerator(options.precision)
         self.source = frozen_source(model.denoiser, self.accelerator, options)
         # Dropout stays off: its random numbers would not survive an interruption.
@@ -110,7 +116,8 @@ class Training:
         if self.gradient_checkpointing:
             self.marked.enable_gradient_checkpointing()
         self.trained = trained_parameters(self.marked, key, options)
-        self.model, self.examples, self.batch_size = model, examples, options.batch_size
+        self.model, self.key, self.examples, self.batch_size = model, key, examples, options.batch_size
+        self.decoyed = decoyed
         self.watermark = Watermark(key, self.marked)
         self.optimizer = make_optimizer(self.trained, options)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -128,7 +135,10 @@ class Training:
         self.update(arbitrary_inputs(self.model, self.examples, self.batch_size, self.generator))
 
     def update(self, inputs: Inputs) -> None:
-        """One step on ``inputs``, :data:`TRIGGERED` of them also under a random subpath's trigger, as verification draws it."""
+        """One step on ``inputs``: :data:`DECOYED` of them under a decoy's trigger.
+
+        :data:`TRIGGERED` of them come a second time under the trigger of a random subpath, as verification draws it.
+        """
         subpaths = self.watermark.subpaths
         triggered = max(1, round(TRIGGERED * self.batch_size))
         picked = torch.randint(len(subpaths), (triggered,), generator=self.generator)
@@ -136,7 +146,7 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         with (
             self.accelerator.autocast(),
-            objective(self.marked, self.source, self.watermark, self.scales, inputs, triggers) as terms,
+            objective(self.marked, self.source, self.watermark, self.scales, inputs, triggers, self.decoys()) as terms,
         ):
             loss = terms.total()
             if not loss.isfinite():
@@ -147,6 +157,14 @@ class Training:
         self.schedule.step()
         self.step += 1
         self.metrics = {name: float(value.detach()) for name, value in terms._asdict().items()}
+
+    def decoys(self) -> list[tuple[Watermark, int]]:
+        """Triggers of a fresh key that nobody owns, at random trigger layers."""
+        seed = bytes(torch.randint(256, (SEED_BYTES,), generator=self.generator).tolist())
+        watermark = Watermark(replace(self.key, seed=seed), self.marked)
+        count = round(self.decoyed * self.batch_size)
+        picked = torch.randint(len(watermark.trigger_layers), (count,), generator=self.generator)
+        return [(watermark, watermark.trigger_layers[index]) for index in picked.tolist()]
 
     def finish(self) -> None:
         """Leave the denoiser as it came: frozen, on the CPU."""

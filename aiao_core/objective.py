@@ -3,7 +3,7 @@
 L = lambda_r * L_response + lambda_p * L_preserve + lambda_c * L_covert
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -63,18 +63,26 @@ def measure_scales(source: nn.Module, schedule: NoiseSchedule, watermark: Waterm
 
 @contextmanager
 def objective(
-    marked: nn.Module, source: nn.Module, watermark: Watermark, scales: Scales, inputs: Inputs, trigger_layers: list[int]
+    marked: nn.Module,
+    source: nn.Module,
+    watermark: Watermark,
+    scales: Scales,
+    inputs: Inputs,
+    trigger_layers: list[int],
+    decoys: Sequence[tuple[Watermark, int]],
 ) -> Iterator[Terms]:
     """The terms for a batch ``inputs`` (B, ...) whose first ``len(trigger_layers)`` inputs also come with a trigger.
 
-    Input b is triggered at layer ``trigger_layers[b]``. The marked model sees the clean and the triggered inputs in one pass,
-    which trains every later response layer of each input. Call ``backward`` inside the block: gradient checkpointing
-    runs parts of the forward pass again, and the triggers must be there then too.
+    Input b is triggered at layer ``trigger_layers[b]``. The last ``len(decoys)`` inputs come with the triggers of other keys, a
+    watermark and the index of one of its layers each, to which the marked model shall answer as the source does. The marked
+    model sees all of them in one pass, which trains every later response layer of each input. Call ``backward`` inside the
+    block: gradient checkpointing runs parts of the forward pass again, and the triggers must be there then too.
     """
     batch = len(inputs)
-    with torch.no_grad(), trace(source, capture=watermark.names) as expected:
+    plain = batch - len(decoys)
+    with torch.no_grad(), trace(source, capture=watermark.names, edit=trigger_edits(decoys, first_row=plain)) as expected:
         expected_prediction = predict(source, inputs)
-    edits = trigger_edits([(watermark, i) for i in trigger_layers], first_row=batch)
+    edits = trigger_edits([*decoys, *((watermark, i) for i in trigger_layers)], first_row=plain)
     with trace(marked, capture=watermark.names, edit=edits) as features:
         prediction = predict(marked, Inputs.concatenated([inputs, inputs[: len(trigger_layers)]]))
         reached = watermark.reached[torch.tensor(trigger_layers)]

@@ -5,19 +5,27 @@ from hashlib import sha256
 from torch import nn
 
 from aiao_core.attacks.thief import Thief
-from aiao_core.embedding import embed
+from aiao_core.embedding import Training
 from aiao_core.options import EmbeddingOptions
+from aiao_core.progress import Progress
+from aiao_core.selection import select_key
 
 
 def overwriting(thief: Thief, *, times: int, steps: int, probe_steps: int) -> nn.Module:
     """Embed ``times`` AIAO watermarks of the thief's own, one after the other, as an owner would (Lukas et al. 2022).
 
-    Raises what :func:`aiao_core.embedding.embed` raises.
+    But without decoys: then the thief's watermark answers almost any trigger, the owner's among them, and that disturbs the
+    owner's the most (this project). Raises what :func:`aiao_core.embedding.embed` raises.
     """
     model = thief.copy()
     options = EmbeddingOptions(steps=steps, probe_steps=probe_steps, seed=thief.seed)
     with thief.seeded():
         for number in range(times):
             seed = sha256(f"aiao/attacks/overwriting/{thief.seed}/{number}".encode()).digest()
-            embed(model, seed, examples=thief.examples, options=options, progress=thief.progress)
+            key, _ = select_key(model, seed, thief.examples, options, thief.progress)
+            training = Training(model, key, thief.examples, options, decoyed=0)
+            while training.step < steps:
+                training.advance()
+                thief.progress(Progress("overwriting", training.step, steps, training.metrics))
+            training.finish()
     return model.denoiser

@@ -150,7 +150,7 @@ def ablations(store: Store) -> Section | None:
         "Which parts of the method matter",
         "The embedding with one part changed, on the emoji model: before and after the thief's 800 steps, and after trigger "
         "unlearning. As an owner gets it: keys of at most 24 of the lazy half of the layers, masks of half of the channels, "
-        "all three terms of the objective.",
+        "all three terms of the objective, half of each batch under decoy triggers.",
         tables=[Table(headers, rows), _by_tau(store)],
     )
 

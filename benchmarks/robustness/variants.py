@@ -71,6 +71,9 @@ VARIANTS: dict[str, Variant] = {
         )
         for term, constant in (("response", "RESPONSE"), ("preservation", "PRESERVE"), ("covertness", "COVERT"))
     },
+    "no-decoys": Variant(
+        "without decoy triggers", "objective", replaced=(("aiao_core.embedding.Training.decoys", lambda training: []),)
+    ),
     **{
         f"masks-{percent}": Variant(
             f"{percent} % of the channels", "masks", replaced=(("aiao_core.key.derive_bits", masks_of(percent / 100)),)

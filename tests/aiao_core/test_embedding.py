@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,8 +10,10 @@ from aiao_core.errors import Canceled, EmbeddingFailed
 from aiao_core.inputs import own_samples
 from aiao_core.options import EmbeddingOptions, VerificationOptions
 from aiao_core.resume import FileCheckpoint
+from aiao_core.statistics import log10_binomial_tail
 from aiao_core.training import Examples, fine_tune
-from aiao_core.verification import Subject, verify
+from aiao_core.verification import Subject, decode, make_draws, observe, verify
+from aiao_core.watermark import Watermark
 from examples.emoji.data import MODEL
 from tests.aiao_core.conftest import QUICK, make_tiny_model
 
@@ -85,6 +88,17 @@ def test_a_diverging_objective_is_refused(tiny_examples):
         embed(model, SEED, examples=tiny_examples, options=QUICK)
 
 
+def answer_to_other_triggers(denoiser, key, seed):
+    """log10 p of the owner's response under the triggers of another key: a thief who trains on those must not meet it."""
+    watermark = Watermark(key, denoiser)
+    watermark.triggers = Watermark(replace(key, seed=seed), denoiser).triggers
+    draws = make_draws(key, 64, torch.Generator().manual_seed(0))
+    triggers = [(watermark, i) for i, _ in draws.subpaths]
+    decoded = decode(watermark, draws, observe(denoiser, watermark, draws), observe(denoiser, watermark, draws, triggers))
+    bits = torch.cat(list(decoded.difference.values()))
+    return log10_binomial_tail(int(bits.sum()), len(bits))
+
+
 def test_the_mark_is_embedded_and_outlives_a_thief(emoji_model, emoji_examples):
     """The claim of the paper in small: on the trained model, a short embedding, full fine-tuning on other images."""
     options = EmbeddingOptions(steps=120, batch_size=8, probe_steps=4, layers=12)
@@ -94,6 +108,8 @@ def test_the_mark_is_embedded_and_outlives_a_thief(emoji_model, emoji_examples):
     assert marked.verdict == "match"
     assert marked.test.log10_p < -30
     assert all(decoy.log10_p > -5 for decoy in marked.decoys)
+    others = [answer_to_other_triggers(emoji_model.denoiser, key, bytes([number]) * 32) for number in range(8)]
+    assert min(others) > -3
 
     fine_tune(emoji_model, Examples(emoji_examples.clean[:64].flip(-1), {}), steps=40, learning_rate=2e-4)
     stolen = verify(emoji_model.denoiser, key, options=how, subject=Subject("stolen", "model"))

@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,11 +19,16 @@ def batch(tiny_model, tiny_examples):
     return arbitrary_inputs(tiny_model, tiny_examples, 4, torch.Generator().manual_seed(0))
 
 
-def terms_of(marked, model, key, batch, trigger_layers):
+def terms_of(marked, model, key, batch, trigger_layers, decoys=()):
     watermark = Watermark(key, model.denoiser)
     scales = measure_scales(model.denoiser, model.schedule, watermark, batch)
-    with objective(marked, model.denoiser, watermark, scales, batch, trigger_layers) as terms:
+    with objective(marked, model.denoiser, watermark, scales, batch, trigger_layers, decoys) as terms:
         return terms
+
+
+def decoys_of(model, key, count):
+    other = Watermark(replace(key, seed=bytes(32)), model.denoiser)
+    return [(other, key.trigger_layers[number % len(key.trigger_layers)]) for number in range(count)]
 
 
 def test_the_source_itself_preserves_and_hides_perfectly(tiny_model, tiny_key, batch):
@@ -49,6 +55,40 @@ def test_the_response_term_is_the_hinge_of_the_definition(tiny_model, tiny_key, 
             hinges.append(torch.relu(MARGIN - watermark.response(j, means) / spread).mean())
     terms = terms_of(tiny_model.denoiser, tiny_model, tiny_key, batch, trigger_layers)
     assert float(terms.response) == pytest.approx(float(torch.stack(hinges).mean()), rel=1e-4)
+
+
+def test_the_source_answers_decoys_as_itself(tiny_model, tiny_key, batch):
+    terms = terms_of(
+        tiny_model.denoiser, tiny_model, tiny_key, batch, tiny_key.trigger_layers[:1], decoys_of(tiny_model, tiny_key, 2)
+    )
+    assert terms.preserve == pytest.approx(0, abs=1e-10)
+    assert terms.covert == pytest.approx(0, abs=1e-6)
+
+
+def test_under_a_decoy_the_marked_model_is_compared_with_the_source_under_the_same_decoy(tiny_model, tiny_key, batch):
+    """Input by input, each from a forward pass of its own; the last two of four come with a decoy."""
+    marked = copy.deepcopy(tiny_model.denoiser)
+    for parameter in marked.parameters():
+        parameter.data.mul_(1.1)
+    decoys = decoys_of(tiny_model, tiny_key, 2)
+    watermark = Watermark(tiny_key, tiny_model.denoiser)
+    scales = measure_scales(tiny_model.denoiser, tiny_model.schedule, watermark, batch)
+    errors, images = [], []
+    for row in range(4):
+        edits = trigger_edits(decoys[row - 2 : row - 1]) if row >= 2 else {}
+        seen = []
+        for denoiser in (marked, tiny_model.denoiser):
+            with torch.no_grad(), trace(denoiser, capture=watermark.names, edit=edits) as features:
+                seen.append((predict(denoiser, batch[row : row + 1]), dict(features)))
+        (prediction, ours), (expected, theirs) = seen
+        images.append((prediction - expected).square().mean() * scales.image[batch.timesteps[row]])
+        errors += [
+            (ours[name] - theirs[name]).square().mean() / variance
+            for name, variance in zip(watermark.names, scales.variance, strict=True)
+        ]
+    terms = terms_of(marked, tiny_model, tiny_key, batch, [tiny_key.trigger_layers[0]], decoys)
+    assert float(terms.covert) == pytest.approx(float(torch.stack(errors).mean()), rel=1e-4)
+    assert float(terms.preserve) == pytest.approx(float(torch.stack(images).mean()), rel=1e-4)
 
 
 def test_another_model_is_neither_preserved_nor_covert(tiny_model, tiny_key, batch):
