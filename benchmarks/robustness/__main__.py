@@ -2,6 +2,7 @@
 
     python -m benchmarks.robustness --quick     # a few figures of each kind
     python -m benchmarks.robustness             # everything; can be interrupted and goes on where it was
+    python -m benchmarks.robustness --only AIAO 1 overwriting-1     # the runs that have all these words
 
 Results are JSON lines in the results folder, keyed by configuration; the page is written from them at the end and by `--page`.
 """
@@ -30,32 +31,20 @@ RUNS = "runs.jsonl"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="under 15 minutes on two cores")
+    parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="only runs that have all these words")
     parser.add_argument("--page", action="store_true", help="only write the page from the results that are there")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes, one thread each")
-    parser.add_argument("--until", type=float, help="start no run after so many minutes")
     arguments = parser.parse_args()
     folder = RESULTS / ("robustness-quick" if arguments.quick else "robustness")
     store = Store(folder / RUNS)
-    start = time.monotonic()
-    plan = [] if arguments.page else [each for each in (quick() if arguments.quick else full()) if each not in store]
+    wanted = [] if arguments.page else quick() if arguments.quick else full()
+    plan = [each for each in wanted if each not in store and {*arguments.only} <= {*map(str, each.values())}]
     print(f"{len(plan)} runs to do", flush=True)
     with ProcessPoolExecutor(arguments.jobs) as pool:
-        pending = {}
-        remaining = iter(plan)
-        while True:
-            while len(pending) < arguments.jobs:
-                late = arguments.until and time.monotonic() - start > 60 * arguments.until
-                configuration = None if late else next(remaining, None)
-                if configuration is None:
-                    break
-                pending[pool.submit(perform, configuration, folder)] = configuration
-            if not pending:
-                break
-            done = next(as_completed(pending))
-            configuration = pending.pop(done)
+        for done in as_completed([pool.submit(perform, configuration, folder) for configuration in plan]):
             run = done.result()
             store.add(run)
-            print(f"{run.seconds:6.0f} s  {' '.join(str(part) for part in configuration.values())}", flush=True)
+            print(f"{run.seconds:6.0f} s  {' '.join(map(str, run.configuration.values()))}", flush=True)
     write_page(folder)
 
 
