@@ -31,8 +31,8 @@ TRIGGERED = 0.5
 """Share of a batch that is shown to the marked model with a trigger too."""
 
 DECOYED = 0.5
-"""Share of a batch that both models see with the triggers of other keys. Without them the marked model answers almost any
-disturbance of a layer, and a thief who trains against triggers, or for those of a key of their own, trains the answer away."""
+"""Share of a batch that both models see with the triggers of other keys (this project). Without them the marked model answers
+almost any disturbance of a layer, and a thief who embeds a key of their own writes over the answer."""
 
 WARM_UP = 0.15
 """Share of the steps in which the one-cycle learning rate rises (Smith and Topin 2018)."""

@@ -7,14 +7,18 @@ synthetic images, which an owner's embedding uses, foresees the lazy layers of t
 """
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from aiao_core.checkpoints import load_model
+from aiao_core.checkpoints import DiffusionModel, load_model
 from aiao_core.inputs import arbitrary_inputs
-from aiao_core.lazy import change_density, laziest, probe, relative_changes, swap_experiment
+from aiao_core.key import Layer
+from aiao_core.lazy import Swap, change_density, laziest, probe, relative_changes, swap_experiment
 from aiao_core.lazy_html import CHANGE_EDGES, to_html
 from aiao_core.options import EmbeddingOptions
 from aiao_core.selection import synthetic_examples
@@ -25,6 +29,33 @@ from examples.emoji.data import MODEL, THIEF_CATEGORY, load_images
 RESULTS = Path(__file__).parent / "results"
 
 
+@dataclass(frozen=True)
+class FineTunedLayers:
+    """What a fine-tuning does to each layer, by its name in execution order."""
+
+    layers: list[Layer]
+    changes: dict[str, float]
+    """Relative, of each layer's weight."""
+    densities: dict[str, NDArray[np.float64]]
+    """Of the changes of single weights over :data:`CHANGE_EDGES` (Fig. 2)."""
+    swaps: list[Swap]
+    """How much of the fine-tuning k layers carry (Fig. 3)."""
+
+
+def fine_tuned_layers(model: DiffusionModel, examples: Examples, *, steps: int, rate: float, seed: int = 0) -> FineTunedLayers:
+    """Fine-tune a copy of ``model`` on ``examples`` at the learning rate ``rate`` and measure its layers."""
+    inputs = arbitrary_inputs(model, examples, 64, torch.Generator().manual_seed(0))
+    layers = eligible_layers(model.denoiser, inputs[:2])
+    tuned = probe(model, examples, steps=steps, learning_rate=rate, seed=seed)
+    counts = sorted({*range(0, len(layers) + 1, 5), len(layers)})
+    return FineTunedLayers(
+        layers,
+        relative_changes(model.denoiser, tuned, layers),
+        change_density(model.denoiser, tuned, layers, CHANGE_EDGES.tolist()),
+        swap_experiment(model.denoiser, tuned, layers, counts, inputs=inputs),
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=800)
@@ -32,18 +63,13 @@ def main() -> None:
     arguments = parser.parse_args()
 
     model, examples = load_model(MODEL), Examples(load_images(only=[THIEF_CATEGORY]), {})
-    inputs = arbitrary_inputs(model, examples, 64, torch.Generator().manual_seed(0))
-    layers = eligible_layers(model.denoiser, inputs[:2])
-    tuned = probe(model, examples, steps=arguments.steps, learning_rate=arguments.rate)
-    changes = relative_changes(model.denoiser, tuned, layers)
-    counts = sorted({*range(0, len(layers) + 1, 5), len(layers)})
-    swaps = swap_experiment(model.denoiser, tuned, layers, counts, inputs=inputs)
-    densities = change_density(model.denoiser, tuned, layers, CHANGE_EDGES.tolist())
+    measured = fine_tuned_layers(model, examples, steps=arguments.steps, rate=arguments.rate)
+    layers, changes, swaps = measured.layers, measured.changes, measured.swaps
 
     RESULTS.mkdir(exist_ok=True)
     page = RESULTS / "lazy_layers.html"
     title = f"The emoji model after {arguments.steps} steps of fine-tuning at {arguments.rate:g}"
-    page.write_text(to_html(title, changes, densities, swaps), encoding="utf-8")
+    page.write_text(to_html(title, changes, measured.densities, swaps), encoding="utf-8")
 
     options = EmbeddingOptions()
     probed = relative_changes(

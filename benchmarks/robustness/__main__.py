@@ -77,7 +77,7 @@ _laboratory: dict[Path, Laboratory] = {}
 def perform(configuration: Configuration, folder: Path) -> Run:
     """One run, in a process of the pool."""
     laboratory = _laboratory.setdefault(folder, Laboratory(RESULTS.parent / ".cache" / folder.name, folder / "grids"))
-    parameters = dict(configuration)
+    parameters = {name: value for name, value in configuration.items() if name != "revision"}
     experiment = getattr(laboratory, parameters.pop("experiment"))
     mark = Mark(**{name: parameters.pop(name) for name in ("model", "method", "seed", "variant")})
     start = time.monotonic()

@@ -25,7 +25,7 @@ def methods(store: Store, experiment: str) -> Iterator[tuple[str, str, list[Run]
     """Model, method and runs of the default embedding, in the plan's order; only what has runs."""
     for model in MODELS:
         for method in (AIAO, *(rival.name for rival in RIVALS[KINDS[model]])):
-            runs = store.of(experiment=experiment, model=model, method=method, variant="default")
+            runs = store.done(experiment=experiment, model=model, method=method, variant="default")
             if runs:
                 yield model, method, runs
 
@@ -94,7 +94,7 @@ def detection(store: Store) -> Section:
     """ROC: exact p-values make the abscissa; the unmarked models check it."""
     curves, rows = {}, []
     for method in dict.fromkeys(method for _, method, _ in methods(store, "erasure")):
-        runs = store.of(experiment="erasure", method=method, variant="default")
+        runs = store.done(experiment="erasure", method=method, variant="default")
         for when, step in (("published", 0), ("fine-tuned", SHOWN_STEPS[-1])):
             values = [found["log10_p"] for found in at_step(runs, step)]
             recognised = [share(sum(value <= level for value in values), len(values)) for level in LEVELS]
@@ -120,7 +120,7 @@ def detection(store: Store) -> Section:
 def _innocent(store: Store) -> list[list[str]]:
     """Are p-values where there is no mark as small as they say, and no smaller?"""
     sources, decoys = [], []
-    for run in store.of(experiment="published", method=AIAO):
+    for run in store.done(experiment="published", method=AIAO):
         sources.append(run.result["in_source"]["log10_p"])
         decoys += run.result["found"]["decoys"]
     rows = []

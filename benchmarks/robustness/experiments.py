@@ -9,19 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from aiao_core.attacks import Thief
 from aiao_core.attacks.catalogue import CATALOGUE
 from aiao_core.attacks.fine_tuning import full_fine_tuning
 from aiao_core.attacks.weights import weight_averaging
-from aiao_core.inputs import arbitrary_inputs
-from aiao_core.lazy import change_density, probe, relative_changes, swap_experiment
-from aiao_core.lazy_html import CHANGE_EDGES
 from aiao_core.progress import Progress
-from aiao_core.tracing import eligible_layers
 from aiao_core.training import fine_tune
+from benchmarks.lazy_layers import fine_tuned_layers
 from benchmarks.quality import OWNERS, Data, Quality, Yardstick, shipped_data
 from benchmarks.robustness.marks import AIAO, FOLDERS, THIEFS, Mark, Marked, published_source, thiefs_examples
 
@@ -53,7 +49,7 @@ class Laboratory:
         quality = self.yardstick(None, mark.model).measure(marked.model.denoiser, grid=self._grid(mark, "published"))
         return {
             "found": marked.detect(marked.model.denoiser),
-            "in_source": marked.detect(source),
+            "in_source": marked.detect(source, by_tau=True),
             "quality": _quality(quality),
             "bits": marked.secret.bits if mark.method == AIAO else None,
         }
@@ -62,11 +58,12 @@ class Laboratory:
         """What the owner finds while a thief fine-tunes every weight, step by step (Fig. 1)."""
         marked = self.marked(mark)
         tuned = copy.deepcopy(marked.model.denoiser)
-        found = [marked.detect(tuned)]
+        found = [marked.detect(tuned, by_tau=True)]
 
         def look(progress: Progress) -> None:
             if progress.step in ERASURE_STEPS:
-                found.append(marked.detect(copy.deepcopy(tuned).requires_grad_(False).eval()))
+                last = progress.step == ERASURE_STEPS[-1]
+                found.append(marked.detect(copy.deepcopy(tuned).requires_grad_(False).eval(), by_tau=last))
 
         fine_tune(
             replace(marked.model, denoiser=tuned),
@@ -115,16 +112,13 @@ class Laboratory:
     def lazy_layers(self, mark: Mark) -> Result:
         """How a thief's fine-tuning of the published model changes each layer, and which layers carry it (Fig. 2, Fig. 3)."""
         marked = self.marked(mark)
-        model, examples = marked.model, thiefs_examples(mark.model)[0]
-        inputs = arbitrary_inputs(model, examples, 64, torch.Generator().manual_seed(0))
-        layers = eligible_layers(model.denoiser, inputs[:2])
-        tuned = probe(model, examples, steps=ERASURE_STEPS[-1], learning_rate=ERASURE_RATE, seed=mark.seed)
-        densities = change_density(model.denoiser, tuned, layers, CHANGE_EDGES.tolist())
-        counts = sorted({*range(0, len(layers) + 1, 5), len(layers)})
+        measured = fine_tuned_layers(
+            marked.model, thiefs_examples(mark.model)[0], steps=ERASURE_STEPS[-1], rate=ERASURE_RATE, seed=mark.seed
+        )
         return {
-            "changes": relative_changes(model.denoiser, tuned, layers),
-            "densities": {name: np.round(density, 4).tolist() for name, density in densities.items()},
-            "swaps": [asdict(each) for each in swap_experiment(model.denoiser, tuned, layers, counts, inputs=inputs)],
+            "changes": measured.changes,
+            "densities": {name: np.round(density, 4).tolist() for name, density in measured.densities.items()},
+            "swaps": [asdict(swap) for swap in measured.swaps],
         }
 
     def _yardstick(self, published: Mark | None, name: str, thiefs: bool = False) -> Yardstick:

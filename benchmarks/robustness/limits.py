@@ -16,7 +16,7 @@ from benchmarks.robustness.experiments import ATTACKS
 from benchmarks.robustness.marks import AIAO, TAUS
 from benchmarks.robustness.page import Drawing, Picture, Section, Table
 from benchmarks.robustness.plan import UNLEARNING
-from benchmarks.robustness.runs import Run, Store
+from benchmarks.robustness.runs import Store
 from benchmarks.robustness.variants import VARIANTS
 
 AIM = -20
@@ -34,7 +34,7 @@ def attacks(store: Store, model: str) -> Section | None:
                 Picture(grid, f"{_name(attack)}: the published model, and below it the same seeds after the attack.")
             )
         runs = store.of(experiment="attacked", model=model, variant="default", attack=attack)
-        done = [run for run in runs if "found" in run.result]
+        done = store.done(experiment="attacked", model=model, variant="default", attack=attack)
         if not done:
             rows += [
                 [_name(attack), str(len(runs)), "", "", "", "", "", f"not possible: {run.result['reason']}"] for run in runs[:1]
@@ -84,7 +84,7 @@ def _outcome(quality_loss: float, weakest: float) -> str:
 
 
 def lazy_layers(store: Store) -> Section | None:
-    runs = store.of(experiment="lazy_layers")
+    runs = store.done(experiment="lazy_layers")
     if not runs:
         return None
     result = runs[0].result
@@ -114,12 +114,14 @@ def lazy_layers(store: Store) -> Section | None:
 def ablations(store: Store) -> Section | None:
     rows = []
     for variant, changed in VARIANTS.items():
-        erased = [run for run in store.of(experiment="erasure", model="emoji", method=AIAO, variant=variant) if _has(run)]
-        published = [run for run in store.of(experiment="published", model="emoji", method=AIAO, variant=variant) if _has(run)]
+        erased, published, unlearning = (
+            store.done(model="emoji", method=AIAO, variant=variant, **chosen)
+            for chosen in ({"experiment": "erasure"}, {"experiment": "published"}, {"attack": UNLEARNING})
+        )
         if not (erased and published):
             continue
         ends = [at_step(erased, step) for step in (0, SHOWN_STEPS[-1])]
-        unlearnt = [run.result["found"] for run in store.of(experiment="attacked", variant=variant, attack=UNLEARNING)]
+        unlearnt = [run.result["found"] for run in unlearning]
         rows.append(
             [
                 changed.name,
@@ -155,13 +157,9 @@ def ablations(store: Store) -> Section | None:
     )
 
 
-def _has(run: Run) -> bool:
-    return "reason" not in run.result
-
-
 def _by_tau(store: Store) -> Table:
     """τ decides VS-rate and nothing else."""
-    erased = store.of(experiment="erasure", model="emoji", method=AIAO, variant="default")
+    erased = store.done(experiment="erasure", model="emoji", method=AIAO, variant="default")
     sources = [
         run.result["in_source"] for run in store.of(experiment="published", model="emoji", method=AIAO, variant="default")
     ]
@@ -187,7 +185,7 @@ def _by_tau(store: Store) -> Table:
 
 
 def spread(store: Store) -> Section | None:
-    runs = store.of(experiment="spread")
+    runs = store.done(experiment="spread")
     if not runs:
         return None
     result = runs[0].result

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from benchmarks.rivals import RIVALS
 from benchmarks.robustness.experiments import ATTACKS
-from benchmarks.robustness.marks import AIAO, KINDS
+from benchmarks.robustness.marks import AIAO, KINDS, REVISION
 from benchmarks.robustness.runs import Configuration
 from benchmarks.robustness.variants import VARIANTS
 
@@ -67,4 +67,5 @@ def _mark(model: str, method: str, seed: int, variant: str = "default") -> Itera
 
 
 def _run(experiment: str, model: str, method: str, seed: int, variant: str = "default", **parameters: str) -> Configuration:
-    return {"experiment": experiment, "model": model, "method": method, "seed": seed, "variant": variant, **parameters}
+    mark = {"model": model, "method": method, "seed": seed, "variant": variant}
+    return {"experiment": experiment, **mark, **parameters, "revision": REVISION}

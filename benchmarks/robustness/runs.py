@@ -43,6 +43,10 @@ class Store:
         """The runs whose configuration has all of ``wanted``."""
         return [run for run in self.runs.values() if wanted.items() <= run.configuration.items()]
 
+    def done(self, **wanted: Any) -> list[Run]:
+        """Those of them that have figures, and not a reason why there are none."""
+        return [run for run in self.of(**wanted) if "reason" not in run.result]
+
 
 def _canonical(configuration: Configuration) -> str:
     return json.dumps(configuration, sort_keys=True)
