@@ -137,12 +137,13 @@ class Training:
     def update(self, inputs: Inputs) -> None:
         """One step on ``inputs``: :data:`DECOYED` of them under a decoy's trigger.
 
-        :data:`TRIGGERED` of them come a second time under the trigger of a random subpath, as verification draws it.
+        :data:`TRIGGERED` of them come a second time under the owner's trigger at a random layer. Layers are drawn evenly, not
+        by the subpaths that start there: one that starts few would hardly be trained.
         """
-        subpaths = self.watermark.subpaths
+        layers = self.watermark.trigger_layers
         triggered = max(1, round(TRIGGERED * self.batch_size))
-        picked = torch.randint(len(subpaths), (triggered,), generator=self.generator)
-        triggers = [subpaths[index][0] for index in picked.tolist()]
+        picked = torch.randint(len(layers), (triggered,), generator=self.generator)
+        triggers = [layers[index] for index in picked.tolist()]
         self.optimizer.zero_grad(set_to_none=True)
         with (
             self.accelerator.autocast(),

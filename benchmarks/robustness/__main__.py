@@ -36,25 +36,28 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes, one thread each")
     arguments = parser.parse_args()
     folder = RESULTS / ("robustness-quick" if arguments.quick else "robustness")
+    plan = quick() if arguments.quick else full()
     store = Store(folder / RUNS)
-    wanted = [] if arguments.page else quick() if arguments.quick else full()
-    plan = [each for each in wanted if each not in store and {*arguments.only} <= {*map(str, each.values())}]
-    print(f"{len(plan)} runs to do", flush=True)
+    store.keep(plan)
+    missing = [each for each in plan if each not in store and {*arguments.only} <= {*map(str, each.values())}]
+    to_do = [] if arguments.page else missing
+    print(f"{len(store.runs)} of {len(plan)} runs are done, {len(to_do)} to do", flush=True)
     with ProcessPoolExecutor(arguments.jobs) as pool:
-        for done in as_completed([pool.submit(perform, configuration, folder) for configuration in plan]):
+        for done in as_completed([pool.submit(perform, configuration, folder) for configuration in to_do]):
             run = done.result()
             store.add(run)
             print(f"{run.seconds:6.0f} s  {' '.join(map(str, run.configuration.values()))}", flush=True)
-    write_page(folder)
+    write_page(store, len(plan))
 
 
-def write_page(folder: Path) -> None:
-    store = Store(folder / RUNS)
+def write_page(store: Store, planned: int) -> None:
+    folder = store.path.parent
     hours = sum(run.seconds for run in store.runs.values()) / 3600
     meta = (
-        f"{len(store.runs)} runs, {hours:.1f} hours on CPU cores, one thread each; torch {version('torch')}. "
-        "Figures are means over runs, with intervals of 95 % in brackets: Student's over runs; for a single run the one of its "
-        "own draws, where it has one; Clopper and Pearson's for shares of models. Nothing was measured on a GPU."
+        f"{len(store.runs)} of {planned} planned runs, {hours:.1f} hours on CPU cores, one thread each; torch "
+        f"{version('torch')}. Figures are means over runs, with intervals of 95 % in brackets: Student's over runs; for a "
+        "single run the one of its own draws, where it has one; Clopper and Pearson's for shares of models. Nothing was "
+        "measured on a GPU."
     )
     sections = [
         comparison.erasure(store),

@@ -120,9 +120,9 @@ def detection(store: Store) -> Section:
 def _innocent(store: Store) -> list[list[str]]:
     """Are p-values where there is no mark as small as they say, and no smaller?"""
     sources, decoys = [], []
-    for run in store.done(experiment="published", method=AIAO):
+    for run in store.done(experiment="erasure", method=AIAO):
         sources.append(run.result["in_source"]["log10_p"])
-        decoys += run.result["found"]["decoys"]
+        decoys += run.result["found"][0]["decoys"]
     rows = []
     for name, values in (
         ("owners' keys on the unmarked source", sources),

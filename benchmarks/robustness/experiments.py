@@ -43,19 +43,17 @@ class Laboratory:
         self.yardstick = lru_cache(2 * KEPT_MODELS)(self._yardstick)
 
     def published(self, mark: Mark) -> Result:
-        """What the owner finds in the published model and in the unmarked source, and what the mark costs in quality."""
+        """What the owner finds in the published model, and what the mark costs in quality."""
         marked = self.marked(mark)
-        source = published_source(mark.model).denoiser
         quality = self.yardstick(None, mark.model).measure(marked.model.denoiser, grid=self._grid(mark, "published"))
         return {
             "found": marked.detect(marked.model.denoiser),
-            "in_source": marked.detect(source, by_tau=True),
             "quality": _quality(quality),
             "bits": marked.secret.bits if mark.method == AIAO else None,
         }
 
     def erasure(self, mark: Mark) -> Result:
-        """What the owner finds while a thief fine-tunes every weight, step by step (Fig. 1)."""
+        """What the owner finds while a thief fine-tunes every weight, step by step (Fig. 1), and in the unmarked source."""
         marked = self.marked(mark)
         tuned = copy.deepcopy(marked.model.denoiser)
         found = [marked.detect(tuned, by_tau=True)]
@@ -73,7 +71,8 @@ class Laboratory:
             batch_size=ERASURE_BATCH,
             progress=look,
         )
-        return {"steps": ERASURE_STEPS, "found": found}
+        in_source = marked.detect(published_source(mark.model).denoiser, by_tau=True)
+        return {"steps": ERASURE_STEPS, "found": found, "in_source": in_source}
 
     def attacked(self, mark: Mark, attack: str) -> Result:
         """What an attack leaves of the watermark, and of the model: against the owner's images or the thief's."""

@@ -15,7 +15,7 @@ from benchmarks.robustness.estimates import mean, rate, signed, strength
 from benchmarks.robustness.experiments import ATTACKS
 from benchmarks.robustness.marks import AIAO, TAUS
 from benchmarks.robustness.page import Drawing, Picture, Section, Table
-from benchmarks.robustness.plan import UNLEARNING
+from benchmarks.robustness.plan import OVERWRITING
 from benchmarks.robustness.runs import Store
 from benchmarks.robustness.variants import VARIANTS
 
@@ -114,14 +114,13 @@ def lazy_layers(store: Store) -> Section | None:
 def ablations(store: Store) -> Section | None:
     rows = []
     for variant, changed in VARIANTS.items():
-        erased, published, unlearning = (
+        erased, published, overwritten = (
             store.done(model="emoji", method=AIAO, variant=variant, **chosen)
-            for chosen in ({"experiment": "erasure"}, {"experiment": "published"}, {"attack": UNLEARNING})
+            for chosen in ({"experiment": "erasure"}, {"experiment": "published"}, {"attack": OVERWRITING})
         )
         if not (erased and published):
             continue
         ends = [at_step(erased, step) for step in (0, SHOWN_STEPS[-1])]
-        unlearnt = [run.result["found"] for run in unlearning]
         rows.append(
             [
                 changed.name,
@@ -129,7 +128,7 @@ def ablations(store: Store) -> Section | None:
                 f"{statistics.mean(run.result['bits'] for run in published):.0f}",
                 *(rate(found).text() for found in ends),
                 *(strength(found).text(".0f") for found in ends),
-                strength(unlearnt).text(".0f") if unlearnt else "",
+                strength([run.result["found"] for run in overwritten]).text(".0f") if overwritten else "",
                 mean([run.result["quality"]["quality_loss"] for run in published]).text(".1%"),
                 mean([run.result["quality"]["psnr"]["value"] for run in published]).text(".1f"),
             ]
@@ -144,15 +143,15 @@ def ablations(store: Store) -> Section | None:
         "after fine-tuning",
         "log10 p",
         "after",
-        "unlearnt",
+        "overwritten",
         "quality loss",
         "PSNR, dB",
     ]
     return Section(
         "Which parts of the method matter",
-        "The embedding with one part changed, on the emoji model: before and after the thief's 800 steps, and after trigger "
-        "unlearning. As an owner gets it: keys of at most 24 of the lazy half of the layers, masks of half of the channels, "
-        "all three terms of the objective, half of each batch under decoy triggers.",
+        "The embedding with one part changed, on the emoji model: before and after the thief's 800 steps, and after "
+        "overwriting by one AIAO watermark of the thief's own. As an owner gets it: keys of at most 24 of the lazy half of the "
+        "layers, masks of half of the channels, all three terms of the objective, half of each batch under decoy triggers.",
         tables=[Table(headers, rows), _by_tau(store)],
     )
 
@@ -160,13 +159,10 @@ def ablations(store: Store) -> Section | None:
 def _by_tau(store: Store) -> Table:
     """τ decides VS-rate and nothing else."""
     erased = store.done(experiment="erasure", model="emoji", method=AIAO, variant="default")
-    sources = [
-        run.result["in_source"] for run in store.of(experiment="published", model="emoji", method=AIAO, variant="default")
-    ]
     suspects: dict[str, Sequence[Found]] = {
         "published": at_step(erased, 0),
         "fine-tuned": at_step(erased, SHOWN_STEPS[-1]),
-        "unmarked source": sources,
+        "unmarked source": [run.result["in_source"] for run in erased],
     }
     taus = sorted({*TAUS, 0.75})
 

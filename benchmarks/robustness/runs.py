@@ -1,6 +1,7 @@
 """Results as JSON lines: each with the configuration that it is the result of, and found again by it."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,11 @@ class Store:
 
     def __contains__(self, configuration: Configuration) -> bool:
         return _canonical(configuration) in self.runs
+
+    def keep(self, plan: Iterable[Configuration]) -> None:
+        """Forget the runs that ``plan`` lacks, as those of an earlier revision. The file still has them."""
+        wanted = {_canonical(each) for each in plan}
+        self.runs = {name: run for name, run in self.runs.items() if name in wanted}
 
     def add(self, run: Run) -> None:
         self.runs[_canonical(run.configuration)] = run

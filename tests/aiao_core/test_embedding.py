@@ -1,15 +1,19 @@
 import copy
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
+from scipy.stats import binomtest
 
 from aiao_core.checkpoints import load_model
-from aiao_core.embedding import embed
+from aiao_core.embedding import Training, embed
 from aiao_core.errors import Canceled, EmbeddingFailed
 from aiao_core.inputs import own_samples
+from aiao_core.objective import objective
 from aiao_core.options import EmbeddingOptions, VerificationOptions
 from aiao_core.resume import FileCheckpoint
+from aiao_core.selection import select_key
 from aiao_core.statistics import log10_binomial_tail
 from aiao_core.training import Examples, fine_tune
 from aiao_core.verification import Subject, decode, make_draws, observe, verify
@@ -79,6 +83,25 @@ def test_progress_is_told_at_every_step(tiny_examples):
     steps = [report.step for report in reports if report.stage == "embedding"]
     assert steps == list(range(1, QUICK.steps + 1))
     assert set(reports[-1].metrics) == {"response", "preserve", "covert"}
+
+
+def test_a_trigger_layer_is_trained_as_often_as_another_that_starts_more_subpaths(tiny_examples, monkeypatch):
+    model = make_tiny_model()
+    key, _ = select_key(model, SEED, tiny_examples, QUICK)
+    first, *_, rare, last = range(len(key.layers))
+    key = replace(key, subpaths=(*((first, later) for later in range(1, last + 1)), (rare, last)))
+    drawn = Counter()
+
+    def recorded(marked, source, watermark, scales, inputs, trigger_layers, decoys):
+        drawn.update(trigger_layers)
+        return objective(marked, source, watermark, scales, inputs, trigger_layers, decoys)
+
+    monkeypatch.setattr("aiao_core.embedding.objective", recorded)
+    training = Training(model, key, tiny_examples, EmbeddingOptions(steps=100, batch_size=8))
+    for _ in range(100):
+        training.advance()
+    assert drawn.keys() == {first, rare}
+    assert binomtest(drawn[rare], drawn.total()).pvalue > 1e-6
 
 
 def test_a_diverging_objective_is_refused(tiny_examples):
