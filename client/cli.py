@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 app.command()(system.up)
 app.command()(system.demo)
+app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(system.admin)
 app.add_typer(models.app, name="models")
 app.command()(verifications.verify)
 app.command()(audits.audit)

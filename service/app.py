@@ -22,6 +22,7 @@ from service.keys import endpoints as keys
 from service.models import endpoints as models
 from service.platform import Platform
 from service.settings import Settings
+from service.tokens import endpoints as tokens
 from service.verifications import endpoints as verifications
 
 MAX_JSON_BYTES = 1 << 20
@@ -45,7 +46,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     errors.install(app)
     app.add_middleware(JsonLimit)
     app.add_middleware(RequestCounter)
-    for part in (artifacts, models, keys, verifications, audits, jobs, health):
+    for part in (artifacts, models, keys, verifications, audits, jobs, tokens, health):
         app.include_router(part.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app

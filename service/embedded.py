@@ -24,7 +24,8 @@ import platformdirs
 
 from service.platform import Platform
 from service.settings import Settings
-from service.tokens.service import issue_token
+from service.tokens.schemas import TokenIn
+from service.tokens.service import issue, tenant_named
 
 logger = logging.getLogger("aiao")
 
@@ -188,7 +189,8 @@ def _write_config(settings: Settings, url: str) -> None:
     if token is None:
         platform = Platform.open(settings)
         with platform.database.session() as session:
-            token = issue_token(session, TENANT)
+            request = TokenIn(name="aiao up", scopes={"admin"})
+            _, token = issue(session, tenant_named(session, TENANT).id, request)
         platform.close()
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = file.with_name(file.name + ".partial")

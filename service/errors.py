@@ -50,6 +50,12 @@ class Unauthorized(ServiceError):
     status, slug, headers = 401, "unauthorized", {"WWW-Authenticate": "Bearer"}
 
 
+class Forbidden(ServiceError):
+    """The token is known, but not for this."""
+
+    status, slug = 403, "forbidden"
+
+
 class NotFound(ServiceError):
     """The thing does not exist, or not for this tenant: the two look alike on purpose."""
 

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from service.database import utc_now
 from service.errors import Conflict, IdempotencyKeyReused
 from service.jobs.tables import IdempotencyRecord
-from service.tokens.dependencies import TenantDep
+from service.tokens.dependencies import AnyCaller
 
 KeyHeader = Annotated[
     str | None,
@@ -72,12 +72,12 @@ def _call(request: Request) -> bytes:
     return f"{request.method} {request.url.path}?{request.url.query}".encode()
 
 
-async def idempotent_json(request: Request, tenant_id: TenantDep, key: KeyHeader = None) -> Idempotency:
-    return Idempotency(tenant_id, key, _call(request) + b"\0" + await request.body())
+async def idempotent_json(request: Request, caller: AnyCaller, key: KeyHeader = None) -> Idempotency:
+    return Idempotency(caller.tenant_id, key, _call(request) + b"\0" + await request.body())
 
 
-async def idempotent_upload(request: Request, tenant_id: TenantDep, key: KeyHeader = None) -> Idempotency:
-    return Idempotency(tenant_id, key, _call(request))
+async def idempotent_upload(request: Request, caller: AnyCaller, key: KeyHeader = None) -> Idempotency:
+    return Idempotency(caller.tenant_id, key, _call(request))
 
 
 IdempotentJson = Annotated[Idempotency, Depends(idempotent_json)]

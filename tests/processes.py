@@ -136,7 +136,7 @@ class System:
 
     def token(self, tenant: str = "default") -> str:
         """A fresh token of ``tenant``."""
-        return self.run("service.tokens.service", tenant)
+        return self.run("service.admin", "tokens", "issue", tenant)
 
     def client(self, tenant: str = "default") -> Client:
         return Client(self.url, self.token(tenant))

@@ -1,4 +1,4 @@
-"""``aiao up`` and ``aiao demo``."""
+"""``aiao up``, ``aiao admin`` and ``aiao demo``."""
 
 import os
 import sys
@@ -21,6 +21,11 @@ def up(
     if data_dir is not None:
         environment["AIAO_DATA_DIR"] = str(data_dir)
     os.execve(sys.executable, [sys.executable, "-m", "service.embedded"], environment)  # noqa: S606
+
+
+def admin(context: typer.Context) -> None:
+    """Operate a service: its tenants and their tokens, in the database that AIAO_DATABASE_URL names. See aiao admin --help."""
+    os.execv(sys.executable, [sys.executable, "-m", "service.admin", *context.args])  # noqa: S606
 
 
 def demo(

@@ -13,7 +13,7 @@ from service.errors import InvalidArtifact, UploadTooLarge, responses
 from service.idempotency import Idempotency, IdempotentUpload
 from service.platform import Platform
 from service.schemas import ArtifactId, Name
-from service.tokens.dependencies import PlatformDep, TenantDep
+from service.tokens.dependencies import PlatformDep, Reader, Writer
 
 router = APIRouter(prefix="/v1/artifacts", tags=["artifacts"])
 
@@ -31,13 +31,13 @@ BODY = {
     status_code=201,
     summary="Upload a file",
     response_model=ArtifactOut,
-    responses=responses(401, 409, 413, 422),
+    responses=responses(401, 403, 409, 413, 422),
     openapi_extra=BODY,
 )
 async def upload(
     request: Request,
     platform: PlatformDep,
-    tenant_id: TenantDep,
+    caller: Writer,
     idempotency: IdempotentUpload,
     filename: Annotated[Name, Query(description="The file's name, kept for reports.", examples=["emoji.zip"])],
     sha256: Annotated[
@@ -56,7 +56,7 @@ async def upload(
             received = await service.receive(request.stream(), path, filename=filename, expected_sha256=sha256, max_bytes=limit)
         except ClientDisconnect as error:
             raise InvalidArtifact("the upload was interrupted; send it again") from error
-        return await run_in_threadpool(_keep, platform, tenant_id, idempotency, received)
+        return await run_in_threadpool(_keep, platform, caller.tenant_id, idempotency, received)
 
 
 def _keep(platform: Platform, tenant_id: str, idempotency: Idempotency, received: service.Upload) -> Response:
@@ -71,7 +71,7 @@ def _keep(platform: Platform, tenant_id: str, idempotency: Idempotency, received
 
 
 @router.get("/{artifact_id}", summary="Show an artifact", responses=responses(401, 404, 422))
-def show(artifact_id: ArtifactId, platform: PlatformDep, tenant_id: TenantDep) -> ArtifactOut:
+def show(artifact_id: ArtifactId, platform: PlatformDep, caller: Reader) -> ArtifactOut:
     """Digest, size and kind of an uploaded file."""
     with platform.database.session() as session:
-        return ArtifactOut.model_validate(ArtifactRepository(session, tenant_id).get(artifact_id))
+        return ArtifactOut.model_validate(ArtifactRepository(session, caller.tenant_id).get(artifact_id))

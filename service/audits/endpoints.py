@@ -17,7 +17,7 @@ from service.jobs.schemas import JobOut
 from service.models.repository import ModelRepository
 from service.reports import JSON_OR_PAGE, Accept, report_response
 from service.schemas import AuditId, Cursor, Limit, ModelId, Page
-from service.tokens.dependencies import PlatformDep, TenantDep
+from service.tokens.dependencies import ModelWriter, PlatformDep, Reader
 
 router = APIRouter(prefix="/v1", tags=["audits"])
 
@@ -27,17 +27,17 @@ router = APIRouter(prefix="/v1", tags=["audits"])
     status_code=202,
     summary="Audit a model",
     response_model=AuditStarted,
-    responses=responses(400, 401, 404, 409, 413, 422),
+    responses=responses(400, 401, 403, 404, 409, 413, 422),
 )
 def start(
-    model_id: ModelId, request: AuditIn, platform: PlatformDep, tenant_id: TenantDep, idempotency: IdempotentJson
+    model_id: ModelId, request: AuditIn, platform: PlatformDep, caller: ModelWriter, idempotency: IdempotentJson
 ) -> Response:
     """Attack the watermarked model as a thief would, and test what each attack leaves of the model and of its watermark."""
     with platform.database.session() as session:
         if replay := idempotency.replay(session):
             return replay
-        audit, job = service.start(session, tenant_id, model_id, request)
-        answer = AuditStarted(audit=_shown(session, tenant_id, audit), job=JobOut.model_validate(job))
+        audit, job = service.start(session, caller.tenant_id, model_id, request)
+        answer = AuditStarted(audit=_shown(session, caller.tenant_id, audit), job=JobOut.model_validate(job))
         headers = {"Location": f"/v1/jobs/{job.id}", "Retry-After": "2"}
         body = answer.model_dump(mode="json")
         idempotency.remember(session, 202, body, headers)
@@ -47,20 +47,20 @@ def start(
 
 @router.get("/models/{model_id}/audits", summary="List a model's audits", responses=responses(401, 404, 422))
 def list_audits(
-    model_id: ModelId, platform: PlatformDep, tenant_id: TenantDep, limit: Limit = 50, cursor: Cursor = None
+    model_id: ModelId, platform: PlatformDep, caller: Reader, limit: Limit = 50, cursor: Cursor = None
 ) -> Page[AuditOut]:
     """Newest first."""
     with platform.database.session() as session:
-        model = ModelRepository(session, tenant_id).get(model_id)
-        rows, next_cursor = AuditRepository(session, tenant_id).page_of(model.id, limit, cursor)
-        return Page(items=[_shown(session, tenant_id, row) for row in rows], next_cursor=next_cursor)
+        model = ModelRepository(session, caller.tenant_id).get(model_id)
+        rows, next_cursor = AuditRepository(session, caller.tenant_id).page_of(model.id, limit, cursor)
+        return Page(items=[_shown(session, caller.tenant_id, row) for row in rows], next_cursor=next_cursor)
 
 
 @router.get("/audits/{audit_id}", summary="Show an audit", responses=responses(401, 404, 422))
-def show(audit_id: AuditId, platform: PlatformDep, tenant_id: TenantDep) -> AuditOut:
+def show(audit_id: AuditId, platform: PlatformDep, caller: Reader) -> AuditOut:
     """The attacks by their outcome; the full report is a call of its own."""
     with platform.database.session() as session:
-        return _shown(session, tenant_id, AuditRepository(session, tenant_id).get(audit_id))
+        return _shown(session, caller.tenant_id, AuditRepository(session, caller.tenant_id).get(audit_id))
 
 
 @router.get(
@@ -72,13 +72,13 @@ def show(audit_id: AuditId, platform: PlatformDep, tenant_id: TenantDep) -> Audi
 def report(
     audit_id: AuditId,
     platform: PlatformDep,
-    tenant_id: TenantDep,
+    caller: Reader,
     accept: Accept = "",
 ) -> Response:
     """What the watermark withstands and where it ends, as versioned JSON or as a self-contained page."""
     with platform.database.session() as session:
-        row = AuditRepository(session, tenant_id).get(audit_id)
-        state = JobRepository(session, tenant_id).get(row.job_id).state
+        row = AuditRepository(session, caller.tenant_id).get(audit_id)
+        state = JobRepository(session, caller.tenant_id).get(row.job_id).state
     if row.report is None:
         raise Conflict(f"{audit_id} has no report: it is {state}; follow {row.job_id}")
     stored = row.report

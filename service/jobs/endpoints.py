@@ -15,7 +15,7 @@ from service.jobs.repository import JobRepository
 from service.jobs.schemas import JobOut
 from service.platform import Platform
 from service.schemas import Cursor, JobId, Limit, Page
-from service.tokens.dependencies import PlatformDep, TenantDep
+from service.tokens.dependencies import PlatformDep, Reader, Writer
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -32,32 +32,32 @@ EVENTS: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("", summary="List jobs", responses=responses(401, 422))
-def list_jobs(platform: PlatformDep, tenant_id: TenantDep, limit: Limit = 50, cursor: Cursor = None) -> Page[JobOut]:
+def list_jobs(platform: PlatformDep, caller: Reader, limit: Limit = 50, cursor: Cursor = None) -> Page[JobOut]:
     """Newest first."""
     with platform.database.session() as session:
-        rows, next_cursor = JobRepository(session, tenant_id).page(limit, cursor)
+        rows, next_cursor = JobRepository(session, caller.tenant_id).page(limit, cursor)
         return Page(items=[JobOut.model_validate(row) for row in rows], next_cursor=next_cursor)
 
 
 @router.get("/{job_id}", summary="Show a job", responses=responses(401, 404, 422))
-def show(job_id: JobId, platform: PlatformDep, tenant_id: TenantDep) -> JobOut:
+def show(job_id: JobId, platform: PlatformDep, caller: Reader) -> JobOut:
     """State, progress, where the result is, and what went wrong."""
-    return _job(platform, tenant_id, job_id)
+    return _job(platform, caller.tenant_id, job_id)
 
 
 @router.get(
     "/{job_id}/events", summary="Follow a job", response_class=EventSourceResponse, responses=EVENTS | responses(401, 404, 422)
 )
-async def events(job_id: JobId, platform: PlatformDep, tenant_id: TenantDep) -> EventSourceResponse:
+async def events(job_id: JobId, platform: PlatformDep, caller: Reader) -> EventSourceResponse:
     """The job as server-sent events, one for each change, until it has ended."""
-    first = await run_in_threadpool(_job, platform, tenant_id, job_id)
+    first = await run_in_threadpool(_job, platform, caller.tenant_id, job_id)
 
     async def stream() -> AsyncIterator[ServerSentEvent]:
         job = first
         yield ServerSentEvent(event="job", data=job.model_dump_json())
         while job.state not in service.FINAL:
             await asyncio.sleep(POLL_SECONDS)
-            latest = await run_in_threadpool(_job, platform, tenant_id, job_id)
+            latest = await run_in_threadpool(_job, platform, caller.tenant_id, job_id)
             if latest != job:
                 job = latest
                 yield ServerSentEvent(event="job", data=job.model_dump_json())
@@ -65,13 +65,17 @@ async def events(job_id: JobId, platform: PlatformDep, tenant_id: TenantDep) -> 
     return EventSourceResponse(stream())
 
 
-@router.post("/{job_id}/cancel", summary="Cancel a job", response_model=JobOut, responses=responses(401, 404, 409, 413, 422))
-def cancel(job_id: JobId, platform: PlatformDep, tenant_id: TenantDep, idempotency: IdempotentJson) -> Response:
+@router.post(
+    "/{job_id}/cancel", summary="Cancel a job", response_model=JobOut, responses=responses(401, 403, 404, 409, 413, 422)
+)
+def cancel(job_id: JobId, platform: PlatformDep, caller: Writer, idempotency: IdempotentJson) -> Response:
     """A queued job is canceled at once, a running one stops at its next step; a finished one stays as it is."""
     with platform.database.session() as session:
         if replay := idempotency.replay(session):
             return replay
-        job = JobOut.model_validate(service.cancel(session, platform.storage, tenant_id, job_id))
+        kind = JobRepository(session, caller.tenant_id).get(job_id).kind
+        caller.require("verifications:write" if kind == "verify" else "models:write")
+        job = JobOut.model_validate(service.cancel(session, platform.storage, caller.tenant_id, job_id))
         idempotency.remember(session, 200, job.model_dump(mode="json"), {})
     return Response(job.model_dump_json(), media_type="application/json")
 

@@ -7,17 +7,17 @@ from service.keys.repository import KeyRepository
 from service.keys.schemas import PublicKeyOut
 from service.models.repository import ModelRepository
 from service.schemas import ModelId
-from service.tokens.dependencies import PlatformDep, TenantDep
+from service.tokens.dependencies import PlatformDep, Reader
 
 router = APIRouter(prefix="/v1/models", tags=["keys"])
 
 
 @router.get("/{model_id}/key", summary="Show the public key", responses=responses(401, 404, 409, 422))
-def show(model_id: ModelId, platform: PlatformDep, tenant_id: TenantDep) -> PublicKeyOut:
+def show(model_id: ModelId, platform: PlatformDep, caller: Reader) -> PublicKeyOut:
     """The public part of a model's key. With the secret it makes the whole key again, for `aiao verify --offline`."""
     with platform.database.session() as session:
-        model = ModelRepository(session, tenant_id).get(model_id)
-        key = KeyRepository(session, tenant_id).of_model(model_id)
+        model = ModelRepository(session, caller.tenant_id).get(model_id)
+        key = KeyRepository(session, caller.tenant_id).of_model(model_id)
         if key.public_key is None:
             raise Conflict(f"the key of {model_id} is not complete: the model is {model.status}; follow {model.job_id}")
         return PublicKeyOut.model_validate(key.public_key | {"model_id": model_id, "created_at": key.created_at})

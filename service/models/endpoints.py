@@ -13,7 +13,7 @@ from service.models.repository import ModelRepository
 from service.models.schemas import ModelIn, ModelOut, Registered
 from service.models.tables import Model
 from service.schemas import Cursor, Limit, ModelId, Page
-from service.tokens.dependencies import PlatformDep, TenantDep
+from service.tokens.dependencies import ModelWriter, PlatformDep, Reader
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -23,15 +23,17 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
     status_code=202,
     summary="Register a model",
     response_model=Registered,
-    responses=responses(400, 401, 404, 409, 413, 422),
+    responses=responses(400, 401, 403, 404, 409, 413, 422),
 )
-def register(request: ModelIn, platform: PlatformDep, tenant_id: TenantDep, idempotency: IdempotentJson) -> Response:
+def register(request: ModelIn, platform: PlatformDep, caller: ModelWriter, idempotency: IdempotentJson) -> Response:
     """Start embedding a watermark in an uploaded model. The answer shows the **secret key, this once**."""
     with platform.database.session() as session:
         if replay := idempotency.replay(session):
             return replay
-        model, job, secret = service.register(session, platform.vault, tenant_id, request)
-        answer = Registered(model=_shown(session, tenant_id, [model])[0], job=JobOut.model_validate(job), secret_key=secret)
+        model, job, secret = service.register(session, platform.vault, caller.tenant_id, request)
+        answer = Registered(
+            model=_shown(session, caller.tenant_id, [model])[0], job=JobOut.model_validate(job), secret_key=secret
+        )
         headers = {"Location": f"/v1/jobs/{job.id}", "Retry-After": "2"}
         body = answer.model_dump(mode="json")
         idempotency.remember(session, 202, body | {"secret_key": None}, headers)
@@ -40,25 +42,25 @@ def register(request: ModelIn, platform: PlatformDep, tenant_id: TenantDep, idem
 
 
 @router.get("", summary="List models", responses=responses(401, 422))
-def list_models(platform: PlatformDep, tenant_id: TenantDep, limit: Limit = 50, cursor: Cursor = None) -> Page[ModelOut]:
+def list_models(platform: PlatformDep, caller: Reader, limit: Limit = 50, cursor: Cursor = None) -> Page[ModelOut]:
     """Newest first, retired ones included."""
     with platform.database.session() as session:
-        rows, next_cursor = ModelRepository(session, tenant_id).page(limit, cursor)
-        return Page(items=_shown(session, tenant_id, rows), next_cursor=next_cursor)
+        rows, next_cursor = ModelRepository(session, caller.tenant_id).page(limit, cursor)
+        return Page(items=_shown(session, caller.tenant_id, rows), next_cursor=next_cursor)
 
 
 @router.get("/{model_id}", summary="Show a model", responses=responses(401, 404, 422))
-def show(model_id: ModelId, platform: PlatformDep, tenant_id: TenantDep) -> ModelOut:
+def show(model_id: ModelId, platform: PlatformDep, caller: Reader) -> ModelOut:
     """Status: embedding, ready, failed or retired."""
     with platform.database.session() as session:
-        return _shown(session, tenant_id, [ModelRepository(session, tenant_id).get(model_id)])[0]
+        return _shown(session, caller.tenant_id, [ModelRepository(session, caller.tenant_id).get(model_id)])[0]
 
 
-@router.delete("/{model_id}", status_code=204, summary="Retire a model", responses=responses(401, 404, 422))
-def retire(model_id: ModelId, platform: PlatformDep, tenant_id: TenantDep) -> None:
+@router.delete("/{model_id}", status_code=204, summary="Retire a model", responses=responses(401, 403, 404, 422))
+def retire(model_id: ModelId, platform: PlatformDep, caller: ModelWriter) -> None:
     """No more verifications; its key, reports and checkpoint are kept for disputes."""
     with platform.database.session() as session:
-        service.retire(session, platform.storage, tenant_id, model_id)
+        service.retire(session, platform.storage, caller.tenant_id, model_id)
 
 
 @router.get(
@@ -68,10 +70,10 @@ def retire(model_id: ModelId, platform: PlatformDep, tenant_id: TenantDep) -> No
     responses={200: {"content": {"application/zip": {}}, "description": "A diffusers pipeline folder as .zip."}}
     | responses(401, 404, 409, 422),
 )
-def checkpoint(model_id: ModelId, platform: PlatformDep, tenant_id: TenantDep) -> StreamingResponse:
+def checkpoint(model_id: ModelId, platform: PlatformDep, caller: Reader) -> StreamingResponse:
     """The pipeline folder with marked weights, which any diffusers user loads unchanged. Publish this, not the source."""
     with platform.database.session() as session:
-        model = ModelRepository(session, tenant_id).get(model_id)
+        model = ModelRepository(session, caller.tenant_id).get(model_id)
     if model.checkpoint_key is None:
         raise Conflict(f"{model_id} has no checkpoint: it is {model.status}; follow {model.job_id}")
     headers = {

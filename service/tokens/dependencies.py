@@ -1,15 +1,19 @@
-"""What endpoints depend on: the platform, and the tenant who calls."""
+"""What endpoints depend on: the platform, and who calls with which scope."""
 
 from typing import Annotated
 
-from fastapi import Depends, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 
 from service.errors import Unauthorized
 from service.platform import Platform
-from service.tokens.service import authenticate
+from service.tokens.service import Caller, authenticate
 
-bearer = HTTPBearer(auto_error=False, description="The token that `aiao up` wrote, or one the operator issued.")
+bearer = HTTPBearer(
+    auto_error=False,
+    description="A token of your tenant. The scopes that a call names are alternatives; `read` is in every token, and `admin` "
+    "includes all.",
+)
 
 
 def get_platform(request: Request) -> Platform:
@@ -20,11 +24,23 @@ def get_platform(request: Request) -> Platform:
 PlatformDep = Annotated[Platform, Depends(get_platform)]
 
 
-def get_tenant(platform: PlatformDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> str:
+def get_caller(platform: PlatformDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]) -> Caller:
     if credentials is None:
         raise Unauthorized("send the header Authorization: Bearer <token>")
     with platform.database.session() as session:
         return authenticate(session, credentials.credentials)
 
 
-TenantDep = Annotated[str, Depends(get_tenant)]
+AnyCaller = Annotated[Caller, Depends(get_caller)]
+
+
+def get_entitled(scopes: SecurityScopes, caller: AnyCaller) -> Caller:
+    caller.require(*scopes.scopes)  # type: ignore[arg-type]  # from below
+    return caller
+
+
+Reader = Annotated[Caller, Security(get_entitled, scopes=["read"])]
+ModelWriter = Annotated[Caller, Security(get_entitled, scopes=["models:write"])]
+VerificationWriter = Annotated[Caller, Security(get_entitled, scopes=["verifications:write"])]
+Writer = Annotated[Caller, Security(get_entitled, scopes=["models:write", "verifications:write"])]
+Admin = Annotated[Caller, Security(get_entitled, scopes=["admin"])]

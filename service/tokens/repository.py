@@ -1,21 +1,36 @@
 """Queries for tenants and tokens."""
 
+from collections.abc import Sequence
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from service.repository import TenantRepository
 from service.tokens.tables import Tenant, Token
 
 
-class TokenRepository:
+class TokenRepository(TenantRepository[Token]):
+    """One tenant's tokens."""
+
+    table, noun = Token, "token"
+
+
+class TenantsRepository:
+    """Every tenant, and the token of a caller who is not known yet."""
+
     def __init__(self, session: Session) -> None:
         self.session = session
 
-    def tenant_named(self, name: str) -> Tenant | None:
+    def named(self, name: str) -> Tenant | None:
         return self.session.scalar(select(Tenant).where(Tenant.name == name))
 
-    def tenant_id_of(self, sha256: str) -> str | None:
-        return self.session.scalar(select(Token.tenant_id).where(Token.sha256 == sha256))
+    def all(self) -> Sequence[Tenant]:
+        return self.session.scalars(select(Tenant).order_by(Tenant.name)).all()
 
-    def add(self, row: Tenant | Token) -> None:
-        self.session.add(row)
+    def token_with(self, sha256: str) -> Token | None:
+        return self.session.scalar(select(Token).where(Token.sha256 == sha256))
+
+    def add(self, tenant: Tenant) -> Tenant:
+        self.session.add(tenant)
         self.session.flush()
+        return tenant

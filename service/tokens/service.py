@@ -1,48 +1,79 @@
-"""Make and recognise bearer tokens.
-
-python -m service.tokens.service TENANT   # prints a new token of the tenant, which is made if there is none
-"""
+"""Issue, recognise and revoke bearer tokens."""
 
 import hashlib
 import secrets
-import sys
+from dataclasses import dataclass
+from datetime import timedelta
 
 from sqlalchemy.orm import Session
 
-from service.database import Database, utc_now
-from service.errors import Unauthorized
+from service.database import utc_now
+from service.errors import Forbidden, Unauthorized
 from service.ids import new_id
-from service.settings import Settings
-from service.tokens.repository import TokenRepository
+from service.tokens.repository import TenantsRepository, TokenRepository
+from service.tokens.schemas import Scope, TokenIn
 from service.tokens.tables import Tenant, Token
 
 PREFIX = "aiao_"
 
-
-def issue_token(session: Session, tenant_name: str) -> str:
-    """A new token for the tenant of that name, which is made if there is none. Shown once: only its digest is kept."""
-    repository = TokenRepository(session)
-    tenant = repository.tenant_named(tenant_name)
-    if tenant is None:
-        tenant = Tenant(id=new_id("ten"), name=tenant_name, created_at=utc_now())
-        repository.add(tenant)
-    token = PREFIX + secrets.token_urlsafe(32)
-    repository.add(Token(id=new_id("tok"), tenant_id=tenant.id, sha256=_digest(token), created_at=utc_now()))
-    return token
+USE_SECONDS = 60
+"""How exactly the last use of a token is known: a write for every call would be dear."""
 
 
-def authenticate(session: Session, token: str) -> str:
-    """The tenant's identifier. Raises :class:`Unauthorized`."""
-    tenant_id = TokenRepository(session).tenant_id_of(_digest(token))
-    if tenant_id is None:
+@dataclass(frozen=True)
+class Caller:
+    """Who makes a call: a token of a tenant."""
+
+    tenant_id: str
+    token_id: str
+    scopes: frozenset[str]
+
+    def require(self, *scopes: Scope) -> None:
+        """Raises :class:`Forbidden` if the token has none of ``scopes``."""
+        if "admin" not in self.scopes and "read" not in scopes and not self.scopes.intersection(scopes):
+            raise Forbidden(f"this token lacks the scope {' or '.join(scopes)}; use one that has it")
+
+
+def tenant_named(session: Session, name: str) -> Tenant:
+    """The tenant of that name, which is made if there is none."""
+    tenants = TenantsRepository(session)
+    return tenants.named(name) or tenants.add(Tenant(id=new_id("ten"), name=name, created_at=utc_now()))
+
+
+def issue(session: Session, tenant_id: str, request: TokenIn) -> tuple[Token, str]:
+    """A new token, and its secret, the only time that it is in the clear: only its digest is kept."""
+    secret, now = PREFIX + secrets.token_urlsafe(32), utc_now()
+    token = Token(
+        id=new_id("tok"),
+        tenant_id=tenant_id,
+        name=request.name,
+        sha256=_digest(secret),
+        scopes=sorted(request.scopes),
+        created_at=now,
+        expires_at=now + timedelta(days=request.expires_in_days) if request.expires_in_days else None,
+    )
+    return TokenRepository(session, tenant_id).add(token), secret
+
+
+def revoke(session: Session, tenant_id: str, token_id: str) -> None:
+    """From now on the token is refused. Revoking twice changes nothing."""
+    token = TokenRepository(session, tenant_id).get(token_id, lock=True)
+    token.revoked_at = token.revoked_at or utc_now()
+
+
+def authenticate(session: Session, secret: str) -> Caller:
+    """Who calls. Raises :class:`Unauthorized`."""
+    token, now = TenantsRepository(session).token_with(_digest(secret)), utc_now()
+    if token is None:
         raise Unauthorized("this token is unknown; use one that the operator issued, or the one that aiao up wrote")
-    return tenant_id
+    if token.revoked_at:
+        raise Unauthorized(f"the token {token.id} was revoked; ask an admin of your tenant for another one")
+    if token.expires_at and token.expires_at <= now:
+        raise Unauthorized(f"the token {token.id} has expired; ask an admin of your tenant for another one")
+    if token.last_used_at is None or token.last_used_at < now - timedelta(seconds=USE_SECONDS):
+        token.last_used_at = now
+    return Caller(token.tenant_id, token.id, frozenset(token.scopes))
 
 
-def _digest(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()
-
-
-if __name__ == "__main__":
-    with Database(Settings().database_url).session() as _session:
-        print(issue_token(_session, sys.argv[1]))  # noqa: T201
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()

@@ -12,7 +12,7 @@ from service.jobs.repository import JobRepository
 from service.jobs.schemas import JobOut
 from service.reports import JSON_OR_PAGE, Accept, report_response
 from service.schemas import Cursor, Limit, Page, VerificationId
-from service.tokens.dependencies import PlatformDep, TenantDep
+from service.tokens.dependencies import PlatformDep, Reader, VerificationWriter
 from service.verifications import service
 from service.verifications.repository import VerificationRepository
 from service.verifications.schemas import Submitted, VerificationIn, VerificationOut
@@ -22,15 +22,19 @@ router = APIRouter(prefix="/v1/verifications", tags=["verifications"])
 
 
 @router.post(
-    "", status_code=202, summary="Submit a suspect", response_model=Submitted, responses=responses(400, 401, 404, 409, 413, 422)
+    "",
+    status_code=202,
+    summary="Submit a suspect",
+    response_model=Submitted,
+    responses=responses(400, 401, 403, 404, 409, 413, 422),
 )
-def submit(request: VerificationIn, platform: PlatformDep, tenant_id: TenantDep, idempotency: IdempotentJson) -> Response:
+def submit(request: VerificationIn, platform: PlatformDep, caller: VerificationWriter, idempotency: IdempotentJson) -> Response:
     """Test whether an uploaded checkpoint descends from a registered model."""
     with platform.database.session() as session:
         if replay := idempotency.replay(session):
             return replay
-        verification, job = service.submit(session, tenant_id, request)
-        answer = Submitted(verification=_shown(session, tenant_id, verification), job=JobOut.model_validate(job))
+        verification, job = service.submit(session, caller.tenant_id, request)
+        answer = Submitted(verification=_shown(session, caller.tenant_id, verification), job=JobOut.model_validate(job))
         headers = {"Location": f"/v1/jobs/{job.id}", "Retry-After": "2"}
         body = answer.model_dump(mode="json")
         idempotency.remember(session, 202, body, headers)
@@ -40,19 +44,19 @@ def submit(request: VerificationIn, platform: PlatformDep, tenant_id: TenantDep,
 
 @router.get("", summary="List verifications", responses=responses(401, 422))
 def list_verifications(
-    platform: PlatformDep, tenant_id: TenantDep, limit: Limit = 50, cursor: Cursor = None
+    platform: PlatformDep, caller: Reader, limit: Limit = 50, cursor: Cursor = None
 ) -> Page[VerificationOut]:
     """Newest first."""
     with platform.database.session() as session:
-        rows, next_cursor = VerificationRepository(session, tenant_id).page(limit, cursor)
-        return Page(items=[_shown(session, tenant_id, row) for row in rows], next_cursor=next_cursor)
+        rows, next_cursor = VerificationRepository(session, caller.tenant_id).page(limit, cursor)
+        return Page(items=[_shown(session, caller.tenant_id, row) for row in rows], next_cursor=next_cursor)
 
 
 @router.get("/{verification_id}", summary="Show a verification", responses=responses(401, 404, 422))
-def show(verification_id: VerificationId, platform: PlatformDep, tenant_id: TenantDep) -> VerificationOut:
+def show(verification_id: VerificationId, platform: PlatformDep, caller: Reader) -> VerificationOut:
     """The verdict and its figures; the full report is a call of its own."""
     with platform.database.session() as session:
-        return _shown(session, tenant_id, VerificationRepository(session, tenant_id).get(verification_id))
+        return _shown(session, caller.tenant_id, VerificationRepository(session, caller.tenant_id).get(verification_id))
 
 
 @router.get(
@@ -64,13 +68,13 @@ def show(verification_id: VerificationId, platform: PlatformDep, tenant_id: Tena
 def report(
     verification_id: VerificationId,
     platform: PlatformDep,
-    tenant_id: TenantDep,
+    caller: Reader,
     accept: Accept = "",
 ) -> Response:
     """Everything that the verdict rests on, as versioned JSON or as a self-contained page."""
     with platform.database.session() as session:
-        row = VerificationRepository(session, tenant_id).get(verification_id)
-        state = JobRepository(session, tenant_id).get(row.job_id).state
+        row = VerificationRepository(session, caller.tenant_id).get(verification_id)
+        state = JobRepository(session, caller.tenant_id).get(row.job_id).state
     if row.report is None:
         raise Conflict(f"{verification_id} has no report: it is {state}; follow {row.job_id}")
     stored = row.report

@@ -41,6 +41,11 @@ def test_every_command_explains_itself(nowhere, monkeypatch, capsys, command):
     assert not printed.err
 
 
+def test_the_operators_commands_are_passed_on(shell):
+    assert "Usage: aiao admin" in shell.aiao("admin", "--help").stdout
+    assert "--expires-in-days" in shell.aiao("admin", "tokens", "issue", "--help").stdout
+
+
 def test_the_installed_command_explains_itself(shell):
     assert "models" in shell.aiao("--help").stdout
 

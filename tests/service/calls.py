@@ -70,6 +70,7 @@ class Owned:
     finished_job_id: str
     audit_id: str
     audit_report: str
+    token_id: str
 
 
 def own(http: httpx.Client, backstage: Platform, folder: Path) -> Owned:
@@ -83,9 +84,10 @@ def own(http: httpx.Client, backstage: Platform, folder: Path) -> Owned:
     started = post(http, f"/v1/models/{model_id}/audits", {"preset": "quick"}).raise_for_status().json()
     audit_id = started["audit"]["id"]
     audit_report = rows.finish_audit(backstage, tenant_id, audit_id, started["job"]["id"])
+    token = post(http, "/v1/tokens", {"name": "reader", "scopes": ["read"]}).raise_for_status().json()["token"]
     return Owned(
         model_id, checkpoint, embedding["model"]["id"], embedding["job"]["id"], artifact_id, verification_id,
-        report.to_json(), finished, audit_id, audit_report.to_json(),
+        report.to_json(), finished, audit_id, audit_report.to_json(), token["id"],
     )  # fmt: skip
 
 

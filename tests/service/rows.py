@@ -17,24 +17,24 @@ from service.models import service as models
 from service.models.schemas import ModelIn
 from service.models.tables import Model
 from service.platform import Platform
-from service.tokens.service import authenticate, issue_token
+from service.tokens.schemas import Scope, TokenIn
+from service.tokens.service import issue, tenant_named
 from service.verifications import service as verifications
 
 LAYERS = (Layer(name="a", channels=64), Layer(name="b", channels=64))
 ARCHITECTURE = Architecture(class_name="UNet2DModel", config={"sample_size": 16})
 
 
-def token(database: Database) -> str:
-    """A token of a new tenant."""
+def token(database: Database, tenant_id: str = "", scope: Scope = "admin") -> str:
+    """A token of a new tenant, or of this one."""
     with database.session() as session:
-        return issue_token(session, new_id("tenant"))
+        return issue(session, tenant_id or tenant_named(session, new_id("tenant")).id, TokenIn(name="a", scopes={scope}))[1]
 
 
 def tenant(database: Database) -> str:
     """A new tenant's identifier."""
-    secret = token(database)
     with database.session() as session:
-        return authenticate(session, secret)
+        return tenant_named(session, new_id("tenant")).id
 
 
 def artifact(database: Database, tenant_id: str, kind: str = "archive") -> str:

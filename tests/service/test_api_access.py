@@ -1,9 +1,12 @@
 import re
+from typing import get_args
 
 import httpx
 import pytest
 
 from service.ids import new_id
+from service.tokens.schemas import Scope
+from tests.service import rows
 from tests.service.calls import Owned, files, post, problem, register, send, upload
 
 METHODS = ("get", "post", "put", "patch", "delete")
@@ -20,6 +23,7 @@ def filled(path: str, owned: Owned) -> str:
     values = {
         "model_id": owned.model_id, "job_id": owned.job_id, "artifact_id": owned.artifact_id,
         "verification_id": owned.verification_id, "audit_id": owned.audit_id,
+        "token_id": owned.token_id,
     }  # fmt: skip
     return path.format(**values)
 
@@ -28,6 +32,7 @@ def state_of(http: httpx.Client, owned: Owned) -> list[object]:
     things = (
         f"models/{owned.model_id}", f"models/{owned.embedding_id}", f"jobs/{owned.job_id}", f"artifacts/{owned.artifact_id}",
         f"verifications/{owned.verification_id}", f"audits/{owned.audit_id}", f"models/{owned.model_id}/audits",
+        "tokens",
     )  # fmt: skip
     return [http.get(f"/v1/{thing}").raise_for_status().json() for thing in things]
 
@@ -54,6 +59,9 @@ def test_every_call_of_the_design_is_there(api):
         ("get", "/v1/jobs/{job_id}"),
         ("get", "/v1/jobs/{job_id}/events"),
         ("post", "/v1/jobs/{job_id}/cancel"),
+        ("post", "/v1/tokens"),
+        ("get", "/v1/tokens"),
+        ("delete", "/v1/tokens/{token_id}"),
         ("get", "/healthz"),
         ("get", "/readyz"),
         ("get", "/metrics"),
@@ -95,6 +103,52 @@ def test_what_is_another_tenants_looks_exactly_like_what_does_not_exist(api, htt
         assert details[0].replace(their_id, "…") == details[1].replace(unknown_id, "…"), path
         assert set(answers[0].headers) == set(answers[1].headers), path
     assert state_of(http, owned) == before
+
+
+def scopes_of(api) -> dict[tuple[str, str], list[str]]:
+    """For each call the scopes of which one is enough, by the OpenAPI document."""
+    paths = httpx.get(f"{api.url}/openapi.json").json()["paths"]
+    return {
+        (method, path): paths[path][method]["security"][0]["HTTPBearer"] for method, path in calls(api) if path[:3] == "/v1"
+    }
+
+
+@pytest.mark.parametrize("scope", get_args(Scope))
+def test_a_token_opens_the_calls_of_its_scope_alone(api, http, backstage, owned, scope):
+    before = state_of(http, owned)
+    tenant_id = rows.job(backstage.database, owned.job_id).tenant_id
+    headers = {"Authorization": f"Bearer {rows.token(backstage.database, tenant_id, scope)}"}
+    with httpx.Client(base_url=api.url, headers=headers) as scoped:
+        refused = 0
+        for (method, path), enough in scopes_of(api).items():
+            if path.endswith("/events"):
+                continue  # it would not end
+            if scope == "admin" or "read" in enough or scope in enough:
+                if method == "get":
+                    assert scoped.get(filled(path, owned)).status_code == 200
+                continue
+            answer = scoped.request(method, filled(path, owned), params={"filename": "a"}, content=b"")
+            assert " or ".join(enough) in problem(answer, 403, "forbidden")
+            refused += 1
+        assert (refused == 0) == (scope == "admin")
+    assert state_of(http, owned)[:-1] == before[:-1]  # the list of tokens has the new one
+
+
+def test_a_token_that_only_verifies_cancels_no_embedding(api, http, backstage, owned):
+    tenant_id = rows.job(backstage.database, owned.job_id).tenant_id
+    suspect = {"model_id": owned.model_id, "artifact_id": owned.artifact_id}
+    verifying = post(http, "/v1/verifications", suspect).raise_for_status().json()["job"]["id"]
+    embedding = register(http)["job"]["id"]
+    for scope, allowed, refused in (
+        ("verifications:write", verifying, embedding),
+        ("models:write", embedding, verifying),
+    ):
+        headers = {"Authorization": f"Bearer {rows.token(backstage.database, tenant_id, scope)}"}
+        with httpx.Client(base_url=api.url, headers=headers) as scoped:
+            if scope == "verifications:write":
+                problem(scoped.post(f"/v1/jobs/{refused}/cancel"), 403, "forbidden")
+            assert scoped.post(f"/v1/jobs/{allowed}/cancel").json()["state"] == "canceled"
+            problem(scoped.post(f"/v1/jobs/{refused}/cancel"), 403, "forbidden")
 
 
 def test_a_body_cannot_name_what_is_another_tenants(stranger, owned):

@@ -66,6 +66,32 @@ OLDER_ROWS = [
 ]
 
 
+def test_an_older_token_may_still_do_everything_and_an_older_service_gets_none_that_may_not(database):
+    with database.engine.begin() as connection:
+        command.downgrade(alembic_config(connection), "0003")
+        for statement in (
+            OLDER_ROWS[0],
+            f"INSERT INTO tokens (id, tenant_id, sha256, created_at) VALUES ('old', 't', '0', {NOW})",
+        ):
+            connection.exec_driver_sql(statement)
+    database.migrate()
+    with database.session() as session:
+        old = session.scalars(sa.select(Token)).one()
+        assert (old.id, old.scopes, old.expires_at, old.revoked_at) == ("old", ["admin"], None, None)
+        for name, changes in {
+            "reader": {"scopes": ["read"]},
+            "both": {"scopes": ["admin", "read"]},
+            "revoked": {"revoked_at": utc_now()},
+            "ending": {"expires_at": utc_now()},
+        }.items():
+            row = {"name": "a", "scopes": ["admin"], "created_at": utc_now()} | changes
+            session.add(Token(id=name, tenant_id="t", sha256=name, **row))
+    with database.engine.begin() as connection:
+        command.downgrade(alembic_config(connection), "0003")
+        left = connection.exec_driver_sql("SELECT id FROM tokens ORDER BY id").fetchall()
+    assert [tuple(row) for row in left] == [("both",), ("old",)]
+
+
 def test_an_older_service_is_left_no_job_of_an_audit(database):
     with database.engine.begin() as connection:
         for statement in (*OLDER_ROWS, *AN_AUDIT):
@@ -117,7 +143,9 @@ def test_a_session_that_fails_leaves_nothing(database):
 
 def test_a_row_must_refer_to_one_that_exists(database):
     with pytest.raises(IntegrityError), database.session() as session:
-        session.add(Token(id=new_id("tok"), tenant_id="ten_nobody", sha256="0", created_at=utc_now()))
+        session.add(
+            Token(id=new_id("tok"), tenant_id="ten_nobody", name="a", sha256="0", scopes=["read"], created_at=utc_now())
+        )
 
 
 def test_a_database_that_is_not_there_does_not_answer(tmp_path):

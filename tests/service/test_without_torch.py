@@ -29,7 +29,7 @@ def run(script: str) -> subprocess.CompletedProcess[str]:
     [
         "from service.app import create_app; assert len(create_app().openapi()['paths']) > 10",
         "import service.jobs.reaper",
-        "import service.tokens.service",
+        "import service.admin",
         "import service.embedded",
     ],
 )

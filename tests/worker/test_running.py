@@ -9,7 +9,6 @@ from service.jobs.leases import CancelRequested, LeaseLost
 from service.jobs.repository import LeaseRepository
 from service.platform import Platform
 from service.settings import Settings
-from service.tokens.repository import TokenRepository
 from service.tokens.tables import Tenant
 from worker import running
 
@@ -26,7 +25,7 @@ def platform(tmp_path, monkeypatch, redis_url):
     platform = Platform.open(Settings())
     platform.database.migrate()
     with platform.database.session() as session:
-        TokenRepository(session).add(Tenant(id=TENANT, name="test", created_at=utc_now()))
+        session.add(Tenant(id=TENANT, name="test", created_at=utc_now()))
     yield platform
     running._platform().close()
     running._platform.cache_clear()

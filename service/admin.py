@@ -1,0 +1,111 @@
+"""The operator's command line: tenants and their tokens, straight in the database that the settings name.
+
+aiao admin --help
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from pydantic import BaseModel, ValidationError
+from sqlalchemy.orm import Session
+
+from service.database import Database
+from service.errors import NotFound, ServiceError
+from service.settings import Settings
+from service.tokens import service
+from service.tokens.repository import TenantsRepository, TokenRepository
+from service.tokens.schemas import TokenIn, TokenOut
+from service.tokens.tables import Tenant
+
+app = typer.Typer(help="Operate the service: tenants and tokens.", no_args_is_help=True, add_completion=False)
+tenants = typer.Typer(help="Who shares this service; no tenant sees another's things.", no_args_is_help=True)
+tokens = typer.Typer(help="Bearer tokens of a tenant.", no_args_is_help=True)
+app.add_typer(tenants, name="tenants")
+app.add_typer(tokens, name="tokens")
+
+TenantName = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's name.")]
+
+
+@tenants.command("create")
+def create_tenant(name: TenantName) -> None:
+    """Make a tenant. One that exists stays as it is."""
+    with _session() as session:
+        print(service.tenant_named(session, name).id)  # noqa: T201
+
+
+@tenants.command("list")
+def list_tenants() -> None:
+    """Identifier and name of each, as a line."""
+    with _session() as session:
+        for tenant in TenantsRepository(session).all():
+            print(tenant.id, tenant.name)  # noqa: T201
+
+
+@tokens.command()
+def issue(
+    tenant: TenantName,
+    name: Annotated[str, typer.Option(help="What it is for, for people.")] = "issued by the operator",
+    scope: Annotated[
+        list[str] | None, typer.Option(help="read, models:write, verifications:write or admin (default); may be repeated.")
+    ] = None,
+    expires_in_days: Annotated[int | None, typer.Option(help="Without it the token holds until it is revoked.")] = None,
+) -> None:
+    """Print a new token of the tenant, which is made if there is none. It is not shown again."""
+    try:
+        request = TokenIn(name=name, scopes=scope or ["admin"], expires_in_days=expires_in_days)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise typer.BadParameter("; ".join(f"{each['loc'][0]}: {each['msg']}" for each in error.errors())) from error
+    with _session() as session:
+        _, secret = service.issue(session, service.tenant_named(session, tenant).id, request)
+    print(secret)  # noqa: T201
+
+
+@tokens.command("list")
+def list_tokens(tenant: TenantName) -> None:
+    """The tenant's tokens without their secrets, newest first, each as a line of JSON."""
+    with _session() as session:
+        repository = TokenRepository(session, _existing(session, tenant).id)
+        cursor: str | None = None
+        while True:
+            rows, cursor = repository.page(200, cursor)
+            for row in rows:
+                _print(TokenOut.model_validate(row))
+            if cursor is None:
+                return
+
+
+@tokens.command()
+def revoke(tenant: TenantName, token_id: Annotated[str, typer.Argument(help="tok_…")]) -> None:
+    """Refuse a token from now on."""
+    with _session() as session:
+        service.revoke(session, _existing(session, tenant).id, token_id)
+
+
+def _existing(session: Session, name: str) -> Tenant:
+    tenant = TenantsRepository(session).named(name)
+    if tenant is None:
+        raise NotFound(f"there is no tenant {name}; aiao admin tenants list shows them")
+    return tenant
+
+
+@contextmanager
+def _session() -> Iterator[Session]:
+    database = Database(Settings().database_url)
+    try:
+        with database.session() as session:
+            yield session
+    except ServiceError as error:
+        raise typer.BadParameter(error.detail) from error
+    finally:
+        database.dispose()
+
+
+def _print(document: BaseModel) -> None:
+    print(json.dumps(document.model_dump(mode="json")))  # noqa: T201
+
+
+if __name__ == "__main__":
+    app(prog_name="aiao admin")

@@ -1,0 +1,43 @@
+"""HTTP calls for tokens, for the admins of a tenant."""
+
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
+
+from service.errors import responses
+from service.idempotency import IdempotentJson
+from service.schemas import Cursor, Limit, Page, TokenId
+from service.tokens import service
+from service.tokens.dependencies import Admin, PlatformDep
+from service.tokens.repository import TokenRepository
+from service.tokens.schemas import TokenIn, TokenIssued, TokenOut
+
+router = APIRouter(prefix="/v1/tokens", tags=["tokens"])
+
+
+@router.post(
+    "", status_code=201, summary="Issue a token", response_model=TokenIssued, responses=responses(400, 401, 403, 409, 413, 422)
+)
+def issue(request: TokenIn, platform: PlatformDep, caller: Admin, idempotency: IdempotentJson) -> Response:
+    """A token of your tenant. The answer shows its **secret, this once**."""
+    with platform.database.session() as session:
+        if replay := idempotency.replay(session):
+            return replay
+        token, secret = service.issue(session, caller.tenant_id, request)
+        body = TokenIssued(token=TokenOut.model_validate(token), secret=secret).model_dump(mode="json")
+        idempotency.remember(session, 201, body | {"secret": None}, {})
+    return JSONResponse(body, 201)
+
+
+@router.get("", summary="List tokens", responses=responses(401, 403, 422))
+def list_tokens(platform: PlatformDep, caller: Admin, limit: Limit = 50, cursor: Cursor = None) -> Page[TokenOut]:
+    """Newest first, with their last use; revoked and expired ones included."""
+    with platform.database.session() as session:
+        rows, next_cursor = TokenRepository(session, caller.tenant_id).page(limit, cursor)
+        return Page(items=[TokenOut.model_validate(row) for row in rows], next_cursor=next_cursor)
+
+
+@router.delete("/{token_id}", status_code=204, summary="Revoke a token", responses=responses(401, 403, 404, 422))
+def revoke(token_id: TokenId, platform: PlatformDep, caller: Admin) -> None:
+    """It is refused from now on."""
+    with platform.database.session() as session:
+        service.revoke(session, caller.tenant_id, token_id)
