@@ -9,6 +9,7 @@ import httpx
 from client.config import load_config
 from client.http import check, checked_token, checked_url, reachable
 from client.resources import Artifacts, Audits, Jobs, Models, Verifications
+from client.tokens import Tokens
 
 
 class Client:
@@ -29,6 +30,7 @@ class Client:
         self.verifications = Verifications(self)
         self.audits = Audits(self)
         self.jobs = Jobs(self)
+        self.tokens = Tokens(self)
 
     def __enter__(self) -> Self:
         return self

@@ -165,6 +165,25 @@ class Audit(_Document):
     created_at: datetime
 
 
+class Token(_Document):
+    """A bearer token of the tenant, without its secret."""
+
+    id: str
+    name: str
+    scopes: list[str]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+
+
+class TokenIssued(_Document):
+    """A new token, and its secret: keep it, it is never shown again."""
+
+    token: Token
+    secret: str | None
+
+
 class Registration(_Document):
     """A model under embedding, its job, and its secret key: keep it, it is never shown again."""
 

@@ -39,7 +39,9 @@ Bytes = Callable[[int, int], None]
 """Called with the bytes that have been transferred and their total."""
 
 
-class _Resource:
+class Resource:
+    """What can be named, by one client."""
+
     def __init__(self, client: "Client") -> None:
         self._client = client
 
@@ -53,7 +55,7 @@ class _Resource:
                 return
 
 
-class Artifacts(_Resource):
+class Artifacts(Resource):
     """Uploaded files."""
 
     def upload(self, path: str | Path, *, progress: Bytes | None = None) -> Artifact:
@@ -67,7 +69,7 @@ class Artifacts(_Resource):
         return read(Artifact, self._client.get(f"/v1/artifacts/{artifact_id}").content)
 
 
-class Models(_Resource):
+class Models(Resource):
     """Registered models."""
 
     def register(
@@ -135,7 +137,7 @@ class Models(_Resource):
         return target
 
 
-class Verifications(_Resource):
+class Verifications(Resource):
     """Tests of suspects."""
 
     def create(
@@ -185,7 +187,7 @@ class Verifications(_Resource):
         return self._client.get(f"/v1/verifications/{verification_id}/report", accept="text/html").text
 
 
-class Audits(_Resource):
+class Audits(Resource):
     """Attacks on registered models, and what their watermarks withstand."""
 
     def create(
@@ -227,7 +229,7 @@ class Audits(_Resource):
         return self._client.get(f"/v1/audits/{audit_id}/report", accept="text/html").text
 
 
-class Jobs(_Resource):
+class Jobs(Resource):
     """Embeddings, verifications and audits under way."""
 
     def list(self) -> Iterator[Job]:

@@ -30,6 +30,9 @@ COMMANDS = [
     ["jobs", "cancel"],
     ["key", "check"],
     ["key", "complete"],
+    ["tokens", "issue"],
+    ["tokens", "list"],
+    ["tokens", "revoke"],
 ]
 
 

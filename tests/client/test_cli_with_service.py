@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from aiao_core.key import commitment, encode_secret
-from client import Client
+from client import ApiError, Client
 from client.keyfile import load_key, load_seed
 from service.ids import new_id
 from tests.client.conftest import Shell
@@ -159,6 +159,24 @@ def test_what_does_not_exist_is_an_error_in_a_sentence(user, suspect):
 
 
 # Jobs
+
+
+def test_a_token_is_issued_for_a_script_listed_and_revoked(user, client):
+    issued = user.aiao("tokens", "issue", "hosting platform", "--scope", "verifications:write", "--expires-in-days", "30")
+    secret = issued.stdout.strip()
+    assert secret not in issued.stderr
+    (token,) = (token for token in client.tokens.list() if token.name == "hosting platform")
+    with Client(client.url, secret) as platform:
+        assert list(platform.models.list()) == []
+        with pytest.raises(ApiError, match="lacks the scope admin"):
+            list(platform.tokens.list())
+        assert f"{token.id}  hosting platform  verifications:write" in user.aiao("tokens", "list").stdout
+        assert user.aiao("tokens", "revoke", token.id).stdout == f"{token.id} is revoked.\n"
+        with pytest.raises(ApiError, match="was revoked"):
+            list(platform.models.list())
+    assert "revoked 20" in user.aiao("tokens", "list").stdout
+    assert json.loads(user.aiao("tokens", "issue", "a", "--scope", "read", "--json").stdout)["secret"]
+    assert "scopes" in user.error("tokens", "issue", "a", "--scope", "everything")
 
 
 def test_jobs_are_listed_and_canceled(user, client, folder):
