@@ -12,6 +12,7 @@ import typer
 from pydantic import BaseModel, ValidationError
 from sqlalchemy.orm import Session
 
+from service.activity.service import OPERATOR, record
 from service.database import Database
 from service.errors import NotFound, ServiceError
 from service.settings import Settings
@@ -59,7 +60,8 @@ def issue(
     except ValidationError as error:
         raise typer.BadParameter("; ".join(f"{each['loc'][0]}: {each['msg']}" for each in error.errors())) from error
     with _session() as session:
-        _, secret = service.issue(session, service.tenant_named(session, tenant).id, request)
+        token, secret = service.issue(session, service.tenant_named(session, tenant).id, request)
+        record(session, token.tenant_id, OPERATOR, "token.issue", token.id)
     print(secret)  # noqa: T201
 
 
@@ -81,7 +83,9 @@ def list_tokens(tenant: TenantName) -> None:
 def revoke(tenant: TenantName, token_id: Annotated[str, typer.Argument(help="tok_…")]) -> None:
     """Refuse a token from now on."""
     with _session() as session:
-        service.revoke(session, _existing(session, tenant).id, token_id)
+        tenant_id = _existing(session, tenant).id
+        service.revoke(session, tenant_id, token_id)
+        record(session, tenant_id, OPERATOR, "token.revoke", token_id)
 
 
 def _existing(session: Session, name: str) -> Tenant:

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aiao_core import __version__
 from service import errors, health
+from service.activity import endpoints as activity
 from service.artifacts import endpoints as artifacts
 from service.audits import endpoints as audits
 from service.jobs import endpoints as jobs
@@ -46,7 +47,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     errors.install(app)
     app.add_middleware(JsonLimit)
     app.add_middleware(RequestCounter)
-    for part in (artifacts, models, keys, verifications, audits, jobs, tokens, health):
+    for part in (artifacts, models, keys, verifications, audits, jobs, tokens, activity, health):
         app.include_router(part.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app

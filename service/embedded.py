@@ -22,6 +22,7 @@ from pathlib import Path
 import httpx
 import platformdirs
 
+from service.activity.service import OPERATOR, record
 from service.platform import Platform
 from service.settings import Settings
 from service.tokens.schemas import TokenIn
@@ -190,7 +191,8 @@ def _write_config(settings: Settings, url: str) -> None:
         platform = Platform.open(settings)
         with platform.database.session() as session:
             request = TokenIn(name="aiao up", scopes={"admin"})
-            _, token = issue(session, tenant_named(session, TENANT).id, request)
+            row, token = issue(session, tenant_named(session, TENANT).id, request)
+            record(session, row.tenant_id, OPERATOR, "token.issue", row.id)
         platform.close()
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = file.with_name(file.name + ".partial")

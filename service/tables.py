@@ -1,5 +1,6 @@
 """Every table, imported in one place so that migrations see them all."""
 
+from service.activity.tables import Activity
 from service.artifacts.tables import Artifact
 from service.audits.tables import Audit
 from service.jobs.tables import IdempotencyRecord, Job
@@ -8,4 +9,4 @@ from service.models.tables import Model
 from service.tokens.tables import Tenant, Token
 from service.verifications.tables import Verification
 
-__all__ = ["Artifact", "Audit", "IdempotencyRecord", "Job", "Model", "StoredKey", "Tenant", "Token", "Verification"]
+__all__ = ["Activity", "Artifact", "Audit", "IdempotencyRecord", "Job", "Model", "StoredKey", "Tenant", "Token", "Verification"]

@@ -29,7 +29,7 @@ def audit_model(work: Work) -> None:
     with platform.database.session() as session:
         row = AuditRepository(session, job.tenant_id).get(job.subject_id)
         registered = ModelRepository(session, job.tenant_id).get(row.model_id)
-        key = keys.owner_key(session, platform.vault, job.tenant_id, registered.id)
+        key = keys.owner_key(session, platform.vault, job.tenant_id, registered.id, job.id)
     source = work.artifact(registered.artifact_id)
     images = work.artifact(row.images_artifact_id) if row.images_artifact_id else None
     known = source_features(work, source, key)

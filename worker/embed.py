@@ -25,7 +25,7 @@ def embed_model(work: Work) -> None:
     job, platform = work.job, work.platform
     with platform.database.session() as session:
         row = ModelRepository(session, job.tenant_id).get(job.subject_id)
-        seed = keys.seed_of(session, platform.vault, job.tenant_id, row.id)
+        seed = keys.seed_of(session, platform.vault, job.tenant_id, row.id, job.id)
     state = TrainingState(platform.storage, job.id, work.scratch)
     options = EmbeddingOptions.model_validate(row.options)
     with opened(work.fetch(work.artifact(row.artifact_id)), work.limits) as folder:

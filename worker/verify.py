@@ -30,7 +30,7 @@ def verify_suspect(work: Work) -> None:
     with platform.database.session() as session:
         row = VerificationRepository(session, job.tenant_id).get(job.subject_id)
         model = ModelRepository(session, job.tenant_id).get(row.model_id)
-        key = keys.owner_key(session, platform.vault, job.tenant_id, model.id)
+        key = keys.owner_key(session, platform.vault, job.tenant_id, model.id, job.id)
     base = Base(work, row, model, key.architecture)
     source = work.artifact(model.artifact_id)
     known = source_features(work, source, key)

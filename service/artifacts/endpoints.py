@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
+from service.activity.service import record
 from service.artifacts import service
 from service.artifacts.repository import ArtifactRepository
 from service.artifacts.schemas import ArtifactOut
@@ -14,6 +15,7 @@ from service.idempotency import Idempotency, IdempotentUpload
 from service.platform import Platform
 from service.schemas import ArtifactId, Name
 from service.tokens.dependencies import PlatformDep, Reader, Writer
+from service.tokens.service import Caller
 
 router = APIRouter(prefix="/v1/artifacts", tags=["artifacts"])
 
@@ -56,16 +58,17 @@ async def upload(
             received = await service.receive(request.stream(), path, filename=filename, expected_sha256=sha256, max_bytes=limit)
         except ClientDisconnect as error:
             raise InvalidArtifact("the upload was interrupted; send it again") from error
-        return await run_in_threadpool(_keep, platform, caller.tenant_id, idempotency, received)
+        return await run_in_threadpool(_keep, platform, caller, idempotency, received)
 
 
-def _keep(platform: Platform, tenant_id: str, idempotency: Idempotency, received: service.Upload) -> Response:
+def _keep(platform: Platform, caller: Caller, idempotency: Idempotency, received: service.Upload) -> Response:
     with platform.database.session() as session:
         if replay := idempotency.replay(session, received.sha256):
             return replay
     # Not in one transaction with the replay: storing a large file must not hold the database.
     with service.stored(platform, received) as artifact_id, platform.database.session() as session:
-        artifact = ArtifactOut.model_validate(service.record(session, tenant_id, artifact_id, received))
+        artifact = ArtifactOut.model_validate(service.keep(session, caller.tenant_id, artifact_id, received))
+        record(session, caller.tenant_id, caller.token_id, "artifact.upload", artifact_id)
         idempotency.remember(session, 201, artifact.model_dump(mode="json"), {}, received.sha256)
     return Response(artifact.model_dump_json(), 201, media_type="application/json")
 

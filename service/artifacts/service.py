@@ -72,7 +72,7 @@ def stored(platform: Platform, upload: Upload) -> Iterator[str]:
         raise
 
 
-def record(session: Session, tenant_id: str, artifact_id: str, upload: Upload) -> Artifact:
+def keep(session: Session, tenant_id: str, artifact_id: str, upload: Upload) -> Artifact:
     """The row of a stored upload."""
     artifact = Artifact(
         id=artifact_id,

@@ -6,6 +6,7 @@ from sqlalchemy.orm import Session
 
 from aiao_core.audit_html import to_html
 from aiao_core.audit_report import AuditReport
+from service.activity.service import record
 from service.audits import service
 from service.audits.repository import AuditRepository
 from service.audits.schemas import AuditIn, AuditOut, AuditStarted
@@ -37,6 +38,7 @@ def start(
         if replay := idempotency.replay(session):
             return replay
         audit, job = service.start(session, caller.tenant_id, model_id, request)
+        record(session, caller.tenant_id, caller.token_id, "audit.start", audit.id)
         answer = AuditStarted(audit=_shown(session, caller.tenant_id, audit), job=JobOut.model_validate(job))
         headers = {"Location": f"/v1/jobs/{job.id}", "Retry-After": "2"}
         body = answer.model_dump(mode="json")

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Response
 from fastapi.concurrency import run_in_threadpool
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
+from service.activity.service import record
 from service.errors import responses
 from service.idempotency import IdempotentJson
 from service.jobs import service
@@ -76,6 +77,7 @@ def cancel(job_id: JobId, platform: PlatformDep, caller: Writer, idempotency: Id
         kind = JobRepository(session, caller.tenant_id).get(job_id).kind
         caller.require("verifications:write" if kind == "verify" else "models:write")
         job = JobOut.model_validate(service.cancel(session, platform.storage, caller.tenant_id, job_id))
+        record(session, caller.tenant_id, caller.token_id, "job.cancel", job_id)
         idempotency.remember(session, 200, job.model_dump(mode="json"), {})
     return Response(job.model_dump_json(), media_type="application/json")
 

@@ -3,6 +3,7 @@
 from sqlalchemy.orm import Session
 
 from aiao_core.key import OwnerKey, commitment, decode_secret, encode_secret, generate_seed
+from service.activity.service import record
 from service.database import utc_now
 from service.ids import new_id
 from service.keys.repository import KeyRepository
@@ -28,9 +29,9 @@ def create(session: Session, vault: Vault, tenant_id: str, model_id: str) -> str
     return secret
 
 
-def seed_of(session: Session, vault: Vault, tenant_id: str, model_id: str) -> bytes:
-    """The seed of a model whose embedding is not done yet."""
-    return decode_secret(_plaintext(session, vault, tenant_id, model_id))
+def seed_of(session: Session, vault: Vault, tenant_id: str, model_id: str, job_id: str) -> bytes:
+    """The seed of a model whose embedding is not done yet, for a job."""
+    return decode_secret(_plaintext(session, vault, tenant_id, model_id, job_id))
 
 
 def complete(session: Session, vault: Vault, tenant_id: str, model_id: str, key: OwnerKey) -> None:
@@ -41,11 +42,12 @@ def complete(session: Session, vault: Vault, tenant_id: str, model_id: str, key:
     row.public_key = key.public().model_dump(mode="json")
 
 
-def owner_key(session: Session, vault: Vault, tenant_id: str, model_id: str) -> OwnerKey:
-    """The complete key of a model that is ready."""
-    return OwnerKey.from_json(_plaintext(session, vault, tenant_id, model_id))
+def owner_key(session: Session, vault: Vault, tenant_id: str, model_id: str, job_id: str) -> OwnerKey:
+    """The complete key of a model that is ready, for a job."""
+    return OwnerKey.from_json(_plaintext(session, vault, tenant_id, model_id, job_id))
 
 
-def _plaintext(session: Session, vault: Vault, tenant_id: str, model_id: str) -> str:
+def _plaintext(session: Session, vault: Vault, tenant_id: str, model_id: str, job_id: str) -> str:
     row = KeyRepository(session, tenant_id).of_model(model_id)
+    record(session, tenant_id, job_id, "key.decrypt", model_id)
     return vault.decrypt(row.ciphertext, tenant_id=tenant_id, model_id=model_id)

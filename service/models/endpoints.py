@@ -4,6 +4,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from sqlalchemy.orm import Session
 
+from service.activity.service import record
 from service.errors import Conflict, responses
 from service.idempotency import IdempotentJson
 from service.jobs.schemas import JobOut
@@ -31,6 +32,7 @@ def register(request: ModelIn, platform: PlatformDep, caller: ModelWriter, idemp
         if replay := idempotency.replay(session):
             return replay
         model, job, secret = service.register(session, platform.vault, caller.tenant_id, request)
+        record(session, caller.tenant_id, caller.token_id, "model.register", model.id)
         answer = Registered(
             model=_shown(session, caller.tenant_id, [model])[0], job=JobOut.model_validate(job), secret_key=secret
         )
@@ -61,6 +63,7 @@ def retire(model_id: ModelId, platform: PlatformDep, caller: ModelWriter) -> Non
     """No more verifications; its key, reports and checkpoint are kept for disputes."""
     with platform.database.session() as session:
         service.retire(session, platform.storage, caller.tenant_id, model_id)
+        record(session, caller.tenant_id, caller.token_id, "model.retire", model_id)
 
 
 @router.get(
@@ -74,8 +77,9 @@ def checkpoint(model_id: ModelId, platform: PlatformDep, caller: Reader) -> Stre
     """The pipeline folder with marked weights, which any diffusers user loads unchanged. Publish this, not the source."""
     with platform.database.session() as session:
         model = ModelRepository(session, caller.tenant_id).get(model_id)
-    if model.checkpoint_key is None:
-        raise Conflict(f"{model_id} has no checkpoint: it is {model.status}; follow {model.job_id}")
+        if model.checkpoint_key is None:
+            raise Conflict(f"{model_id} has no checkpoint: it is {model.status}; follow {model.job_id}")
+        record(session, caller.tenant_id, caller.token_id, "checkpoint.download", model_id)
     headers = {
         "Content-Length": str(model.checkpoint_size),
         "Content-Disposition": f'attachment; filename="{model_id}.zip"',

@@ -3,6 +3,7 @@
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
+from service.activity.service import record
 from service.errors import responses
 from service.idempotency import IdempotentJson
 from service.schemas import Cursor, Limit, Page, TokenId
@@ -23,6 +24,7 @@ def issue(request: TokenIn, platform: PlatformDep, caller: Admin, idempotency: I
         if replay := idempotency.replay(session):
             return replay
         token, secret = service.issue(session, caller.tenant_id, request)
+        record(session, caller.tenant_id, caller.token_id, "token.issue", token.id)
         body = TokenIssued(token=TokenOut.model_validate(token), secret=secret).model_dump(mode="json")
         idempotency.remember(session, 201, body | {"secret": None}, {})
     return JSONResponse(body, 201)
@@ -41,3 +43,4 @@ def revoke(token_id: TokenId, platform: PlatformDep, caller: Admin) -> None:
     """It is refused from now on."""
     with platform.database.session() as session:
         service.revoke(session, caller.tenant_id, token_id)
+        record(session, caller.tenant_id, caller.token_id, "token.revoke", token_id)

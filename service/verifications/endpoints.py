@@ -6,6 +6,7 @@ from sqlalchemy.orm import Session
 
 from aiao_core.report import Report
 from aiao_core.report_html import to_html
+from service.activity.service import record
 from service.errors import Conflict, responses
 from service.idempotency import IdempotentJson
 from service.jobs.repository import JobRepository
@@ -34,6 +35,7 @@ def submit(request: VerificationIn, platform: PlatformDep, caller: VerificationW
         if replay := idempotency.replay(session):
             return replay
         verification, job = service.submit(session, caller.tenant_id, request)
+        record(session, caller.tenant_id, caller.token_id, "verification.submit", verification.id)
         answer = Submitted(verification=_shown(session, caller.tenant_id, verification), job=JobOut.model_validate(job))
         headers = {"Location": f"/v1/jobs/{job.id}", "Retry-After": "2"}
         body = answer.model_dump(mode="json")

@@ -62,6 +62,7 @@ def test_every_call_of_the_design_is_there(api):
         ("post", "/v1/tokens"),
         ("get", "/v1/tokens"),
         ("delete", "/v1/tokens/{token_id}"),
+        ("get", "/v1/activity"),
         ("get", "/healthz"),
         ("get", "/readyz"),
         ("get", "/metrics"),
