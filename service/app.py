@@ -47,8 +47,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     errors.install(app)
     app.add_middleware(JsonLimit)
     app.add_middleware(RequestCounter)
-    for part in (artifacts, models, keys, verifications, audits, jobs, tokens, activity, health):
-        app.include_router(part.router)
+    for part in (artifacts, models, keys, verifications, audits, jobs, tokens, activity):
+        app.include_router(part.router, responses=errors.responses(429))
+    app.include_router(health.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 

@@ -39,11 +39,12 @@ class ServiceError(Exception):
 
     status: ClassVar[int] = 400
     slug: ClassVar[str] = "bad-request"
-    headers: ClassVar[dict[str, str]] = {}
+    headers: dict[str, str] = {}  # noqa: RUF012  # of the class; an error may have its own
 
-    def __init__(self, detail: str) -> None:
+    def __init__(self, detail: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
+        self.headers = headers or self.headers
 
 
 class Unauthorized(ServiceError):
@@ -78,6 +79,10 @@ class InvalidArtifact(ServiceError):
 
 class IdempotencyKeyReused(ServiceError):
     status, slug = 422, "idempotency-key-reused"
+
+
+class TooManyRequests(ServiceError):
+    status, slug = 429, "too-many-requests"
 
 
 class NotReady(ServiceError):

@@ -6,6 +6,7 @@ from typing import Self
 from service import tables
 from service.database import Database
 from service.jobs.doorbell import Doorbell
+from service.rate_limit import RateLimiter
 from service.settings import Settings
 from service.storage import Storage
 from service.vault import Vault
@@ -20,6 +21,7 @@ class Platform:
     storage: Storage
     vault: Vault
     doorbell: Doorbell
+    rate_limiter: RateLimiter | None
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
@@ -30,6 +32,7 @@ class Platform:
             storage=Storage(settings.storage_url),
             vault=Vault.open(settings.key_encryption_key, settings.data_dir / "key-encryption-key"),
             doorbell=Doorbell(settings.broker_url, settings.queue),
+            rate_limiter=RateLimiter(settings.rate_limit, settings.redis_url) if settings.rate_limit else None,
         )
 
     def close(self) -> None:

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Self
 
 import platformdirs
-from pydantic import Field, SecretStr, model_validator
+from limits import parse
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -30,6 +31,8 @@ class Settings(BaseSettings):
     max_attempts: int = Field(5, ge=1, description="How often a job is started before it counts as failed.")
     torch_threads: int = Field(0, ge=0, description="CPU threads of a worker; 0: one for each core.")
     queue: str = Field("aiao", description="Celery queue between the API and its workers.")
+    rate_limit: str = Field("", description="Calls that one token may make, such as `600/minute`; empty: no limit.")
+    redis_url: str = Field("", description="Redis that counts calls; empty: the broker, if that is one.")
     host: str = "127.0.0.1"
     port: int = Field(8377, ge=0, le=65535)
 
@@ -39,9 +42,26 @@ class Settings(BaseSettings):
         self.database_url = self.database_url or f"sqlite:///{self.data_dir / 'aiao.sqlite'}"
         self.broker_url = self.broker_url or f"redis+socket://{self.data_dir / 'redis.sock'}"
         self.storage_url = self.storage_url or (self.data_dir / "storage").as_uri()
+        self.redis_url = self.redis_url or _as_redis(self.broker_url)
+        if self.rate_limit and not self.redis_url:
+            raise ValueError("AIAO_RATE_LIMIT needs a Redis, and the broker is none; name one by AIAO_REDIS_URL")
         return self
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _is_a_rate(cls, text: str) -> str:
+        if text:
+            parse(text)  # raises ValueError
+        return text
 
     @property
     def scratch_dir(self) -> Path:
         """For files that live as long as one request or one attempt of a job."""
         return self.data_dir / "scratch"
+
+
+def _as_redis(broker_url: str) -> str:
+    """The broker as a Redis URL, which names a socket otherwise than a Celery URL; empty for another broker."""
+    if broker_url.startswith("redis+socket:"):
+        return broker_url.replace("redis+socket:", "redis+unix:", 1)
+    return broker_url if broker_url.startswith(("redis:", "rediss:")) else ""

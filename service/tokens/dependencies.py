@@ -28,7 +28,10 @@ def get_caller(platform: PlatformDep, credentials: Annotated[HTTPAuthorizationCr
     if credentials is None:
         raise Unauthorized("send the header Authorization: Bearer <token>")
     with platform.database.session() as session:
-        return authenticate(session, credentials.credentials)
+        caller = authenticate(session, credentials.credentials)
+    if platform.rate_limiter:
+        platform.rate_limiter.check(caller.token_id)
+    return caller
 
 
 AnyCaller = Annotated[Caller, Depends(get_caller)]
