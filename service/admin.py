@@ -5,7 +5,7 @@ aiao admin --help
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Annotated
 
 import typer
@@ -13,21 +13,47 @@ from pydantic import BaseModel, ValidationError
 from sqlalchemy.orm import Session
 
 from service.activity.service import OPERATOR, record
-from service.database import Database
 from service.errors import NotFound, ServiceError
+from service.key_encryption import VaultError
+from service.keys import service as keys
+from service.platform import Platform
 from service.settings import Settings
 from service.tokens import service
 from service.tokens.repository import TenantsRepository, TokenRepository
 from service.tokens.schemas import TokenIn, TokenOut
 from service.tokens.tables import Tenant
 
-app = typer.Typer(help="Operate the service: tenants and tokens.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="Operate the service: tenants, tokens, the key-encryption key.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # a traceback must not show what a variable holds
+)
 tenants = typer.Typer(help="Who shares this service; no tenant sees another's things.", no_args_is_help=True)
 tokens = typer.Typer(help="Bearer tokens of a tenant.", no_args_is_help=True)
 app.add_typer(tenants, name="tenants")
 app.add_typer(tokens, name="tokens")
 
+ROTATED_AT_ONCE = 100
+"""Owner keys in one transaction."""
+
 TenantName = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's name.")]
+
+
+@app.command()
+def rotate_kek() -> None:
+    """Seal every owner's key under AIAO_KEY_ENCRYPTION_KEY. The service goes on meanwhile; can be interrupted and repeated.
+
+    Before it: give every process the new key as one of AIAO_FORMER_KEY_ENCRYPTION_KEYS, and then all of them the new one as
+    AIAO_KEY_ENCRYPTION_KEY and the old one as a former. After it the old one can go.
+    """
+    done, count = 0, 1
+    with _platform() as platform:
+        while count:
+            with platform.database.session() as session:
+                count = keys.rotate(session, platform.vault, ROTATED_AT_ONCE)
+            done += count
+        print(f"{done} owner keys were sealed anew; all lie under {platform.vault.key_id}")  # noqa: T201
 
 
 @tenants.command("create")
@@ -96,15 +122,19 @@ def _existing(session: Session, name: str) -> Tenant:
 
 
 @contextmanager
-def _session() -> Iterator[Session]:
-    database = Database(Settings().database_url)
+def _platform() -> Iterator[Platform]:
+    """What the settings name. What is wrong is said in a sentence, and not by a traceback."""
     try:
-        with database.session() as session:
-            yield session
-    except ServiceError as error:
-        raise typer.BadParameter(error.detail) from error
-    finally:
-        database.dispose()
+        with closing(Platform.open(Settings())) as platform:
+            yield platform
+    except (ServiceError, VaultError) as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+@contextmanager
+def _session() -> Iterator[Session]:
+    with _platform() as platform, platform.database.session() as session:
+        yield session
 
 
 def _print(document: BaseModel) -> None:

@@ -30,7 +30,7 @@ class Platform:
             settings=settings,
             database=Database(settings.database_url),
             storage=Storage(settings.storage_url),
-            vault=Vault.open(settings.key_encryption_key, settings.data_dir / "key-encryption-key"),
+            vault=Vault.open(settings),
             doorbell=Doorbell(settings.broker_url, settings.queue),
             rate_limiter=RateLimiter(settings.rate_limit, settings.redis_url) if settings.rate_limit else None,
         )

@@ -34,4 +34,5 @@ class RateLimiter:
             logger.warning("calls are not limited, for Redis does not answer: %s", error)
             return
         wait = max(1, ceil(reset_at - time.time()))
-        raise TooManyRequests(f"this token may make {self.rate} calls; the next in {wait} s", {"Retry-After": str(wait)})
+        detail = f"too many calls of this token (limit: {self.rate}); try again in {wait} s"
+        raise TooManyRequests(detail, {"Retry-After": str(wait)})

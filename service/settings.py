@@ -21,7 +21,12 @@ class Settings(BaseSettings):
     broker_url: str = Field("", description="Celery broker; empty: the private Redis on a socket in the data folder.")
     storage_url: str = Field("", description="Artifacts, as file://, s3://, gs:// or az:// URL; empty: in the data folder.")
     key_encryption_key: SecretStr | None = Field(
-        None, description="32 bytes in base64 that encrypt the owners' keys; absent: a file in the data folder, mode 0600."
+        None,
+        description="Encrypts the owners' keys: 32 bytes in base64, file:PATH, aws-kms:KEY or vault-transit:KEY; absent: a "
+        "file in the data folder, mode 0600.",
+    )
+    former_key_encryption_keys: SecretStr = Field(
+        SecretStr(""), description="Others under which owners' keys still lie, or soon will, with spaces between."
     )
     max_upload_bytes: int = Field(16 << 30, ge=1, description="Largest artifact.")
     max_unpacked_bytes: int = Field(64 << 30, ge=1, description="To how much an uploaded archive may expand.")

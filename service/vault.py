@@ -1,68 +1,78 @@
-"""Owner keys at rest: AES-256-GCM under a key-encryption key that never enters the database."""
+"""Owner keys at rest: AES-256-GCM under a data key of their own, which a key-encryption key seals.
 
-import base64
-import hashlib
-import os
-import secrets
-from contextlib import suppress
-from pathlib import Path
-from tempfile import NamedTemporaryFile
+So another key-encryption key only has to seal the data keys anew, and a key management service never sees an owner's key.
+"""
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from pydantic import SecretStr
+from collections.abc import Iterable
+from dataclasses import dataclass
+from secrets import token_bytes
 
-NONCE_BYTES = 12
+from service.key_encryption import KEY_BYTES, KeyEncryptionKey, LocalKey, VaultError, made_at_first_start, open_key
+from service.settings import Settings
+
+KEY_FILE = "key-encryption-key"
 
 
-class VaultError(Exception):
-    """The key-encryption key is malformed, or not the one that encrypted an owner's key."""
+@dataclass(frozen=True)
+class Sealed:
+    """What the database keeps of a secret."""
+
+    ciphertext: bytes
+    data_key: bytes | None
+    """Sealed; None in what the first release wrote: there the key-encryption key sealed the secret itself."""
+    key_encryption_key_id: str
 
 
 class Vault:
     """Encrypts and decrypts; bound to tenant and model, so that a ciphertext cannot be moved to another row."""
 
-    def __init__(self, key: bytes) -> None:
-        if len(key) != 32:
-            raise VaultError("the key-encryption key must be 32 bytes in base64; make one with: openssl rand -base64 32")
-        self._cipher = AESGCM(key)
-        self.key_id = hashlib.sha256(b"aiao/v1/key-encryption-key\0" + key).hexdigest()[:16]
+    def __init__(self, current: KeyEncryptionKey, former: Iterable[KeyEncryptionKey] = ()) -> None:
+        self._current = current
+        self._keys = {key.id: key for key in (*former, current)}
 
     @classmethod
-    def open(cls, setting: SecretStr | None, file: Path) -> "Vault":
-        """The vault under the key of the setting, or of ``file``, which is made with mode 0600 at the first start."""
-        text = setting.get_secret_value() if setting else _read_or_create(file)
-        try:
-            return cls(base64.b64decode(text, validate=True))
-        except ValueError as error:
-            raise VaultError("the key-encryption key is no base64; make one with: openssl rand -base64 32") from error
+    def open(cls, settings: Settings) -> "Vault":
+        """The vault under the key that the settings name or, without one, under that of a file in the data folder."""
+        named = settings.key_encryption_key
+        current = open_key(named.get_secret_value()) if named else made_at_first_start(settings.data_dir / KEY_FILE)
+        return cls(current, map(open_key, settings.former_key_encryption_keys.get_secret_value().split()))
 
-    def encrypt(self, plaintext: str, *, tenant_id: str, model_id: str) -> bytes:
-        nonce = secrets.token_bytes(NONCE_BYTES)
-        return nonce + self._cipher.encrypt(nonce, plaintext.encode(), _context(tenant_id, model_id))
+    @property
+    def key_id(self) -> str:
+        """Of the key-encryption key that seals from now on."""
+        return self._current.id
 
-    def decrypt(self, ciphertext: bytes, *, tenant_id: str, model_id: str) -> str:
-        """The plaintext. Raises :class:`VaultError` if anything was changed or the key is another one."""
-        nonce, sealed = ciphertext[:NONCE_BYTES], ciphertext[NONCE_BYTES:]
+    def encrypt(self, plaintext: str, *, tenant_id: str, model_id: str) -> Sealed:
+        context, data_key = _context(tenant_id, model_id), token_bytes(KEY_BYTES)
+        ciphertext = LocalKey(data_key).seal(plaintext.encode(), context)
+        return Sealed(ciphertext, self._current.seal(data_key, context), self._current.id)
+
+    def decrypt(self, sealed: Sealed, *, tenant_id: str, model_id: str) -> str:
+        """The plaintext. Raises :class:`VaultError` if anything was changed or the key-encryption key is not there."""
+        context, key = _context(tenant_id, model_id), self._key_of(sealed)
+        if sealed.data_key is not None:
+            key = LocalKey(key.unseal(sealed.data_key, context))
+        return key.unseal(sealed.ciphertext, context).decode()
+
+    def reseal(self, sealed: Sealed, *, tenant_id: str, model_id: str) -> Sealed:
+        """The same secret under the current key-encryption key."""
+        if sealed.data_key is None:
+            return self.encrypt(
+                self.decrypt(sealed, tenant_id=tenant_id, model_id=model_id), tenant_id=tenant_id, model_id=model_id
+            )
+        context = _context(tenant_id, model_id)
+        data_key = self._key_of(sealed).unseal(sealed.data_key, context)
+        return Sealed(sealed.ciphertext, self._current.seal(data_key, context), self._current.id)
+
+    def _key_of(self, sealed: Sealed) -> KeyEncryptionKey:
         try:
-            return self._cipher.decrypt(nonce, sealed, _context(tenant_id, model_id)).decode()
-        except (InvalidTag, ValueError) as error:
+            return self._keys[sealed.key_encryption_key_id]
+        except KeyError as error:
             raise VaultError(
-                "an owner key cannot be decrypted: AIAO_KEY_ENCRYPTION_KEY is not the one it was stored under"
+                f"an owner key was sealed under the key-encryption key {sealed.key_encryption_key_id}, which neither "
+                "AIAO_KEY_ENCRYPTION_KEY nor AIAO_FORMER_KEY_ENCRYPTION_KEYS names"
             ) from error
 
 
-def _context(tenant_id: str, model_id: str) -> bytes:
-    return f"aiao/v1/owner-key/{tenant_id}/{model_id}".encode()
-
-
-def _read_or_create(file: Path) -> str:
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if not file.exists():
-        # Linked into place whole: of processes that start together one makes the key, and none reads half of it.
-        with NamedTemporaryFile("w", dir=file.parent, prefix=f"{file.name}-") as made, suppress(FileExistsError):
-            made.write(base64.b64encode(secrets.token_bytes(32)).decode() + "\n")
-            made.flush()
-            os.fsync(made.fileno())
-            os.link(made.name, file)
-    return file.read_text(errors="replace").strip()
+def _context(tenant_id: str, model_id: str) -> str:
+    return f"aiao/v1/owner-key/{tenant_id}/{model_id}"

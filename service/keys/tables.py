@@ -7,6 +7,7 @@ from sqlalchemy import ForeignKey
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.database import Base
+from service.vault import Sealed
 
 
 class StoredKey(Base):
@@ -20,5 +21,15 @@ class StoredKey(Base):
     commitment: Mapped[str]
     public_key: Mapped[dict[str, Any] | None]
     ciphertext: Mapped[bytes]
-    key_encryption_key_id: Mapped[str]
+    data_key: Mapped[bytes | None]
+    key_encryption_key_id: Mapped[str] = mapped_column(index=True)
     created_at: Mapped[datetime]
+
+    @property
+    def sealed(self) -> Sealed:
+        return Sealed(self.ciphertext, self.data_key, self.key_encryption_key_id)
+
+    @sealed.setter
+    def sealed(self, sealed: Sealed) -> None:
+        self.ciphertext, self.data_key = sealed.ciphertext, sealed.data_key
+        self.key_encryption_key_id = sealed.key_encryption_key_id

@@ -2,6 +2,7 @@ import base64
 import secrets
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -9,23 +10,25 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from service.ids import new_id
-from service.vault import Vault, VaultError
+from service.key_encryption import LocalKey, VaultError
+from service.settings import Settings
+from service.vault import Sealed, Vault
 
 TENANT, MODEL = new_id("ten"), new_id("mdl")
 
 
-def sealed(vault: Vault, text: str = "the secret") -> bytes:
+def sealed(vault: Vault, text: str = "the secret") -> Sealed:
     return vault.encrypt(text, tenant_id=TENANT, model_id=MODEL)
 
 
 @given(st.text())
 def test_what_goes_in_comes_out(text):
-    vault = Vault(bytes(32))
+    vault = Vault(LocalKey(bytes(32)))
     assert vault.decrypt(sealed(vault, text), tenant_id=TENANT, model_id=MODEL) == text
 
 
 def test_the_same_text_is_never_the_same_ciphertext():
-    vault = Vault(bytes(32))
+    vault = Vault(LocalKey(bytes(32)))
     assert sealed(vault) != sealed(vault)
 
 
@@ -33,63 +36,114 @@ def test_the_same_text_is_never_the_same_ciphertext():
     "place", [{"tenant_id": new_id("ten"), "model_id": MODEL}, {"tenant_id": TENANT, "model_id": new_id("mdl")}]
 )
 def test_a_ciphertext_opens_in_its_own_row_only(place):
-    vault = Vault(bytes(32))
+    vault = Vault(LocalKey(bytes(32)))
     with pytest.raises(VaultError):
         vault.decrypt(sealed(vault), **place)
 
 
 @given(st.data())
-def test_a_changed_ciphertext_does_not_open(data):
-    vault = Vault(bytes(32))
-    changed = bytearray(sealed(vault))
+def test_a_changed_ciphertext_or_data_key_does_not_open(data):
+    vault = Vault(LocalKey(bytes(32)))
+    kept = sealed(vault)
+    part = data.draw(st.sampled_from(["ciphertext", "data_key"]))
+    changed = bytearray(getattr(kept, part))
     if data.draw(st.booleans()):
         changed[data.draw(st.integers(0, len(changed) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     else:
         changed = changed[: data.draw(st.integers(0, len(changed) - 1))]
-    with pytest.raises(VaultError, match="cannot be decrypted"):
-        vault.decrypt(bytes(changed), tenant_id=TENANT, model_id=MODEL)
+    with pytest.raises(VaultError, match="does not open"):
+        vault.decrypt(replace(kept, **{part: bytes(changed)}), tenant_id=TENANT, model_id=MODEL)
 
 
-def test_another_key_does_not_open_it_and_the_error_names_the_setting():
-    with pytest.raises(VaultError, match="AIAO_KEY_ENCRYPTION_KEY"):
-        Vault(bytes(31) + b"1").decrypt(sealed(Vault(bytes(32))), tenant_id=TENANT, model_id=MODEL)
+def test_another_key_does_not_open_it_and_the_error_names_the_settings():
+    other, kept = Vault(LocalKey(bytes(31) + b"1")), sealed(Vault(LocalKey(bytes(32))))
+    with pytest.raises(VaultError, match="neither AIAO_KEY_ENCRYPTION_KEY nor AIAO_FORMER_KEY_ENCRYPTION_KEYS"):
+        other.decrypt(kept, tenant_id=TENANT, model_id=MODEL)
+    with pytest.raises(VaultError, match="does not open"):
+        other.decrypt(replace(kept, key_encryption_key_id=other.key_id), tenant_id=TENANT, model_id=MODEL)
+
+
+def of_the_first_release(key: LocalKey, text: str) -> Sealed:
+    return Sealed(key.seal(text.encode(), f"aiao/v1/owner-key/{TENANT}/{MODEL}"), None, key.id)
+
+
+@given(st.text())
+def test_what_the_first_release_wrote_still_opens_and_is_resealed_in_the_new_form(text):
+    key = LocalKey(bytes(32))
+    written = of_the_first_release(key, text)
+    vault = Vault(LocalKey(bytes(31) + b"1"), [key])
+    assert vault.decrypt(written, tenant_id=TENANT, model_id=MODEL) == text
+    resealed = vault.reseal(written, tenant_id=TENANT, model_id=MODEL)
+    assert resealed.data_key
+    assert resealed.key_encryption_key_id == vault.key_id
+    assert vault.decrypt(resealed, tenant_id=TENANT, model_id=MODEL) == text
+
+
+def test_a_resealed_key_needs_the_former_one_no_more():
+    old, new = LocalKey(bytes(32)), LocalKey(bytes(31) + b"1")
+    kept = sealed(Vault(old))
+    resealed = Vault(new, [old]).reseal(kept, tenant_id=TENANT, model_id=MODEL)
+    assert resealed.ciphertext == kept.ciphertext
+    assert Vault(new).decrypt(resealed, tenant_id=TENANT, model_id=MODEL) == "the secret"
+    with pytest.raises(VaultError):
+        Vault(old).decrypt(resealed, tenant_id=TENANT, model_id=MODEL)
 
 
 def test_the_key_id_tells_keys_apart_and_not_what_they_are():
     key = secrets.token_bytes(32)
-    assert Vault(key).key_id == Vault(key).key_id != Vault(bytes(32)).key_id
-    assert Vault(key).key_id not in key.hex()
+    assert Vault(LocalKey(key)).key_id == Vault(LocalKey(key)).key_id != Vault(LocalKey(bytes(32))).key_id
+    assert Vault(LocalKey(key)).key_id not in key.hex()
 
 
 def test_the_first_start_makes_a_key_for_the_owner_alone(tmp_path):
-    file = tmp_path / "data" / "key"
-    vault = Vault.open(None, file)
+    settings = Settings(data_dir=tmp_path / "data")
+    file = settings.data_dir / "key-encryption-key"
+    vault = Vault.open(settings)
     assert file.stat().st_mode & 0o777 == 0o600
     assert file.parent.stat().st_mode & 0o077 == 0
-    assert Vault.open(None, file).decrypt(sealed(vault), tenant_id=TENANT, model_id=MODEL) == "the secret"
+    assert Vault.open(settings).decrypt(sealed(vault), tenant_id=TENANT, model_id=MODEL) == "the secret"
     assert list(file.parent.iterdir()) == [file]
 
 
 def test_the_setting_is_preferred_and_no_file_is_made(tmp_path):
     key = secrets.token_bytes(32)
-    vault = Vault.open(SecretStr(base64.b64encode(key).decode()), tmp_path / "key")
-    assert vault.key_id == Vault(key).key_id
-    assert not list(tmp_path.iterdir())
+    text = base64.b64encode(key).decode()
+    (tmp_path / "kek").write_text(text + "\n")
+    for setting in (text, f"file:{tmp_path / 'kek'}"):
+        vault = Vault.open(Settings(data_dir=tmp_path / "data", key_encryption_key=SecretStr(setting)))
+        assert vault.key_id == LocalKey(key).id
+    assert not (tmp_path / "data").exists()
+
+
+def test_former_keys_open_what_they_sealed(tmp_path):
+    texts = [base64.b64encode(secrets.token_bytes(32)).decode() for _ in range(3)]
+    kept = [sealed(Vault(LocalKey.of_text(text))) for text in texts]
+    settings = Settings(data_dir=tmp_path, key_encryption_key=texts[0], former_key_encryption_keys=" ".join(texts[1:]))
+    vault = Vault.open(settings)
+    assert [vault.decrypt(each, tenant_id=TENANT, model_id=MODEL) for each in kept] == ["the secret"] * 3
+    assert vault.key_id == kept[0].key_encryption_key_id
+    assert not any(text in repr(settings) for text in texts)
 
 
 @pytest.mark.parametrize("text", ["no base64!", "AAAA", base64.b64encode(bytes(33)).decode(), "schlüssel", "="])
 @pytest.mark.parametrize("place", ["setting", "file"])
 def test_a_malformed_key_is_refused_with_the_way_to_make_one(tmp_path, text, place):
     (tmp_path / "key").write_text(text)
+    setting = text if place == "setting" else f"file:{tmp_path / 'key'}"
     with pytest.raises(VaultError, match="openssl rand -base64 32"):
-        Vault.open(SecretStr(text) if place == "setting" else None, tmp_path / "key")
+        Vault.open(Settings(data_dir=tmp_path, key_encryption_key=setting))
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(VaultError, match="nowhere of a key-encryption key cannot be read: No such file"):
+        Vault.open(Settings(data_dir=tmp_path, key_encryption_key=f"file:{tmp_path / 'nowhere'}"))
 
 
 def test_processes_that_start_together_agree_on_one_key(tmp_path):
     script = (
-        "import sys; from pathlib import Path; from service.vault import Vault\n"
+        "import sys; from pathlib import Path; from service.key_encryption import made_at_first_start\n"
         "print('ready', flush=True); sys.stdin.read()\n"
-        "print({Vault.open(None, Path(sys.argv[1]) / str(n)).key_id: n for n in range(60)})"
+        "print({made_at_first_start(Path(sys.argv[1]) / str(n)).id: n for n in range(60)})"
     )
     command = [sys.executable, "-c", script, str(tmp_path)]
     starting = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(3)]
