@@ -10,6 +10,7 @@ from client.config import load_config
 from client.http import check, checked_token, checked_url, reachable
 from client.resources import Artifacts, Audits, Jobs, Models, Verifications
 from client.tokens import Tokens
+from client.webhooks import Webhooks
 
 
 class Client:
@@ -31,6 +32,7 @@ class Client:
         self.audits = Audits(self)
         self.jobs = Jobs(self)
         self.tokens = Tokens(self)
+        self.webhooks = Webhooks(self)
 
     def __enter__(self) -> Self:
         return self

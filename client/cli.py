@@ -6,7 +6,7 @@ import traceback
 import typer
 
 from aiao_core.errors import AiaoError
-from client.commands import audits, jobs, keys, models, reports, system, tokens, verifications
+from client.commands import audits, jobs, keys, models, reports, system, tokens, verifications, webhooks
 from client.display import err
 from client.errors import ClientError
 
@@ -26,6 +26,7 @@ app.command()(reports.report)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(keys.app, name="key")
 app.add_typer(tokens.app, name="tokens")
+app.add_typer(webhooks.app, name="webhooks")
 
 
 def main() -> None:

@@ -184,6 +184,36 @@ class TokenIssued(_Document):
     secret: str | None
 
 
+class Webhook(_Document):
+    """An address that hears of every job that ends."""
+
+    id: str
+    url: str
+    disabled_at: datetime | None
+    created_at: datetime
+
+
+class WebhookCreated(_Document):
+    """A new webhook, and the secret that verifies its messages: keep it, it is never shown again."""
+
+    webhook: Webhook
+    secret: str | None
+
+
+class Delivery(_Document):
+    """One message to one webhook."""
+
+    id: str
+    event: str
+    state: Literal["pending", "delivered", "failed"]
+    attempts: int
+    next_attempt_at: datetime | None
+    status_code: int | None
+    error: str | None
+    created_at: datetime
+    finished_at: datetime | None
+
+
 class Registration(_Document):
     """A model under embedding, its job, and its secret key: keep it, it is never shown again."""
 

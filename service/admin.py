@@ -15,8 +15,8 @@ from sqlalchemy.orm import Session
 from service.activity.service import OPERATOR, record
 from service.errors import NotFound, ServiceError
 from service.key_encryption import VaultError
-from service.keys import service as keys
 from service.platform import Platform
+from service.sealed_rows import rotate
 from service.settings import Settings
 from service.tokens import service
 from service.tokens.repository import TenantsRepository, TokenRepository
@@ -42,7 +42,7 @@ TenantName = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's 
 
 @app.command()
 def rotate_kek() -> None:
-    """Seal every owner's key under AIAO_KEY_ENCRYPTION_KEY. The service goes on meanwhile; can be interrupted and repeated.
+    """Seal every secret under AIAO_KEY_ENCRYPTION_KEY, owners' keys above all. The service goes on; may be repeated.
 
     Before it: give every process the new key as one of AIAO_FORMER_KEY_ENCRYPTION_KEYS, and then all of them the new one as
     AIAO_KEY_ENCRYPTION_KEY and the old one as a former. After it the old one can go.
@@ -51,9 +51,9 @@ def rotate_kek() -> None:
     with _platform() as platform:
         while count:
             with platform.database.session() as session:
-                count = keys.rotate(session, platform.vault, ROTATED_AT_ONCE)
+                count = rotate(session, platform.vault, ROTATED_AT_ONCE)
             done += count
-        print(f"{done} owner keys were sealed anew; all lie under {platform.vault.key_id}")  # noqa: T201
+        print(f"{done} secrets were sealed anew; all lie under {platform.vault.key_id}")  # noqa: T201
 
 
 @tenants.command("create")

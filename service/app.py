@@ -25,6 +25,7 @@ from service.platform import Platform
 from service.settings import Settings
 from service.tokens import endpoints as tokens
 from service.verifications import endpoints as verifications
+from service.webhooks import endpoints as webhooks
 
 MAX_JSON_BYTES = 1 << 20
 METHODS = {method.value for method in HTTPMethod}
@@ -47,7 +48,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     errors.install(app)
     app.add_middleware(JsonLimit)
     app.add_middleware(RequestCounter)
-    for part in (artifacts, models, keys, verifications, audits, jobs, tokens, activity):
+    for part in (artifacts, models, keys, verifications, audits, jobs, tokens, activity, webhooks):
         app.include_router(part.router, responses=errors.responses(429))
     app.include_router(health.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]

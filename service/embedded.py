@@ -144,8 +144,8 @@ def _start(settings: Settings, processes: list[Process], stop: threading.Event) 
     celery = [python, "-m", "celery", "--app", "worker.app", "worker", "--concurrency", "1", "--queues", settings.queue]
     hush = ["--loglevel", "INFO", "--without-gossip", "--without-mingle", "--hostname", f"aiao-{os.getpid()}@%h"]
     processes.append(Process("worker", celery + hush, logs / "worker.log", environment))
-    reaper = [python, "-m", "service.jobs.reaper"]
-    processes.append(Process("reaper", reaper, logs / "reaper.log", environment))
+    for name, module in (("reaper", "service.jobs.reaper"), ("courier", "service.webhooks.courier")):
+        processes.append(Process(name, [python, "-m", module], logs / f"{name}.log", environment))
     url = f"http://{settings.host}:{settings.port}"
     _check_port(settings)
     api = [python, "-m", "uvicorn", "--factory", "service.app:create_app", "--host", settings.host]

@@ -77,6 +77,10 @@ class InvalidArtifact(ServiceError):
     status, slug = 422, "invalid-artifact"
 
 
+class InvalidWebhook(ServiceError):
+    status, slug = 422, "invalid-webhook"
+
+
 class IdempotencyKeyReused(ServiceError):
     status, slug = 422, "idempotency-key-reused"
 

@@ -36,6 +36,9 @@ class Settings(BaseSettings):
     max_attempts: int = Field(5, ge=1, description="How often a job is started before it counts as failed.")
     torch_threads: int = Field(0, ge=0, description="CPU threads of a worker; 0: one for each core.")
     queue: str = Field("aiao", description="Celery queue between the API and its workers.")
+    private_webhooks: bool = Field(
+        False, description="Whether webhooks may be private addresses, and http: for a closed network."
+    )
     rate_limit: str = Field("", description="Calls that one token may make, such as `600/minute`; empty: no limit.")
     redis_url: str = Field("", description="Redis that counts calls; empty: the broker, if that is one.")
     host: str = "127.0.0.1"

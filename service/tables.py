@@ -8,5 +8,9 @@ from service.keys.tables import StoredKey
 from service.models.tables import Model
 from service.tokens.tables import Tenant, Token
 from service.verifications.tables import Verification
+from service.webhooks.tables import Delivery, Webhook
 
-__all__ = ["Activity", "Artifact", "Audit", "IdempotencyRecord", "Job", "Model", "StoredKey", "Tenant", "Token", "Verification"]
+__all__ = [
+    "Activity", "Artifact", "Audit", "Delivery", "IdempotencyRecord", "Job", "Model", "StoredKey", "Tenant", "Token",
+    "Verification", "Webhook",
+]  # fmt: skip

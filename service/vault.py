@@ -1,4 +1,4 @@
-"""Owner keys at rest: AES-256-GCM under a data key of their own, which a key-encryption key seals.
+"""Secrets at rest: AES-256-GCM under a data key of their own, which a key-encryption key seals.
 
 So another key-encryption key only has to seal the data keys anew, and a key management service never sees an owner's key.
 """
@@ -24,7 +24,7 @@ class Sealed:
 
 
 class Vault:
-    """Encrypts and decrypts; bound to tenant and model, so that a ciphertext cannot be moved to another row."""
+    """Encrypts and decrypts."""
 
     def __init__(self, current: KeyEncryptionKey, former: Iterable[KeyEncryptionKey] = ()) -> None:
         self._current = current
@@ -42,25 +42,23 @@ class Vault:
         """Of the key-encryption key that seals from now on."""
         return self._current.id
 
-    def encrypt(self, plaintext: str, *, tenant_id: str, model_id: str) -> Sealed:
-        context, data_key = _context(tenant_id, model_id), token_bytes(KEY_BYTES)
+    def encrypt(self, plaintext: str, context: str) -> Sealed:
+        """``context`` names the row and its purpose: a ciphertext moved to another one does not open."""
+        data_key = token_bytes(KEY_BYTES)
         ciphertext = LocalKey(data_key).seal(plaintext.encode(), context)
         return Sealed(ciphertext, self._current.seal(data_key, context), self._current.id)
 
-    def decrypt(self, sealed: Sealed, *, tenant_id: str, model_id: str) -> str:
+    def decrypt(self, sealed: Sealed, context: str) -> str:
         """The plaintext. Raises :class:`VaultError` if anything was changed or the key-encryption key is not there."""
-        context, key = _context(tenant_id, model_id), self._key_of(sealed)
+        key = self._key_of(sealed)
         if sealed.data_key is not None:
             key = LocalKey(key.unseal(sealed.data_key, context))
         return key.unseal(sealed.ciphertext, context).decode()
 
-    def reseal(self, sealed: Sealed, *, tenant_id: str, model_id: str) -> Sealed:
+    def reseal(self, sealed: Sealed, context: str) -> Sealed:
         """The same secret under the current key-encryption key."""
         if sealed.data_key is None:
-            return self.encrypt(
-                self.decrypt(sealed, tenant_id=tenant_id, model_id=model_id), tenant_id=tenant_id, model_id=model_id
-            )
-        context = _context(tenant_id, model_id)
+            return self.encrypt(self.decrypt(sealed, context), context)
         data_key = self._key_of(sealed).unseal(sealed.data_key, context)
         return Sealed(sealed.ciphertext, self._current.seal(data_key, context), self._current.id)
 
@@ -69,10 +67,6 @@ class Vault:
             return self._keys[sealed.key_encryption_key_id]
         except KeyError as error:
             raise VaultError(
-                f"an owner key was sealed under the key-encryption key {sealed.key_encryption_key_id}, which neither "
+                f"a secret was sealed under the key-encryption key {sealed.key_encryption_key_id}, which neither "
                 "AIAO_KEY_ENCRYPTION_KEY nor AIAO_FORMER_KEY_ENCRYPTION_KEYS names"
             ) from error
-
-
-def _context(tenant_id: str, model_id: str) -> str:
-    return f"aiao/v1/owner-key/{tenant_id}/{model_id}"

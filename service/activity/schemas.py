@@ -18,6 +18,8 @@ Action = Literal[
     "token.issue",
     "token.revoke",
     "verification.submit",
+    "webhook.create",
+    "webhook.delete",
 ]
 
 

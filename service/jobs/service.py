@@ -9,6 +9,7 @@ from service.jobs.repository import JobRepository, LeaseRepository
 from service.jobs.schemas import JobKind
 from service.jobs.tables import Job
 from service.storage import Storage
+from service.webhooks.service import announce
 
 FINAL = ("succeeded", "failed", "canceled")
 
@@ -33,7 +34,9 @@ def cancel(session: Session, storage: Storage, tenant_id: str, job_id: str) -> J
     if leases.change(job.id, "queued", job.attempt, state="canceled", cancel_requested=True, finished_at=utc_now()):
         record_failure(session, job, {"code": "canceled", "detail": "the job was canceled before it started"})
         discard_training_state(storage, job.id)  # of an attempt whose worker was lost
+        session.refresh(job)
+        announce(session, job)
     else:
         leases.change(job.id, "running", job.attempt, cancel_requested=True)
-    session.refresh(job)
+        session.refresh(job)
     return job

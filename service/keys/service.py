@@ -6,7 +6,7 @@ from aiao_core.key import OwnerKey, commitment, decode_secret, encode_secret, ge
 from service.activity.service import record
 from service.database import utc_now
 from service.ids import new_id
-from service.keys.repository import EveryKeyRepository, KeyRepository
+from service.keys.repository import KeyRepository
 from service.keys.tables import StoredKey
 from service.vault import Vault
 
@@ -15,16 +15,9 @@ def create(session: Session, vault: Vault, tenant_id: str, model_id: str) -> str
     """Make and store a key for a model and return its printable secret, the only time it is in the clear."""
     seed = generate_seed()
     secret = encode_secret(seed)
-    KeyRepository(session, tenant_id).add(
-        StoredKey(
-            id=new_id("key"),
-            tenant_id=tenant_id,
-            model_id=model_id,
-            commitment=commitment(seed),
-            sealed=vault.encrypt(secret, tenant_id=tenant_id, model_id=model_id),
-            created_at=utc_now(),
-        )
-    )
+    key = StoredKey(id=new_id("key"), tenant_id=tenant_id, model_id=model_id, commitment=commitment(seed), created_at=utc_now())
+    key.seal(vault, secret)
+    KeyRepository(session, tenant_id).add(key)
     return secret
 
 
@@ -36,7 +29,7 @@ def seed_of(session: Session, vault: Vault, tenant_id: str, model_id: str, job_i
 def complete(session: Session, vault: Vault, tenant_id: str, model_id: str, key: OwnerKey) -> None:
     """Store what the embedding chose: the whole key file, encrypted, and its public part."""
     row = KeyRepository(session, tenant_id).of_model(model_id)
-    row.sealed = vault.encrypt(key.to_json(), tenant_id=tenant_id, model_id=model_id)
+    row.seal(vault, key.to_json())
     row.public_key = key.public().model_dump(mode="json")
 
 
@@ -45,15 +38,7 @@ def owner_key(session: Session, vault: Vault, tenant_id: str, model_id: str, job
     return OwnerKey.from_json(_plaintext(session, vault, tenant_id, model_id, job_id))
 
 
-def rotate(session: Session, vault: Vault, count: int) -> int:
-    """Seal up to ``count`` keys of any tenant under the current key-encryption key; returns how many were not before."""
-    rows = EveryKeyRepository(session).sealed_by_others(vault.key_id, count)
-    for row in rows:
-        row.sealed = vault.reseal(row.sealed, tenant_id=row.tenant_id, model_id=row.model_id)
-    return len(rows)
-
-
 def _plaintext(session: Session, vault: Vault, tenant_id: str, model_id: str, job_id: str) -> str:
     row = KeyRepository(session, tenant_id).of_model(model_id)
     record(session, tenant_id, job_id, "key.decrypt", model_id)
-    return vault.decrypt(row.sealed, tenant_id=tenant_id, model_id=model_id)
+    return row.unseal(vault)

@@ -33,6 +33,10 @@ COMMANDS = [
     ["tokens", "issue"],
     ["tokens", "list"],
     ["tokens", "revoke"],
+    ["webhooks", "add"],
+    ["webhooks", "list"],
+    ["webhooks", "remove"],
+    ["webhooks", "deliveries"],
 ]
 
 

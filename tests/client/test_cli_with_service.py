@@ -179,6 +179,21 @@ def test_a_token_is_issued_for_a_script_listed_and_revoked(user, client):
     assert "scopes" in user.error("tokens", "issue", "a", "--scope", "everything")
 
 
+def test_a_webhook_is_added_for_a_script_and_its_deliveries_are_listed(user, client, folder):
+    added = user.aiao("webhooks", "add", "https://example.com/aiao")
+    secret = added.stdout.strip()
+    assert secret.startswith("whsec_")
+    assert secret not in added.stderr
+    (webhook,) = client.webhooks.list()
+    assert f"{webhook.id}  https://example.com/aiao  active" in user.aiao("webhooks", "list").stdout
+    client.jobs.cancel(client.models.register(folder, name="mine").job.id)
+    (delivery,) = client.webhooks.deliveries(webhook.id)
+    assert f"{delivery.id}  job.canceled  pending  0" in user.aiao("webhooks", "deliveries", webhook.id).stdout
+    assert client.webhooks.retry(delivery.id).state == "pending"
+    assert user.aiao("webhooks", "remove", webhook.id).stdout == f"{webhook.id} is removed.\n"
+    assert user.aiao("webhooks", "list", "--json").stdout == "[]\n"
+
+
 def test_jobs_are_listed_and_canceled(user, client, folder):
     jobs = [client.models.register(folder, name="mine").job for _ in range(2)]
     assert [job["id"] for job in user.json("jobs", "list")] == [job.id for job in jobs[::-1]]

@@ -71,9 +71,12 @@ class Owned:
     audit_id: str
     audit_report: str
     token_id: str
+    webhook_id: str
+    delivery_id: str
 
 
 def own(http: httpx.Client, backstage: Platform, folder: Path) -> Owned:
+    webhook = post(http, "/v1/webhooks", {"url": "https://example.com/aiao"}).raise_for_status().json()["webhook"]["id"]
     model_id, checkpoint = make_ready(http, backstage, folder)
     embedding = register(http)
     artifact_id = upload(http, uploads.safetensors())
@@ -85,9 +88,10 @@ def own(http: httpx.Client, backstage: Platform, folder: Path) -> Owned:
     audit_id = started["audit"]["id"]
     audit_report = rows.finish_audit(backstage, tenant_id, audit_id, started["job"]["id"])
     token = post(http, "/v1/tokens", {"name": "reader", "scopes": ["read"]}).raise_for_status().json()["token"]
+    deliveries = http.get(f"/v1/webhooks/{webhook}/deliveries").raise_for_status().json()["items"]
     return Owned(
         model_id, checkpoint, embedding["model"]["id"], embedding["job"]["id"], artifact_id, verification_id,
-        report.to_json(), finished, audit_id, audit_report.to_json(), token["id"],
+        report.to_json(), finished, audit_id, audit_report.to_json(), token["id"], webhook, deliveries[0]["id"],
     )  # fmt: skip
 
 

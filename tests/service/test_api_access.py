@@ -23,7 +23,7 @@ def filled(path: str, owned: Owned) -> str:
     values = {
         "model_id": owned.model_id, "job_id": owned.job_id, "artifact_id": owned.artifact_id,
         "verification_id": owned.verification_id, "audit_id": owned.audit_id,
-        "token_id": owned.token_id,
+        "token_id": owned.token_id, "webhook_id": owned.webhook_id, "delivery_id": owned.delivery_id,
     }  # fmt: skip
     return path.format(**values)
 
@@ -32,6 +32,7 @@ def state_of(http: httpx.Client, owned: Owned) -> list[object]:
     things = (
         f"models/{owned.model_id}", f"models/{owned.embedding_id}", f"jobs/{owned.job_id}", f"artifacts/{owned.artifact_id}",
         f"verifications/{owned.verification_id}", f"audits/{owned.audit_id}", f"models/{owned.model_id}/audits",
+        f"webhooks/{owned.webhook_id}/deliveries",
         "tokens",
     )  # fmt: skip
     return [http.get(f"/v1/{thing}").raise_for_status().json() for thing in things]
@@ -63,6 +64,11 @@ def test_every_call_of_the_design_is_there(api):
         ("get", "/v1/tokens"),
         ("delete", "/v1/tokens/{token_id}"),
         ("get", "/v1/activity"),
+        ("post", "/v1/webhooks"),
+        ("get", "/v1/webhooks"),
+        ("delete", "/v1/webhooks/{webhook_id}"),
+        ("get", "/v1/webhooks/{webhook_id}/deliveries"),
+        ("post", "/v1/webhooks/deliveries/{delivery_id}/retry"),
         ("get", "/healthz"),
         ("get", "/readyz"),
         ("get", "/metrics"),

@@ -13,6 +13,7 @@ from service import admin
 from service.key_encryption import LocalKey, VaultError
 from service.keys import service as keys
 from service.keys.tables import StoredKey
+from service.sealed_rows import rotate
 from service.vault import Vault
 from tests.processes import PROJECT
 from tests.service import rows
@@ -45,12 +46,12 @@ def test_after_a_rotation_the_former_key_is_needed_no_more(platform):
     (new,) = texts(1)
     former = (platform.settings.data_dir / "key-encryption-key").read_text().strip()
     key = LocalKey.of_text(new)
-    assert f"6 owner keys were sealed anew; all lie under {key.id}" in rotate_kek(platform, new, former)
+    assert f"6 secrets were sealed anew; all lie under {key.id}" in rotate_kek(platform, new, former)
     for tenant, (model, _, secret) in registered:
         assert secret_of(platform.database, Vault(key), tenant, model.id) == secret
         with pytest.raises(VaultError):
             secret_of(platform.database, platform.vault, tenant, model.id)
-    assert "0 owner keys were sealed anew" in rotate_kek(platform, new, former)
+    assert "0 secrets were sealed anew" in rotate_kek(platform, new, former)
 
 
 def test_a_rotation_goes_on_until_no_key_is_left(platform, tenant, monkeypatch, capsys):
@@ -63,7 +64,7 @@ def test_a_rotation_goes_on_until_no_key_is_left(platform, tenant, monkeypatch, 
     monkeypatch.setenv("AIAO_FORMER_KEY_ENCRYPTION_KEYS", former)
     monkeypatch.setattr(admin, "ROTATED_AT_ONCE", 2)
     admin.rotate_kek()
-    assert "5 owner keys were sealed anew" in capsys.readouterr().out
+    assert "5 secrets were sealed anew" in capsys.readouterr().out
 
 
 def test_keys_of_the_first_release_are_rotated_too(platform, tenant):
@@ -75,7 +76,7 @@ def test_keys_of_the_first_release_are_rotated_too(platform, tenant):
         session.execute(sa.update(StoredKey).where(StoredKey.model_id == model.id).values(**row))
     assert secret_of(platform.database, Vault(old), tenant, model.id) == secret
     with platform.database.session() as session:
-        assert keys.rotate(session, Vault(new, [old]), 10) == 1
+        assert rotate(session, Vault(new, [old]), 10) == 1
     assert secret_of(platform.database, Vault(new), tenant, model.id) == secret
 
 
@@ -90,7 +91,7 @@ def test_an_embedding_that_ends_during_a_rotation_loses_nothing(platform, tenant
             keys.complete(session, during, tenant, model.id, key)
 
     with platform.database.session() as session:
-        assert keys.rotate(session, during, 10) == 1
+        assert rotate(session, during, 10) == 1
         ending = Thread(target=complete)
         ending.start()
         ending.join(1)

@@ -12,7 +12,7 @@ from service.vault import Vault
 from tests.processes import free_port, stop, wait_for
 from tests.service.transit import TOKEN, transit
 
-PLACE = {"tenant_id": "ten_a", "model_id": "mdl_a"}
+PLACE = "aiao/v1/owner-key/ten_a/mdl_a"
 
 
 @pytest.fixture(scope="module")
@@ -77,16 +77,16 @@ def test_what_was_changed_does_not_open(key):
 
 def test_a_vault_under_it_keeps_a_secret(key):
     vault = Vault(key)
-    sealed = vault.encrypt("the secret", **PLACE)
+    sealed = vault.encrypt("the secret", PLACE)
     assert sealed.key_encryption_key_id == key.id
-    assert vault.decrypt(sealed, **PLACE) == "the secret"
+    assert vault.decrypt(sealed, PLACE) == "the secret"
 
 
 def test_one_vault_moves_its_keys_to_another(key):
     local = LocalKey(bytes(31) + b"1")
     for old, new in ((local, key), (key, local)):
-        resealed = Vault(new, [old]).reseal(Vault(old).encrypt("the secret", **PLACE), **PLACE)
-        assert Vault(new).decrypt(resealed, **PLACE) == "the secret"
+        resealed = Vault(new, [old]).reseal(Vault(old).encrypt("the secret", PLACE), PLACE)
+        assert Vault(new).decrypt(resealed, PLACE) == "the secret"
 
 
 def test_a_key_that_is_not_there_is_named(aws, monkeypatch, engine):

@@ -36,8 +36,13 @@ def document(api) -> schemathesis.BaseSchema:
 def known(http, backstage, tmp_path_factory) -> dict[str, str]:
     """Identifiers that exist and a printable name, by parameter; generated identifiers are unknown, few names printable."""
     things = own(http, backstage, tmp_path_factory.mktemp("things"))
-    names = ("model_id", "job_id", "verification_id", "audit_id", "artifact_id", "token_id")
-    others = {"images_artifact_id": upload(http, uploads.npz()), "base_artifact_id": things.artifact_id, "name": "a"}
+    names = ("model_id", "job_id", "verification_id", "audit_id", "artifact_id", "token_id", "webhook_id", "delivery_id")
+    others = {
+        "images_artifact_id": upload(http, uploads.npz()),
+        "base_artifact_id": things.artifact_id,
+        "name": "a",
+        "url": "https://example.com",
+    }
     return {name: getattr(things, name) for name in names} | others
 
 

@@ -9,22 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from service.ids import new_id
 from service.key_encryption import LocalKey, VaultError
 from service.settings import Settings
 from service.vault import Sealed, Vault
 
-TENANT, MODEL = new_id("ten"), new_id("mdl")
+CONTEXT = "aiao/v1/owner-key/ten_1/mdl_1"
 
 
 def sealed(vault: Vault, text: str = "the secret") -> Sealed:
-    return vault.encrypt(text, tenant_id=TENANT, model_id=MODEL)
+    return vault.encrypt(text, CONTEXT)
 
 
 @given(st.text())
 def test_what_goes_in_comes_out(text):
     vault = Vault(LocalKey(bytes(32)))
-    assert vault.decrypt(sealed(vault, text), tenant_id=TENANT, model_id=MODEL) == text
+    assert vault.decrypt(sealed(vault, text), CONTEXT) == text
 
 
 def test_the_same_text_is_never_the_same_ciphertext():
@@ -32,13 +31,11 @@ def test_the_same_text_is_never_the_same_ciphertext():
     assert sealed(vault) != sealed(vault)
 
 
-@pytest.mark.parametrize(
-    "place", [{"tenant_id": new_id("ten"), "model_id": MODEL}, {"tenant_id": TENANT, "model_id": new_id("mdl")}]
-)
-def test_a_ciphertext_opens_in_its_own_row_only(place):
+@pytest.mark.parametrize("context", ["", "aiao/v1/owner-key/ten_1/mdl_2", "aiao/v1/owner-key/ten_2/mdl_1"])
+def test_a_ciphertext_opens_in_its_own_row_only(context):
     vault = Vault(LocalKey(bytes(32)))
     with pytest.raises(VaultError):
-        vault.decrypt(sealed(vault), **place)
+        vault.decrypt(sealed(vault), context)
 
 
 @given(st.data())
@@ -52,19 +49,19 @@ def test_a_changed_ciphertext_or_data_key_does_not_open(data):
     else:
         changed = changed[: data.draw(st.integers(0, len(changed) - 1))]
     with pytest.raises(VaultError, match="does not open"):
-        vault.decrypt(replace(kept, **{part: bytes(changed)}), tenant_id=TENANT, model_id=MODEL)
+        vault.decrypt(replace(kept, **{part: bytes(changed)}), CONTEXT)
 
 
 def test_another_key_does_not_open_it_and_the_error_names_the_settings():
     other, kept = Vault(LocalKey(bytes(31) + b"1")), sealed(Vault(LocalKey(bytes(32))))
     with pytest.raises(VaultError, match="neither AIAO_KEY_ENCRYPTION_KEY nor AIAO_FORMER_KEY_ENCRYPTION_KEYS"):
-        other.decrypt(kept, tenant_id=TENANT, model_id=MODEL)
+        other.decrypt(kept, CONTEXT)
     with pytest.raises(VaultError, match="does not open"):
-        other.decrypt(replace(kept, key_encryption_key_id=other.key_id), tenant_id=TENANT, model_id=MODEL)
+        other.decrypt(replace(kept, key_encryption_key_id=other.key_id), CONTEXT)
 
 
 def of_the_first_release(key: LocalKey, text: str) -> Sealed:
-    return Sealed(key.seal(text.encode(), f"aiao/v1/owner-key/{TENANT}/{MODEL}"), None, key.id)
+    return Sealed(key.seal(text.encode(), CONTEXT), None, key.id)
 
 
 @given(st.text())
@@ -72,21 +69,21 @@ def test_what_the_first_release_wrote_still_opens_and_is_resealed_in_the_new_for
     key = LocalKey(bytes(32))
     written = of_the_first_release(key, text)
     vault = Vault(LocalKey(bytes(31) + b"1"), [key])
-    assert vault.decrypt(written, tenant_id=TENANT, model_id=MODEL) == text
-    resealed = vault.reseal(written, tenant_id=TENANT, model_id=MODEL)
+    assert vault.decrypt(written, CONTEXT) == text
+    resealed = vault.reseal(written, CONTEXT)
     assert resealed.data_key
     assert resealed.key_encryption_key_id == vault.key_id
-    assert vault.decrypt(resealed, tenant_id=TENANT, model_id=MODEL) == text
+    assert vault.decrypt(resealed, CONTEXT) == text
 
 
 def test_a_resealed_key_needs_the_former_one_no_more():
     old, new = LocalKey(bytes(32)), LocalKey(bytes(31) + b"1")
     kept = sealed(Vault(old))
-    resealed = Vault(new, [old]).reseal(kept, tenant_id=TENANT, model_id=MODEL)
+    resealed = Vault(new, [old]).reseal(kept, CONTEXT)
     assert resealed.ciphertext == kept.ciphertext
-    assert Vault(new).decrypt(resealed, tenant_id=TENANT, model_id=MODEL) == "the secret"
+    assert Vault(new).decrypt(resealed, CONTEXT) == "the secret"
     with pytest.raises(VaultError):
-        Vault(old).decrypt(resealed, tenant_id=TENANT, model_id=MODEL)
+        Vault(old).decrypt(resealed, CONTEXT)
 
 
 def test_the_key_id_tells_keys_apart_and_not_what_they_are():
@@ -101,7 +98,7 @@ def test_the_first_start_makes_a_key_for_the_owner_alone(tmp_path):
     vault = Vault.open(settings)
     assert file.stat().st_mode & 0o777 == 0o600
     assert file.parent.stat().st_mode & 0o077 == 0
-    assert Vault.open(settings).decrypt(sealed(vault), tenant_id=TENANT, model_id=MODEL) == "the secret"
+    assert Vault.open(settings).decrypt(sealed(vault), CONTEXT) == "the secret"
     assert list(file.parent.iterdir()) == [file]
 
 
@@ -120,7 +117,7 @@ def test_former_keys_open_what_they_sealed(tmp_path):
     kept = [sealed(Vault(LocalKey.of_text(text))) for text in texts]
     settings = Settings(data_dir=tmp_path, key_encryption_key=texts[0], former_key_encryption_keys=" ".join(texts[1:]))
     vault = Vault.open(settings)
-    assert [vault.decrypt(each, tenant_id=TENANT, model_id=MODEL) for each in kept] == ["the secret"] * 3
+    assert [vault.decrypt(each, CONTEXT) for each in kept] == ["the secret"] * 3
     assert vault.key_id == kept[0].key_encryption_key_id
     assert not any(text in repr(settings) for text in texts)
 

@@ -1,0 +1,85 @@
+"""HTTP calls for webhooks, for the admins of a tenant."""
+
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
+
+from service.activity.service import record
+from service.errors import responses
+from service.idempotency import IdempotentJson
+from service.schemas import Cursor, DeliveryId, Limit, Page, WebhookId
+from service.tokens.dependencies import Admin, PlatformDep
+from service.webhooks import service
+from service.webhooks.repository import DeliveryRepository, WebhookRepository
+from service.webhooks.schemas import DeliveryOut, WebhookCreated, WebhookIn, WebhookOut
+from service.webhooks.tables import Delivery
+
+router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
+
+
+@router.post(
+    "",
+    status_code=201,
+    summary="Add a webhook",
+    response_model=WebhookCreated,
+    responses=responses(400, 401, 403, 409, 413, 422),
+)
+def create(request: WebhookIn, platform: PlatformDep, caller: Admin, idempotency: IdempotentJson) -> Response:
+    """The address hears of every job that ends: `job.succeeded`, `job.failed` or `job.canceled`, with the job as its data.
+
+    Messages are signed by the Standard Webhooks scheme and tried again for about three days. The answer shows the **secret,
+    this once**.
+    """
+    with platform.database.session() as session:
+        if replay := idempotency.replay(session):
+            return replay
+        private = platform.settings.private_webhooks
+        webhook, secret = service.create(session, platform.vault, caller.tenant_id, request, private=private)
+        record(session, caller.tenant_id, caller.token_id, "webhook.create", webhook.id)
+        body = WebhookCreated(webhook=WebhookOut.model_validate(webhook), secret=secret).model_dump(mode="json")
+        idempotency.remember(session, 201, body | {"secret": None}, {})
+    return JSONResponse(body, 201)
+
+
+@router.get("", summary="List webhooks", responses=responses(401, 403, 422))
+def list_webhooks(platform: PlatformDep, caller: Admin, limit: Limit = 50, cursor: Cursor = None) -> Page[WebhookOut]:
+    """Newest first."""
+    with platform.database.session() as session:
+        rows, next_cursor = WebhookRepository(session, caller.tenant_id).page(limit, cursor)
+        return Page(items=[WebhookOut.model_validate(row) for row in rows], next_cursor=next_cursor)
+
+
+@router.delete("/{webhook_id}", status_code=204, summary="Remove a webhook", responses=responses(401, 403, 404, 422))
+def delete(webhook_id: WebhookId, platform: PlatformDep, caller: Admin) -> None:
+    """With its log; what is still to be delivered is dropped."""
+    with platform.database.session() as session:
+        WebhookRepository(session, caller.tenant_id).delete(webhook_id)
+        record(session, caller.tenant_id, caller.token_id, "webhook.delete", webhook_id)
+
+
+@router.get("/{webhook_id}/deliveries", summary="List what was delivered", responses=responses(401, 403, 404, 422))
+def list_deliveries(
+    webhook_id: WebhookId, platform: PlatformDep, caller: Admin, limit: Limit = 50, cursor: Cursor = None
+) -> Page[DeliveryOut]:
+    """Newest first: what was delivered, when it is tried again, and what the address answered."""
+    with platform.database.session() as session:
+        webhook = WebhookRepository(session, caller.tenant_id).get(webhook_id)
+        mine = Delivery.webhook_id == webhook.id
+        rows, next_cursor = DeliveryRepository(session, caller.tenant_id).page(limit, cursor, mine)
+        return Page(items=[DeliveryOut.model_validate(row) for row in rows], next_cursor=next_cursor)
+
+
+@router.post(
+    "/deliveries/{delivery_id}/retry",
+    status_code=202,
+    summary="Deliver again",
+    response_model=DeliveryOut,
+    responses=responses(401, 403, 404, 409, 413, 422),
+)
+def retry(delivery_id: DeliveryId, platform: PlatformDep, caller: Admin, idempotency: IdempotentJson) -> Response:
+    """Deliver a message once more, now, whatever became of it before."""
+    with platform.database.session() as session:
+        if replay := idempotency.replay(session):
+            return replay
+        delivery = DeliveryOut.model_validate(service.retry(session, caller.tenant_id, delivery_id))
+        idempotency.remember(session, 202, delivery.model_dump(mode="json"), {})
+    return Response(delivery.model_dump_json(), 202, media_type="application/json")

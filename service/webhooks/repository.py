@@ -1,0 +1,60 @@
+"""Queries for webhooks and their deliveries."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from service.repository import TenantRepository
+from service.webhooks.tables import Delivery, Webhook
+
+
+class WebhookRepository(TenantRepository[Webhook]):
+    table, noun = Webhook, "webhook"
+
+    def active(self) -> Sequence[Webhook]:
+        return self.session.scalars(self._mine().where(Webhook.disabled_at.is_(None)).order_by(Webhook.id)).all()
+
+    def delete(self, webhook_id: str) -> None:
+        """With all that was or would be delivered to it."""
+        webhook = self.get(webhook_id, lock=True)
+        self.session.execute(delete(Delivery).where(Delivery.webhook_id == webhook.id))
+        self.session.delete(webhook)
+
+
+class DeliveryRepository(TenantRepository[Delivery]):
+    table, noun = Delivery, "delivery"
+
+
+class DueDeliveries:
+    """Deliveries of every tenant, for the courier."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def claim(self, now: datetime, until: datetime, limit: int) -> list[tuple[Delivery, Webhook]]:
+        """Deliveries that are due, with their webhooks; until ``until`` no other courier takes them."""
+        query = (
+            select(Delivery, Webhook)
+            .join(Webhook, Delivery.webhook_id == Webhook.id)
+            .where(Delivery.next_attempt_at <= now)
+            .order_by(Delivery.next_attempt_at)
+            .limit(limit)
+            .with_for_update(of=Delivery, skip_locked=True)
+        )
+        found = [(delivery, webhook) for delivery, webhook in self.session.execute(query)]
+        for delivery, _ in found:
+            delivery.attempts, delivery.next_attempt_at = delivery.attempts + 1, until
+        return found
+
+    def claimed(self, delivery_id: str, attempts: int) -> tuple[Delivery, Webhook] | None:
+        """A delivery and its webhook, locked, if both are still there and no later attempt was begun."""
+        query = (
+            select(Delivery, Webhook)
+            .join(Webhook, Delivery.webhook_id == Webhook.id)
+            .where(Delivery.id == delivery_id, Delivery.attempts == attempts)
+            .with_for_update()
+        )
+        row = self.session.execute(query).one_or_none()
+        return (row[0], row[1]) if row else None
