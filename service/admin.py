@@ -41,6 +41,13 @@ TenantName = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's 
 
 
 @app.command()
+def migrate() -> None:
+    """Bring the database to this version's schema. Safe to repeat."""
+    with _platform() as platform:
+        platform.database.migrate()
+
+
+@app.command()
 def rotate_kek() -> None:
     """Seal every secret under AIAO_KEY_ENCRYPTION_KEY, owners' keys above all. The service goes on; may be repeated.
 
