@@ -1,0 +1,69 @@
+"""The Kubernetes manifests: valid by the published schemas, and as strict as the restricted pod standard."""
+
+import importlib.util
+import warnings
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from service.settings import Settings
+from tests.processes import PROJECT
+
+FOLDER = PROJECT / "kubernetes"
+KUSTOMIZATION = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
+DOCUMENTS: list[dict[str, Any]] = [
+    document
+    for file in [*KUSTOMIZATION["resources"], "secret.example.yaml"]
+    for document in yaml.safe_load_all((FOLDER / file).read_text())
+]
+PODS = {
+    f"{document['kind']} {document['metadata']['name']}": document["spec"]["template"]["spec"]
+    for document in DOCUMENTS
+    if document["kind"] in ("Deployment", "Job")
+}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: f"{document['kind']} {document['metadata']['name']}")
+def test_it_is_valid(document):
+    if document["apiVersion"].startswith("keda.sh/"):
+        pytest.skip("of an extension, whose schema is not published with Kubernetes'")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        kubernetes_validate.validate(document, "1.33", strict=True)
+
+
+def test_the_schema_would_notice_a_mistake():
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate({"apiVersion": "v1", "kind": "Service", "spec": {"prots": []}}, "1.33", strict=True)
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_every_pod_has_no_rights_and_a_read_only_root(name):
+    pod = PODS[name]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in pod["containers"]:
+        assert container["securityContext"] == {
+            "readOnlyRootFilesystem": True, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}
+        }  # fmt: skip
+        assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/data", "/tmp"}
+        assert "memory" in container["resources"]["limits"]
+        assert container["image"] in {image["name"] for image in KUSTOMIZATION["images"]}
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_its_commands_exist(name):
+    command = PODS[name]["containers"][0].get("command", ["python", "-m", "service.app"])
+    assert command == ["aiao", "admin", "migrate"] or importlib.util.find_spec(command[2])
+
+
+def test_it_names_settings_that_exist():
+    names = {
+        name
+        for each in DOCUMENTS
+        if each["kind"] in ("ConfigMap", "Secret")
+        for name in each.get("data", each.get("stringData"))
+    }
+    assert {name for name in names if name.startswith("AIAO_")} <= {f"AIAO_{field.upper()}" for field in Settings.model_fields}
