@@ -1,9 +1,13 @@
 """From registration to verdict on PostgreSQL and Redis, every part a process of its own."""
 
+import base64
 import json
 import zipfile
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
+import redis
 from diffusers import DDPMPipeline
 
 from aiao_core.archives import unpack
@@ -106,11 +110,41 @@ def test_the_key_is_kept_encrypted_and_its_public_part_tells_no_secret(productio
     seed, secret = decode_secret(registered.secret_key), registered.secret_key
     public = json.dumps(owner.models.public_key(registered.model.id))
     assert registered.model.commitment in public
-    everything = [production.log(name) for name in production.processes]
-    everything.append(dump_of(production.settings["AIAO_DATABASE_URL"]))
-    everything.append(public)
-    forms = (secret, seed.hex(), secret.encode().hex())  # the database shows bytes as hex
-    assert not [form for form in forms for text in everything if form in text]
+    everything = {name: production.log(name) for name in production.processes}
+    everything |= {"database": dump_of(production.settings["AIAO_DATABASE_URL"]), "public key": public}
+    everything |= {"processes": command_lines(), "broker": dump_of_redis(production.settings["AIAO_BROKER_URL"])}
+    key_encryption_key = (production.data_dir / "key-encryption-key").read_text().strip()
+    token = owner.http.headers["authorization"].removeprefix("Bearer ")
+    # The database shows bytes as hex.
+    forms = (secret, seed.hex(), secret.encode().hex(), key_encryption_key, token, token.encode().hex())
+    assert not [(form, place) for form in forms for place, text in everything.items() if form in text]
+
+
+def test_the_broker_carries_the_names_of_jobs_and_nothing_else(production):
+    with production.client("waiting") as client, redis.Redis.from_url(production.settings["AIAO_BROKER_URL"]) as broker:
+        with broker.monitor() as heard:
+            registration = client.models.register(MODEL, name="waiting", options=QUICK_EMBEDDING)
+            client.jobs.cancel(registration.job.id)
+            rung = next(command["command"] for command in heard.listen() if "LPUSH" in command["command"].upper())
+        body = json.loads(rung.partition("{")[1] + rung.partition("{")[2])
+        assert base64.b64decode(body["body"]).startswith(f'[["{registration.job.id}"]'.encode())
+        assert registration.secret_key not in rung
+
+
+def command_lines() -> str:
+    """Of every process of this machine."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended meanwhile
+            found.append(file.read_text(errors="replace"))
+    assert any("celery" in line for line in found)
+    return "\n".join(found)
+
+
+def dump_of_redis(url: str) -> str:
+    """Every value, as Redis would write it to disk."""
+    with redis.Redis.from_url(url) as broker:
+        return "\n".join(str(broker.dump(key)) for key in broker.scan_iter())
 
 
 def dump_of(database_url: str) -> str:
