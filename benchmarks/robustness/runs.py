@@ -38,12 +38,14 @@ class Store:
         self.runs = {name: run for name, run in self.runs.items() if name in wanted}
 
     def add(self, run: Run) -> None:
-        self.runs[_canonical(run.configuration)] = run
+        line = json.dumps({"configuration": run.configuration, "result": run.result, "seconds": run.seconds})
+        # As it will be read again: JSON has no keys but text.
+        self.runs[_canonical(run.configuration)] = Run(**json.loads(line))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         cut_off = self.path.is_file() and not self.path.read_bytes().endswith(b"\n")
         with self.path.open("a") as file:
             file.write("\n" * cut_off)
-            file.write(json.dumps({"configuration": run.configuration, "result": run.result, "seconds": run.seconds}) + "\n")
+            file.write(line + "\n")
 
     def of(self, **wanted: Any) -> list[Run]:
         """The runs whose configuration has all of ``wanted``."""

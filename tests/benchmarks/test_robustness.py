@@ -37,6 +37,13 @@ def test_a_store_finds_runs_by_configuration_and_outlives_a_crash(tmp_path):
     assert {"experiment": "published", "seed": 3} in Store(path)
 
 
+def test_a_run_just_made_is_as_one_read_again(tmp_path):
+    store = Store(tmp_path / "runs.jsonl")
+    store.add(Run({"experiment": "erasure"}, {"by_tau": {0.6: 1.0}}, 2.0))
+    assert store.of() == Store(store.path).of()
+    assert store.of()[0].result == {"by_tau": {"0.6": 1.0}}
+
+
 def test_runs_of_an_earlier_revision_are_forgotten_but_not_lost(tmp_path):
     old, new = ({"experiment": "published", "revision": revision} for revision in (1, 2))
     store = Store(tmp_path / "runs.jsonl")
