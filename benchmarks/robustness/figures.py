@@ -48,11 +48,11 @@ def attacks(points: Sequence[tuple[float, float, str]], limit: float, aim: float
     plot = Plot("What each attack leaves of the watermark against what it costs", (0, MAX_LOSS), (lowest, 4))
     ticks = range(0, int(lowest), -50)
     plot.axes(
-        (0, 0.2, 0.4, 0.6, 0.8, 1), ticks, "quality loss (1 and more at the right edge); above: log10 p, lower is stronger"
+        (0, 0.2, 0.4, 0.6, 0.8, 1), ticks, "quality loss (1 and more at the right edge); upwards log10 p, lower is stronger"
     )
     plot.line([(limit, lowest), (limit, 4)], "threshold")
     plot.line([(0, aim), (MAX_LOSS, aim)], "threshold")
-    plot.text(plot.x(limit) + 6, HEIGHT - 52, "no longer useful", anchor="start")
+    plot.text(plot.x(limit) + 6, plot.y(aim) + 16, "no longer useful", anchor="start")
     for cost, strength, style in points:
         plot.dot(min(max(cost, 0), MAX_LOSS), strength, style, 4)
     return plot.svg()
