@@ -30,7 +30,8 @@ class KeyEncryptionKey(Protocol):
     def id(self) -> str:
         """Kept beside what it sealed; tells nothing about the key."""
 
-    def seal(self, plaintext: bytes, context: str) -> bytes: ...
+    def seal(self, plaintext: bytes, context: str) -> bytes:
+        """Raises :class:`service.errors.NotReady` if the key lies in a service that does not answer; so does :meth:`unseal`."""
 
     def unseal(self, sealed: bytes, context: str) -> bytes:
         """Raises :class:`VaultError` if anything was changed or the key is another one."""
@@ -47,6 +48,7 @@ class LocalKey:
 
     @classmethod
     def of_text(cls, text: str) -> "LocalKey":
+        """From 32 bytes in base64. Raises :class:`VaultError`."""
         try:
             return cls(base64.b64decode(text.strip(), validate=True))
         except ValueError as error:

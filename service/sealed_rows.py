@@ -19,6 +19,7 @@ class SealedRow:
         raise NotImplementedError
 
     def seal(self, vault: Vault, plaintext: str) -> None:
+        """Set the secret; what :attr:`context` names must be set before."""
         self._keep(vault.encrypt(plaintext, self.context))
 
     def unseal(self, vault: Vault) -> str:
@@ -26,6 +27,7 @@ class SealedRow:
         return vault.decrypt(self._sealed(), self.context)
 
     def reseal(self, vault: Vault) -> None:
+        """Move the secret to the vault's current key-encryption key. Raises :class:`service.key_encryption.VaultError`."""
         self._keep(vault.reseal(self._sealed(), self.context))
 
     def _sealed(self) -> Sealed:

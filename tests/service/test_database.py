@@ -92,6 +92,21 @@ def test_an_older_token_may_still_do_everything_and_an_older_service_gets_none_t
     assert [tuple(row) for row in left] == [("both",), ("old",)]
 
 
+def test_a_step_back_that_would_lose_owners_keys_is_refused_and_changes_nothing(database):
+    with database.engine.begin() as connection:
+        for statement in OLDER_ROWS[:4]:
+            connection.exec_driver_sql(statement)
+        connection.exec_driver_sql(
+            "INSERT INTO owner_keys (id, tenant_id, model_id, commitment, ciphertext, data_key, key_encryption_key_id, "
+            f"created_at) VALUES ('k', 't', 'm', 'c', 'x', 'y', 'e', {NOW})"
+        )
+    with pytest.raises(RuntimeError, match="1 owner keys lie under data keys"), database.engine.begin() as connection:
+        command.downgrade(alembic_config(connection), "0005")
+    with database.engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT id FROM owner_keys WHERE data_key IS NOT NULL").fetchall()
+    assert tables(database) == {*Base.metadata.tables, "alembic_version"}
+
+
 def test_an_older_service_is_left_no_job_of_an_audit(database):
     with database.engine.begin() as connection:
         for statement in (*OLDER_ROWS, *AN_AUDIT):
