@@ -17,7 +17,7 @@ from service.errors import NotFound, ServiceError
 from service.key_encryption import VaultError
 from service.platform import Platform
 from service.sealed_rows import rotate
-from service.settings import Settings
+from service.settings import InvalidSettings, read_settings
 from service.tokens import service
 from service.tokens.repository import TenantsRepository, TokenRepository
 from service.tokens.schemas import TokenIn, TokenOut
@@ -132,10 +132,11 @@ def _existing(session: Session, name: str) -> Tenant:
 def _platform() -> Iterator[Platform]:
     """What the settings name. What is wrong is said in a sentence, and not by a traceback."""
     try:
-        with closing(Platform.open(Settings())) as platform:
+        with closing(Platform.open(read_settings())) as platform:
             yield platform
-    except (ServiceError, VaultError) as error:
-        raise typer.BadParameter(str(error)) from error
+    except (InvalidSettings, ServiceError, VaultError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
 
 
 @contextmanager

@@ -23,8 +23,9 @@ import httpx
 import platformdirs
 
 from service.activity.service import OPERATOR, record
+from service.key_encryption import VaultError
 from service.platform import Platform
-from service.settings import Settings
+from service.settings import InvalidSettings, Settings, read_settings
 from service.tokens.schemas import TokenIn
 from service.tokens.service import issue, tenant_named
 
@@ -96,10 +97,10 @@ def main() -> int:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
-    settings = Settings()
-    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     processes: list[Process] = []
     try:
+        settings = read_settings()
+        settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         url = _start(settings, processes, stop)
         _write_config(settings, url)
         logger.info("AIAO is listening on %s  (API description: %s/docs)", url, url)
@@ -107,7 +108,7 @@ def main() -> int:
         logger.info("Next: aiao models register FOLDER --name NAME      Stop: Ctrl-C")
         while not stop.wait(1):
             _restart_the_dead(processes)
-    except StartFailed as error:
+    except (StartFailed, InvalidSettings, VaultError) as error:
         logger.error("aiao: %s", error)
         return 0 if stop.is_set() else 1
     finally:

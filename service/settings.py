@@ -5,14 +5,15 @@ from typing import Self
 
 import platformdirs
 from limits import parse
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
     """Where things are and how patient the service is."""
 
-    model_config = SettingsConfigDict(env_prefix="AIAO_")
+    # An error must not repeat what was set: it may be a key.
+    model_config = SettingsConfigDict(env_prefix="AIAO_", hide_input_in_errors=True)
 
     data_dir: Path = Field(
         default_factory=lambda: platformdirs.user_data_path("aiao"), description="Folder of the embedded system's files."
@@ -66,6 +67,19 @@ class Settings(BaseSettings):
     def scratch_dir(self) -> Path:
         """For files that live as long as one request or one attempt of a job."""
         return self.data_dir / "scratch"
+
+
+class InvalidSettings(Exception):
+    """A setting cannot be used; the sentence names it."""
+
+
+def read_settings() -> Settings:
+    """The settings of the environment. Raises :class:`InvalidSettings`."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        named = [("_".join(map(str, each["loc"])).upper(), each["msg"]) for each in error.errors()]
+        raise InvalidSettings("; ".join(f"AIAO_{name}: {why}" if name else why for name, why in named)) from error
 
 
 def _as_redis(broker_url: str) -> str:
