@@ -3,6 +3,9 @@
 Layer choice, trigger masks and signs, and response masks and signs are derived from the seed by HKDF-SHA256 (RFC 5869) with
 one ``info`` per purpose and layer, expanded to bits by a procedure that needs no library: an expert can redo it with any
 SHA-256. The response signs are independent of every other part of the key; the exact test rests on that.
+
+Version 2 shows the response on every channel: twice the bits, and stronger under every attack that was tried. Keys of version 1
+have it on half of them, by a mask of their own.
 """
 
 import base64
@@ -28,6 +31,7 @@ CHECKSUM_BYTES = 3
 SECRET_LENGTH = len(PREFIX) + 56
 DIGEST = r"^sha256:[0-9a-f]{64}$"
 
+Version = Literal[1, 2]
 Purpose = Literal["layer-choice", "trigger-mask", "trigger-sign", "response-mask", "response-sign"]
 
 
@@ -62,7 +66,7 @@ class PublicKey(_Frozen):
     """The part of a key that tells nothing about its masks and signs."""
 
     format: Literal["aiao.public-key"] = "aiao.public-key"
-    version: Literal[1] = 1
+    version: Version = 2
     commitment: str = Field(pattern=DIGEST, description="SHA-256 of a label and the seed")
     architecture: Architecture
     num_train_timesteps: int = Field(ge=1)
@@ -86,6 +90,7 @@ class OwnerKey:
     num_train_timesteps: int
     layers: tuple[Layer, ...]
     subpaths: tuple[Subpath, ...]
+    version: Version = 2
 
     def __repr__(self) -> str:
         return f"OwnerKey({self.commitment}, {len(self.layers)} layers)"  # never the seed: it may reach a log
@@ -122,8 +127,8 @@ class OwnerKey:
         return _signs(self._bits("trigger-sign", layer))
 
     def response_mask(self, layer: int) -> NDArray[np.bool_]:
-        """The channels of layer j that show the response, (C,) boolean."""
-        return self._bits("response-mask", layer)
+        """The channels of layer j that show the response, (C,) boolean: all of them since version 2."""
+        return self._bits("response-mask", layer) if self.version == 1 else np.ones(self.layers[layer].channels, np.bool_)
 
     def response_sign(self, layer: int) -> NDArray[np.int8]:
         """r_j, (C,) of -1 and +1."""
@@ -134,6 +139,7 @@ class OwnerKey:
 
     def public(self) -> PublicKey:
         return PublicKey(
+            version=self.version,
             commitment=self.commitment,
             architecture=self.architecture,
             num_train_timesteps=self.num_train_timesteps,
@@ -151,7 +157,7 @@ class OwnerKey:
                 f"this secret belongs to the commitment {commitment(seed)}, not to {public.commitment}; "
                 "use the secret that was shown when this model was registered"
             )
-        key = cls(seed, public.architecture, public.num_train_timesteps, public.layers, public.subpaths)
+        key = cls(seed, public.architecture, public.num_train_timesteps, public.layers, public.subpaths, public.version)
         if key.bits != public.bits:
             raise InvalidKey(f"the key says {public.bits} bits, but its secret derives {key.bits}; it has been altered")
         return key
@@ -163,7 +169,9 @@ class OwnerKey:
         return json.dumps(document, indent=1) + "\n"
 
     def _derived(self) -> list[dict[str, str]]:
-        purposes: tuple[Purpose, ...] = ("trigger-mask", "trigger-sign", "response-mask", "response-sign")
+        purposes: list[Purpose] = ["trigger-mask", "trigger-sign", "response-mask", "response-sign"]
+        if self.version > 1:
+            purposes.remove("response-mask")
         return [
             {purpose: np.packbits(self._bits(purpose, layer), bitorder="little").tobytes().hex() for purpose in purposes}
             for layer in range(len(self.layers))

@@ -53,13 +53,11 @@ def select_key(
 
     candidates = key_with(all_subpaths(len(layers)))
     place = {layer.name: number for number, layer in enumerate(eligible)}
-    # A narrow layer may have drawn an empty mask: it can then take no trigger, or show no response.
+    # A narrow layer may have drawn an empty mask: it can then take no trigger.
     usable = tuple(
         (i, j)
         for i, j in candidates.subpaths
-        if place[layers[j].name] - place[layers[i].name] >= SPAN * len(eligible)
-        and candidates.trigger_mask(i).any()
-        and candidates.response_mask(j).any()
+        if place[layers[j].name] - place[layers[i].name] >= SPAN * len(eligible) and candidates.trigger_mask(i).any()
     )
     subpaths = widest(reach(model.denoiser, key_with(usable), inputs, progress=progress), REACH_SHARE)
     if not subpaths:

@@ -1,6 +1,7 @@
 import copy
 from collections import Counter
 from dataclasses import replace
+from statistics import mean
 
 import pytest
 import torch
@@ -14,7 +15,6 @@ from aiao_core.objective import objective
 from aiao_core.options import EmbeddingOptions, VerificationOptions
 from aiao_core.resume import FileCheckpoint
 from aiao_core.selection import select_key
-from aiao_core.statistics import log10_binomial_tail
 from aiao_core.training import Examples, fine_tune
 from aiao_core.verification import Subject, decode, make_draws, observe, verify
 from aiao_core.watermark import Watermark
@@ -112,14 +112,13 @@ def test_a_diverging_objective_is_refused(tiny_examples):
 
 
 def answer_to_other_triggers(denoiser, key, seed):
-    """log10 p of the owner's response under the triggers of another key: a thief who trains on those must not meet it."""
+    """The share of the owner's response signs that another key's triggers call up: who trains on those must not meet it."""
     watermark = Watermark(key, denoiser)
     watermark.triggers = Watermark(replace(key, seed=seed), denoiser).triggers
     draws = make_draws(key, 64, torch.Generator().manual_seed(0))
     triggers = [(watermark, i) for i, _ in draws.subpaths]
     decoded = decode(watermark, draws, observe(denoiser, watermark, draws), observe(denoiser, watermark, draws, triggers))
-    bits = torch.cat(list(decoded.difference.values()))
-    return log10_binomial_tail(int(bits.sum()), len(bits))
+    return torch.cat(list(decoded.difference.values())).double().mean().item()
 
 
 def test_the_mark_is_embedded_and_outlives_a_thief(emoji_model, emoji_examples):
@@ -131,8 +130,8 @@ def test_the_mark_is_embedded_and_outlives_a_thief(emoji_model, emoji_examples):
     assert marked.verdict == "match"
     assert marked.test.log10_p < -30
     assert all(decoy.log10_p > -5 for decoy in marked.decoys)
-    others = [answer_to_other_triggers(emoji_model.denoiser, key, bytes([number]) * 32) for number in range(8)]
-    assert min(others) > -3
+    others = [answer_to_other_triggers(emoji_model.denoiser, key, bytes([number]) * 32) for number in range(16)]
+    assert mean(others) < 0.55  # without decoys 0.67
 
     fine_tune(emoji_model, Examples(emoji_examples.clean[:64].flip(-1), {}), steps=40, learning_rate=2e-4)
     stolen = verify(emoji_model.denoiser, key, options=how, subject=Subject("stolen", "model"))

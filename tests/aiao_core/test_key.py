@@ -15,6 +15,7 @@ from aiao_core.key import (
     Layer,
     OwnerKey,
     PublicKey,
+    Version,
     choose_layers,
     commitment,
     decode_secret,
@@ -28,10 +29,10 @@ SEED = bytes(range(32))
 seeds = st.binary(min_size=32, max_size=32)
 
 
-def make_key(seed: bytes = SEED) -> OwnerKey:
+def make_key(seed: bytes = SEED, version: Version = 2) -> OwnerKey:
     layers = (Layer(name="down.conv", channels=12), Layer(name="mid.to_q", channels=9), Layer(name="up.conv", channels=20))
     return OwnerKey(
-        seed, Architecture(class_name="UNet2DModel", config={"sample_size": 8}), 1000, layers, ((0, 1), (0, 2), (1, 2))
+        seed, Architecture(class_name="UNet2DModel", config={"sample_size": 8}), 1000, layers, ((0, 1), (0, 2), (1, 2)), version
     )
 
 
@@ -64,15 +65,26 @@ def test_golden_vectors():
     assert encode_secret(SEED) == golden["secret"]
 
 
-@pytest.mark.parametrize("version", [1])
+@pytest.mark.parametrize("version", [1, 2])
 def test_golden_key_files_of_every_version_are_read(version):
     text = (GOLDEN / f"key-v{version}.json").read_text()
     key = OwnerKey.from_json(text)
-    assert key == make_key()
+    assert key == make_key(version=version)
+    assert key.to_json() == text
     public = PublicKey.model_validate_json((GOLDEN / f"public-key-v{version}.json").read_text())
     assert public == key.public()
-    if version == 1:
-        assert key.to_json() == text
+    assert OwnerKey.from_public(public, key.secret) == key
+
+
+def test_the_response_is_on_every_channel_since_version_2():
+    first, second = make_key(version=1), make_key()
+    assert [second.response_mask(j).all() for j in range(3)] == [True] * 3
+    assert [first.response_mask(j).tolist() for j in range(3)] == [
+        derive_bits(SEED, "response-mask", layer.name, layer.channels).tolist() for layer in first.layers
+    ]
+    assert (first.bits, second.bits) == (16, 9 + 20)
+    for purpose in (OwnerKey.trigger_mask, OwnerKey.trigger_sign, OwnerKey.response_sign):
+        assert [purpose(first, j).tolist() for j in range(3)] == [purpose(second, j).tolist() for j in range(3)]
 
 
 @given(seeds)
@@ -123,7 +135,7 @@ def test_an_altered_key_file_is_refused(data):
     elif change == "subpath":
         document["subpaths"][0] = [1, 0]
     elif change == "version":
-        document["version"] = 2
+        document["version"] = data.draw(st.sampled_from([1, 3]))
     else:
         document["secret"] = encode_secret(bytes(32))
     with pytest.raises(InvalidKey):

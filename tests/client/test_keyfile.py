@@ -126,7 +126,7 @@ def test_the_public_key_of_another_model_is_refused_and_the_secret_kept(saved):
     assert list(saved.parent.iterdir()) == [saved]
 
 
-@pytest.mark.parametrize("public", [{}, PUBLIC | {"version": 2}, PUBLIC | {"layers": []}])
+@pytest.mark.parametrize("public", [{}, PUBLIC | {"version": 3}, PUBLIC | {"layers": []}])
 def test_a_public_key_that_this_client_does_not_know_is_refused_in_words(saved, public):
     with pytest.raises(ClientError, match="PublicKey that this client understands"):
         keyfile.complete(saved, Models(public))
