@@ -58,25 +58,35 @@ def is_archive(path: Path) -> bool:
         return True  # unpacking it says what is wrong
 
 
-def is_compressed(path: Path) -> bool:
-    """Whether a file is compressed as TAR archives are."""
-    return _decompressor(path) is not open
+def is_compressed(stream: IO[bytes]) -> bool:
+    """Whether a file, open at its beginning, is compressed as TAR archives are."""
+    return _decompressor(stream) is not None
 
 
 def is_tar(path: Path) -> bool:
-    """Whether a file is a TAR archive, by its first header alone: ``tarfile`` would read as much as that header claims."""
+    """Whether a file is a TAR archive."""
+    with path.open("rb") as stream:
+        return begins_as_tar(stream)
+
+
+def begins_as_tar(stream: IO[bytes]) -> bool:
+    """Whether a file, open at its beginning, is a TAR archive.
+
+    By its first header alone: ``tarfile`` would read as much as that header claims.
+    """
+    decompressor = _decompressor(stream)
     try:
-        with _decompressor(path)(path, "rb") as stream:
-            tarfile.TarInfo.frombuf(stream.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
+        header = (decompressor(stream, "rb") if decompressor else stream).read(tarfile.BLOCKSIZE)
+        tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
     except UNREADABLE:
         return False
     return True
 
 
-def _decompressor(path: Path) -> Callable[..., Any]:
-    with path.open("rb") as stream:
-        start = stream.read(6)
-    return next((opener for magic, opener in DECOMPRESSORS.items() if start.startswith(magic)), open)
+def _decompressor(stream: IO[bytes]) -> Callable[..., Any] | None:
+    start = stream.read(6)
+    stream.seek(0)
+    return next((opener for magic, opener in DECOMPRESSORS.items() if start.startswith(magic)), None)
 
 
 def unpack(archive: Path, into: Path, limits: Limits | None = None) -> Path:
@@ -156,15 +166,18 @@ def _zip_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
 
 
 def _tar_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    with _decompressor(path)(path, "rb") as stream, tarfile.open(fileobj=_ShortReads(stream), mode="r:") as archive:
-        for entry in archive:
-            if entry.isdir():
-                continue
-            content = archive.extractfile(entry) if entry.isreg() else None
-            if content is None:
-                raise UnsafeArchive(f"the archive holds {entry.name!r}, a link or device; pack plain files only")
-            with content:
-                yield entry.name, content
+    with path.open("rb") as file:
+        decompressor = _decompressor(file)
+        plain = _ShortReads(decompressor(file, "rb") if decompressor else file)
+        with tarfile.open(fileobj=plain, mode="r:") as archive:
+            for entry in archive:
+                if entry.isdir():
+                    continue
+                content = archive.extractfile(entry) if entry.isreg() else None
+                if content is None:
+                    raise UnsafeArchive(f"the archive holds {entry.name!r}, a link or device; pack plain files only")
+                with content:
+                    yield entry.name, content
 
 
 class _ShortReads:

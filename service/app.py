@@ -24,6 +24,7 @@ from service.models import endpoints as models
 from service.platform import Platform
 from service.settings import Settings
 from service.tokens import endpoints as tokens
+from service.uploads import endpoints as uploads
 from service.verifications import endpoints as verifications
 from service.webhooks import endpoints as webhooks
 
@@ -48,7 +49,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     errors.install(app)
     app.add_middleware(JsonLimit)
     app.add_middleware(RequestCounter)
-    for part in (artifacts, models, keys, verifications, audits, jobs, tokens, activity, webhooks):
+    for part in (artifacts, uploads, models, keys, verifications, audits, jobs, tokens, activity, webhooks):
         app.include_router(part.router, responses=errors.responses(429))
     app.include_router(health.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
@@ -74,7 +75,8 @@ class JsonLimit:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] == artifacts.router.prefix:
+        streamed = (artifacts.router.prefix, uploads.router.prefix)
+        if scope["type"] != "http" or scope["path"].startswith(streamed):
             await self.app(scope, receive, send)
             return
         received = 0

@@ -47,6 +47,10 @@ class ServiceError(Exception):
         self.headers = headers or self.headers
 
 
+class BadRequest(ServiceError):
+    """A header cannot be read."""
+
+
 class Unauthorized(ServiceError):
     status, slug, headers = 401, "unauthorized", {"WWW-Authenticate": "Bearer"}
 
@@ -69,12 +73,34 @@ class Conflict(ServiceError):
     status, slug = 409, "conflict"
 
 
+class Gone(ServiceError):
+    status, slug = 410, "gone"
+
+
+class UnsupportedTusVersion(ServiceError):
+    status, slug = 412, "unsupported-tus-version"
+
+
 class UploadTooLarge(ServiceError):
     status, slug = 413, "upload-too-large"
 
 
+class UnsupportedMediaType(ServiceError):
+    status, slug = 415, "unsupported-media-type"
+
+
+class QuotaExceeded(ServiceError):
+    status, slug = 403, "quota-exceeded"
+
+
 class InvalidArtifact(ServiceError):
     status, slug = 422, "invalid-artifact"
+
+
+class ChecksumMismatch(ServiceError):
+    """460 is tus's own."""
+
+    status, slug = 460, "checksum-mismatch"
 
 
 class InvalidWebhook(ServiceError):
@@ -95,15 +121,19 @@ class NotReady(ServiceError):
 
 def problem(status: int, slug: str, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
     """A problem document as a response."""
-    body = Problem(type=slug, title=HTTPStatus(status).phrase, status=status, detail=detail)
+    body = Problem(type=slug, title=_title(status), status=status, detail=detail)
     return JSONResponse(body.model_dump(), status, headers, MEDIA_TYPE)
+
+
+def _title(status: int) -> str:
+    return "Checksum Mismatch" if status == ChecksumMismatch.status else HTTPStatus(status).phrase
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI description of the problems that a call may answer with."""
     return {
         status: {
-            "description": HTTPStatus(status).phrase,
+            "description": _title(status),
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
         for status in statuses

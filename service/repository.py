@@ -27,10 +27,7 @@ class TenantRepository(Generic[Row]):
         query = self._mine().where(self.table.id == row_id)
         if lock:
             query = query.with_for_update().execution_options(populate_existing=True)
-        row: Row | None = self.session.scalar(query)
-        if row is None:
-            raise NotFound(f"there is no {self.noun} {row_id} for this token")
-        return row
+        return self._found(row_id, self.session.scalar(query))
 
     def page(self, limit: int, cursor: str | None, *conditions: ColumnElement[bool]) -> tuple[list[Row], str | None]:
         """Newest first, starting after ``cursor``; the second part is the cursor of the next page, if there is one."""
@@ -43,6 +40,11 @@ class TenantRepository(Generic[Row]):
     def add(self, row: Row) -> Row:
         self.session.add(row)
         self.session.flush()
+        return row
+
+    def _found(self, row_id: str, row: Row | None) -> Row:
+        if row is None:
+            raise NotFound(f"there is no {self.noun} {row_id} for this token")
         return row
 
     def _mine(self) -> Any:

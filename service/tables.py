@@ -7,10 +7,11 @@ from service.jobs.tables import IdempotencyRecord, Job
 from service.keys.tables import StoredKey
 from service.models.tables import Model
 from service.tokens.tables import Tenant, Token
+from service.uploads.tables import Upload, UploadPart
 from service.verifications.tables import Verification
 from service.webhooks.tables import Delivery, Webhook
 
 __all__ = [
-    "Activity", "Artifact", "Audit", "Delivery", "IdempotencyRecord", "Job", "Model", "StoredKey", "Tenant", "Token",
-    "Verification", "Webhook",
+    "Activity", "Artifact", "Audit", "Delivery", "IdempotencyRecord", "Job", "Model", "StoredKey", "Tenant", "Token", "Upload",
+    "UploadPart", "Verification", "Webhook",
 ]  # fmt: skip

@@ -8,6 +8,7 @@ from pydantic import Field
 from service.schemas import Schema
 
 Action = Literal[
+    "artifact.delete",
     "artifact.upload",
     "audit.start",
     "checkpoint.download",
@@ -17,6 +18,7 @@ Action = Literal[
     "model.retire",
     "token.issue",
     "token.revoke",
+    "upload.create",
     "verification.submit",
     "webhook.create",
     "webhook.delete",

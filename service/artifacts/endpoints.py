@@ -9,11 +9,12 @@ from starlette.requests import ClientDisconnect
 from service.activity.service import record
 from service.artifacts import service
 from service.artifacts.repository import ArtifactRepository
-from service.artifacts.schemas import ArtifactOut
+from service.artifacts.schemas import SHA256, ArtifactOut
+from service.artifacts.tables import Artifact
 from service.errors import InvalidArtifact, UploadTooLarge, responses
 from service.idempotency import Idempotency, IdempotentUpload
 from service.platform import Platform
-from service.schemas import ArtifactId, Name
+from service.schemas import ArtifactId, Cursor, Limit, Name, Page
 from service.tokens.dependencies import PlatformDep, Reader, Writer
 from service.tokens.service import Caller
 
@@ -43,7 +44,7 @@ async def upload(
     idempotency: IdempotentUpload,
     filename: Annotated[Name, Query(description="The file's name, kept for reports.", examples=["emoji.zip"])],
     sha256: Annotated[
-        str | None, Query(pattern="^[0-9a-f]{64}$", description="If given, an upload with another digest is refused.")
+        str | None, Query(pattern=SHA256, description="If given, an upload with another digest is refused.")
     ] = None,
 ) -> Response:
     """Stream in a diffusers folder as .zip or .tar, a .safetensors or GGUF file, a PyTorch checkpoint, or an image set.
@@ -51,26 +52,47 @@ async def upload(
     Nothing is kept of an upload that is interrupted, too large, damaged or of no known kind.
     """
     limit = platform.settings.max_upload_bytes
-    if int(request.headers.get("content-length") or 0) > limit:
+    announced = int(request.headers.get("content-length") or 0)
+    if announced > limit:
         raise UploadTooLarge(f"this upload has more than {limit} bytes, the largest that this service takes")
-    with service.temporary_file(platform.settings.scratch_dir) as path:
-        try:
-            received = await service.receive(request.stream(), path, filename=filename, expected_sha256=sha256, max_bytes=limit)
-        except ClientDisconnect as error:
-            raise InvalidArtifact("the upload was interrupted; send it again") from error
-        return await run_in_threadpool(_keep, platform, caller, idempotency, received)
+    await run_in_threadpool(_check_quota, platform, caller, announced)
+    try:
+        received = await service.receive(
+            platform.storage, request.stream(), filename=filename, expected_sha256=sha256, max_bytes=limit
+        )
+    except ClientDisconnect as error:
+        raise InvalidArtifact("the upload was interrupted; send it again") from error
+    return await run_in_threadpool(_keep, platform, caller, idempotency, received)
 
 
-def _keep(platform: Platform, caller: Caller, idempotency: Idempotency, received: service.Upload) -> Response:
+def _check_quota(platform: Platform, caller: Caller, size: int) -> None:
     with platform.database.session() as session:
+        service.check_quota(session, caller.tenant_id, size)
+
+
+def _keep(platform: Platform, caller: Caller, idempotency: Idempotency, received: service.Received) -> Response:
+    with service.spare_deleted(platform, received) as keep, platform.database.session() as session:
         if replay := idempotency.replay(session, received.sha256):
             return replay
-    # Not in one transaction with the replay: storing a large file must not hold the database.
-    with service.stored(platform, received) as artifact_id, platform.database.session() as session:
-        artifact = ArtifactOut.model_validate(service.keep(session, caller.tenant_id, artifact_id, received))
-        record(session, caller.tenant_id, caller.token_id, "artifact.upload", artifact_id)
+        artifact = ArtifactOut.model_validate(keep(session, caller))
+        service.check_quota(session, caller.tenant_id)
         idempotency.remember(session, 201, artifact.model_dump(mode="json"), {}, received.sha256)
     return Response(artifact.model_dump_json(), 201, media_type="application/json")
+
+
+@router.get("", summary="List artifacts", responses=responses(401, 422))
+def list_artifacts(
+    platform: PlatformDep,
+    caller: Reader,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+    sha256: Annotated[str | None, Query(pattern=SHA256, description="Only files with this content.")] = None,
+) -> Page[ArtifactOut]:
+    """Newest first, without deleted ones."""
+    with platform.database.session() as session:
+        conditions = [Artifact.sha256 == sha256] if sha256 else []
+        rows, next_cursor = ArtifactRepository(session, caller.tenant_id).page(limit, cursor, *conditions)
+        return Page(items=[ArtifactOut.model_validate(row) for row in rows], next_cursor=next_cursor)
 
 
 @router.get("/{artifact_id}", summary="Show an artifact", responses=responses(401, 404, 422))
@@ -78,3 +100,13 @@ def show(artifact_id: ArtifactId, platform: PlatformDep, caller: Reader) -> Arti
     """Digest, size and kind of an uploaded file."""
     with platform.database.session() as session:
         return ArtifactOut.model_validate(ArtifactRepository(session, caller.tenant_id).get(artifact_id))
+
+
+@router.delete("/{artifact_id}", status_code=204, summary="Delete an artifact", responses=responses(401, 403, 404, 409, 422))
+def delete(artifact_id: ArtifactId, platform: PlatformDep, caller: Writer) -> None:
+    """The file goes; reports keep its name and digest. Refused while a model or an unfinished job needs it."""
+    with platform.database.session() as session:
+        spare = service.delete(session, caller.tenant_id, artifact_id)
+        record(session, caller.tenant_id, caller.token_id, "artifact.delete", artifact_id)
+    if spare:
+        platform.storage.delete(spare)

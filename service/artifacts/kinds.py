@@ -3,9 +3,10 @@
 import json
 import struct
 import zipfile
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
+from typing import BinaryIO
 
-from aiao_core.archives import is_compressed, is_tar
+from aiao_core.archives import begins_as_tar, is_compressed
 from service.artifacts.schemas import Kind
 from service.errors import InvalidArtifact
 
@@ -16,11 +17,10 @@ GGUF_ENTRY_BYTES = 32
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
-def kind_of(file: Path, filename: str) -> Kind:
-    """The kind of ``file``. Raises :class:`InvalidArtifact` for a broken file or one of no known kind."""
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        start = stream.read(9)
+def kind_of(file: BinaryIO, size: int, filename: str) -> Kind:
+    """The kind of ``file``, of ``size`` bytes. Raises :class:`InvalidArtifact` for a broken one or one of no known kind."""
+    start = file.read(9)
+    file.seek(0)
     if size == 0:
         raise InvalidArtifact("the upload is empty; send the file as the body of the request")
     if start.startswith(b"PK"):
@@ -28,8 +28,9 @@ def kind_of(file: Path, filename: str) -> Kind:
     if start.startswith(GGUF):
         _check_gguf(file, size)
         return "gguf"
-    if is_tar(file):
+    if begins_as_tar(file):
         return "archive"
+    file.seek(0)
     if is_compressed(file):
         raise InvalidArtifact("this compressed file is no readable TAR archive; pack the folder again")
     if start[8:9] == b"{" or PurePosixPath(filename).suffix == ".safetensors":
@@ -43,7 +44,7 @@ def kind_of(file: Path, filename: str) -> Kind:
     )
 
 
-def _zip_kind(file: Path) -> Kind:
+def _zip_kind(file: BinaryIO) -> Kind:
     try:
         with zipfile.ZipFile(file) as archive:
             names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
@@ -57,26 +58,24 @@ def _zip_kind(file: Path) -> Kind:
     return "images" if suffixes == {".npy"} or suffixes <= IMAGE_SUFFIXES else "archive"
 
 
-def _check_safetensors(file: Path, size: int) -> None:
+def _check_safetensors(file: BinaryIO, size: int) -> None:
     """Is the header readable, and does the file hold all the bytes that it announces?"""
-    with file.open("rb") as stream:
-        prefix = stream.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
-        try:
-            if length > min(MAX_HEADER_BYTES, size - 8):
-                raise ValueError("its header is longer than the file")
-            header = json.loads(stream.read(length))
-            end = max((tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"), default=0)
-            if not isinstance(end, int) or end != size - 8 - length:
-                raise ValueError(f"its header announces {end} bytes of weights, but {size - 8 - length} follow")
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
-            raise InvalidArtifact(f"this is no complete safetensors file: {error}; upload it again") from error
+    prefix = file.read(8)
+    length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
+    try:
+        if length > min(MAX_HEADER_BYTES, size - 8):
+            raise ValueError("its header is longer than the file")
+        header = json.loads(file.read(length))
+        end = max((tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"), default=0)
+        if not isinstance(end, int) or end != size - 8 - length:
+            raise ValueError(f"its header announces {end} bytes of weights, but {size - 8 - length} follow")
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+        raise InvalidArtifact(f"this is no complete safetensors file: {error}; upload it again") from error
 
 
-def _check_gguf(file: Path, size: int) -> None:
+def _check_gguf(file: BinaryIO, size: int) -> None:
     """Are the version and the number of tensors possible? A worker reads the rest."""
-    with file.open("rb") as stream:
-        fields = stream.read(24)
+    fields = file.read(24)
     version, tensors, _ = struct.unpack("<4xIQQ", fields.ljust(24, b"\0"))
     if version not in (2, 3) or not 1 <= tensors <= size // GGUF_ENTRY_BYTES:
         raise InvalidArtifact(

@@ -1,8 +1,64 @@
 """Queries for artifacts."""
 
+from typing import Any
+
+from sqlalchemy import func, or_, select
+
 from service.artifacts.tables import Artifact
+from service.audits.tables import Audit
+from service.jobs.tables import Job
+from service.models.tables import Model
 from service.repository import TenantRepository
+from service.uploads.tables import Upload
+from service.verifications.tables import Verification
 
 
 class ArtifactRepository(TenantRepository[Artifact]):
+    """One tenant's artifacts, without those that were deleted."""
+
     table, noun = Artifact, "artifact"
+
+    def get_for_use(self, artifact_id: str) -> Artifact:
+        """As :meth:`get`; nobody deletes the artifact before the transaction ends."""
+        query = self._mine().where(Artifact.id == artifact_id).with_for_update(read=True)
+        return self._found(artifact_id, self.session.scalar(query, execution_options={"populate_existing": True}))
+
+    def with_content(self, sha256: str) -> Artifact | None:
+        """One with this content."""
+        artifact: Artifact | None = self.session.scalar(self._mine().where(Artifact.sha256 == sha256).limit(1))
+        return artifact
+
+    def shares_object(self, artifact: Artifact) -> bool:
+        """Whether another artifact is stored in the same object."""
+        query = self._mine().where(Artifact.storage_key == artifact.storage_key, Artifact.id != artifact.id).limit(1)
+        return self.session.scalar(query) is not None
+
+    def user_of(self, artifact_id: str) -> str | None:
+        """A model that can be verified against, or a job under way, that needs the artifact."""
+        unfinished = Job.state.in_(("queued", "running"))
+        questions = [
+            select(Model.id).where(
+                or_(Model.artifact_id == artifact_id, Model.images_artifact_id == artifact_id),
+                Model.status.in_(("embedding", "ready")),
+            ),
+            select(Job.id)
+            .join(Verification, Verification.job_id == Job.id)
+            .where(or_(Verification.artifact_id == artifact_id, Verification.base_artifact_id == artifact_id), unfinished),
+            select(Job.id).join(Audit, Audit.job_id == Job.id).where(Audit.images_artifact_id == artifact_id, unfinished),
+            # A retired model's embedding or audits may still be at their last step.
+            select(Job.id)
+            .join(Model, Model.job_id == Job.id)
+            .where(or_(Model.artifact_id == artifact_id, Model.images_artifact_id == artifact_id), unfinished),
+        ]
+        return next((user for question in questions if (user := self.session.scalar(question.limit(1)))), None)
+
+    def bytes_used(self) -> int:
+        """Bytes of the tenant's uploads: each object once, and what uploads under way have announced."""
+        mine = self._mine().subquery()
+        objects = select(func.max(mine.c.size).label("size")).group_by(mine.c.storage_key).subquery()
+        stored = self.session.scalar(select(func.sum(objects.c.size))) or 0
+        announced = select(func.sum(Upload.length)).where(Upload.tenant_id == self.tenant_id, Upload.artifact_id.is_(None))
+        return int(stored) + int(self.session.scalar(announced) or 0)
+
+    def _mine(self) -> Any:
+        return super()._mine().where(Artifact.deleted_at.is_(None))

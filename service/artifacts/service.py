@@ -1,90 +1,150 @@
-"""Take a file in: streamed, hashed, recognised and stored, or nothing left behind."""
+"""Take a file in: streamed into storage and hashed, recognised and kept once per content, or nothing left behind."""
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 from sqlalchemy.orm import Session
 
+from service.activity.service import record
 from service.artifacts.kinds import kind_of
 from service.artifacts.repository import ArtifactRepository
 from service.artifacts.schemas import Kind
 from service.artifacts.tables import Artifact
 from service.database import utc_now
-from service.errors import InvalidArtifact, UploadTooLarge
+from service.errors import Conflict, InvalidArtifact, QuotaExceeded, ServiceError, UploadTooLarge
 from service.ids import new_id
 from service.platform import Platform
+from service.storage import Storage
+from service.tokens.repository import TenantsRepository
+from service.tokens.service import Caller
 
 
 @dataclass(frozen=True)
-class Upload:
-    """A file that came in whole, in a temporary place."""
+class Received:
+    """A file that came in whole, in an object of its own."""
 
-    path: Path
+    artifact_id: str
     filename: str
     sha256: str
     size: int
     kind: Kind
 
-
-@contextmanager
-def temporary_file(folder: Path) -> Iterator[Path]:
-    """A file that is gone after the block."""
-    with NamedTemporaryFile(dir=folder, prefix="upload-", delete=False) as handle:
-        path = Path(handle.name)
-    try:
-        yield path
-    finally:
-        path.unlink(missing_ok=True)
+    @property
+    def storage_key(self) -> str:
+        return storage_key(self.artifact_id)
 
 
 async def receive(
-    chunks: AsyncIterator[bytes], path: Path, *, filename: str, expected_sha256: str | None, max_bytes: int
-) -> Upload:
-    """Write ``chunks`` to ``path``, hashing them on the way. Raises :class:`UploadTooLarge` or :class:`InvalidArtifact`."""
-    digest, size = hashlib.sha256(), 0
-    with path.open("wb") as target:
+    storage: Storage, chunks: AsyncIterator[bytes], *, filename: str, expected_sha256: str | None, max_bytes: int
+) -> Received:
+    """Store ``chunks``, hashing them on the way. Raises :class:`UploadTooLarge` or :class:`InvalidArtifact`."""
+    artifact_id, digest, size = new_id("art"), hashlib.sha256(), 0
+
+    async def hashed() -> AsyncIterator[bytes]:
+        nonlocal size
         async for chunk in chunks:
             size += len(chunk)
             if size > max_bytes:
                 raise UploadTooLarge(f"this upload has more than {max_bytes} bytes, the largest that this service takes")
             digest.update(chunk)
-            await asyncio.to_thread(target.write, chunk)
-    sha256 = digest.hexdigest()
-    if expected_sha256 and sha256 != expected_sha256:
-        raise InvalidArtifact(f"the upload was damaged on the way: its SHA-256 is {sha256}; send it again")
-    return Upload(path, filename, sha256, size, await asyncio.to_thread(kind_of, path, filename))
+            yield chunk
+
+    key = storage_key(artifact_id)
+    await storage.receive(key, hashed())
+    try:
+        sha256 = digest.hexdigest()
+        if expected_sha256 and sha256 != expected_sha256:
+            raise InvalidArtifact(f"the upload was damaged on the way: its SHA-256 is {sha256}; send it again")
+        kind = await asyncio.to_thread(_kind, storage, key, size, filename)
+    except BaseException:
+        storage.delete(key)
+        raise
+    return Received(artifact_id, filename, sha256, size, kind)
+
+
+def _kind(storage: Storage, key: str, size: int, filename: str) -> Kind:
+    with storage.open(key) as file:
+        return kind_of(file, size, filename)
+
+
+def keep(session: Session, tenant_id: str, received: Received) -> Artifact:
+    """The artifact of a file that came in. If the tenant has its content already, that object is shared and its own spare."""
+    lock_tenant(session, tenant_id)
+    artifacts = ArtifactRepository(session, tenant_id)
+    twin = artifacts.with_content(received.sha256)
+    artifact = Artifact(
+        id=received.artifact_id,
+        tenant_id=tenant_id,
+        filename=received.filename,
+        sha256=received.sha256,
+        size=received.size,
+        kind=received.kind,
+        storage_key=twin.storage_key if twin else received.storage_key,
+        created_at=utc_now(),
+    )
+    return artifacts.add(artifact)
 
 
 @contextmanager
-def stored(platform: Platform, upload: Upload) -> Iterator[str]:
-    """Put an upload into storage and yield its artifact identifier; if the block fails, the object is deleted again."""
-    artifact_id = new_id("art")
-    platform.storage.put(storage_key(artifact_id), upload.path)
+def spare_deleted(platform: Platform, received: Received) -> Iterator[Callable[[Session, Caller], Artifact]]:
+    """Yields :func:`keep`, to be called once, in a transaction; afterwards the object goes if no artifact came of it.
+
+    If the transaction failed at its very end, nobody knows whether the artifact is there: the object stays, for the collection
+    of garbage to decide.
+    """
+    spare = True
+
+    def keeping(session: Session, caller: Caller) -> Artifact:
+        nonlocal spare
+        artifact = keep(session, caller.tenant_id, received)
+        record(session, caller.tenant_id, caller.token_id, "artifact.upload", artifact.id)
+        spare = artifact.storage_key != received.storage_key
+        return artifact
+
     try:
-        yield artifact_id
-    except BaseException:
-        platform.storage.delete(storage_key(artifact_id))
+        yield keeping
+    except ServiceError:  # before the end
+        spare = True
         raise
+    finally:
+        if spare:
+            platform.storage.delete(received.storage_key)
 
 
-def keep(session: Session, tenant_id: str, artifact_id: str, upload: Upload) -> Artifact:
-    """The row of a stored upload."""
-    artifact = Artifact(
-        id=artifact_id,
-        tenant_id=tenant_id,
-        filename=upload.filename,
-        sha256=upload.sha256,
-        size=upload.size,
-        kind=upload.kind,
-        storage_key=storage_key(artifact_id),
-        created_at=utc_now(),
-    )
-    return ArtifactRepository(session, tenant_id).add(artifact)
+def delete(session: Session, tenant_id: str, artifact_id: str) -> str | None:
+    """Delete an artifact that nothing needs; returns the key of its object if that can go too, once this is committed.
+
+    Raises :class:`Conflict` if a model or a job needs it.
+    """
+    lock_tenant(session, tenant_id)
+    artifacts = ArtifactRepository(session, tenant_id)
+    artifact = artifacts.get(artifact_id, lock=True)
+    if user := artifacts.user_of(artifact_id):
+        raise Conflict(f"{user} needs {artifact_id}; retire the model, or wait for the job or cancel it, and delete it then")
+    artifact.deleted_at = utc_now()
+    session.flush()
+    return None if artifacts.shares_object(artifact) else artifact.storage_key
+
+
+def lock_tenant(session: Session, tenant_id: str) -> None:
+    """Let the tenant's uploads and deletions come one after the other: they share objects and a quota."""
+    TenantsRepository(session).get(tenant_id, lock=True)
+
+
+def check_quota(session: Session, tenant_id: str, more: int = 0) -> None:
+    """Raises :class:`QuotaExceeded` if the tenant's uploads and ``more`` bytes are too many."""
+    quota = TenantsRepository(session).get(tenant_id).quota_bytes
+    if quota is None:
+        return
+    needed = ArtifactRepository(session, tenant_id).bytes_used() + more
+    if needed > quota:
+        raise QuotaExceeded(
+            f"your uploads would take {needed} of the {quota} bytes that you may keep; delete artifacts that you no longer "
+            "need, or ask the operator for more"
+        )
 
 
 def storage_key(artifact_id: str) -> str:

@@ -2,14 +2,17 @@
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, ForeignKey
+from sqlalchemy import BigInteger, ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.database import Base
 
 
 class Artifact(Base):
+    """An uploaded file. Those of a tenant with the same content share one object; a deleted one keeps its row for reports."""
+
     __tablename__ = "artifacts"
+    __table_args__ = (Index("ix_artifacts_tenant_id_sha256", "tenant_id", "sha256"),)
 
     id: Mapped[str] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
@@ -17,5 +20,6 @@ class Artifact(Base):
     sha256: Mapped[str]
     size: Mapped[int] = mapped_column(BigInteger)
     kind: Mapped[str]
-    storage_key: Mapped[str]
+    storage_key: Mapped[str] = mapped_column(index=True)
     created_at: Mapped[datetime]
+    deleted_at: Mapped[datetime | None]

@@ -25,7 +25,7 @@ def start(session: Session, tenant_id: str, model_id: str, request: AuditIn) -> 
     if model.status != "ready":
         raise Conflict(f"{model.id} is {model.status}; only a model that is ready can be audited")
     images = request.images_artifact_id
-    if images and ArtifactRepository(session, tenant_id).get(images).kind not in ("images", "archive"):
+    if images and ArtifactRepository(session, tenant_id).get_for_use(images).kind not in ("images", "archive"):
         raise InvalidArtifact("images_artifact_id must be an image set: a .zip or .tar of images, or an .npz")
     audit_id = new_id("aud")
     job = jobs.create(session, tenant_id, "audit", audit_id)

@@ -1,4 +1,4 @@
-"""Put lost jobs back into the queue and ring for forgotten ones.
+"""Put lost jobs back into the queue, ring for forgotten ones, and now and then collect garbage.
 
     python -m service.jobs.reaper
 
@@ -8,8 +8,10 @@ A process of its own, and not a Celery beat task: that would wait in the queue b
 import logging
 import signal
 import threading
+import time
 from datetime import timedelta
 
+from service.artifacts.garbage import collect
 from service.database import utc_now
 from service.jobs.outcomes import discard_training_state, record_failure
 from service.jobs.repository import LeaseRepository
@@ -19,6 +21,7 @@ from service.webhooks.service import announce
 
 logger = logging.getLogger(__name__)
 
+GARBAGE_SECONDS = 3600
 RING_AGAIN_SECONDS = 30
 """A queued job waits this long before it is rung for again: its worker may simply be busy."""
 
@@ -60,9 +63,13 @@ def main() -> None:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
+    garbage_at = time.monotonic()
     while not stop.wait(platform.settings.reap_seconds):
         try:
             reap(platform)
+            if time.monotonic() >= garbage_at:
+                garbage_at = time.monotonic() + GARBAGE_SECONDS
+                collect(platform)
         except Exception:  # the database may be away for a while; the next round tries again
             logger.exception("this round failed")
     platform.close()

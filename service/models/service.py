@@ -25,9 +25,9 @@ def register(session: Session, vault: Vault, tenant_id: str, request: ModelIn) -
     Raises :class:`service.errors.NotFound` for an unknown artifact and :class:`InvalidArtifact` for one of another kind.
     """
     artifacts = ArtifactRepository(session, tenant_id)
-    if artifacts.get(request.artifact_id).kind != "archive":
+    if artifacts.get_for_use(request.artifact_id).kind != "archive":
         raise InvalidArtifact("artifact_id must be a diffusers pipeline folder, packed as .zip or .tar")
-    if request.images_artifact_id and artifacts.get(request.images_artifact_id).kind not in ("images", "archive"):
+    if request.images_artifact_id and artifacts.get_for_use(request.images_artifact_id).kind not in ("images", "archive"):
         raise InvalidArtifact("images_artifact_id must be an image set: a .zip or .tar of images, or an .npz")
     model_id = new_id("mdl")
     job = jobs.create(session, tenant_id, "embed", model_id)

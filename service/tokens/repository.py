@@ -21,6 +21,13 @@ class TenantsRepository:
     def __init__(self, session: Session) -> None:
         self.session = session
 
+    def get(self, tenant_id: str, *, lock: bool = False) -> Tenant:
+        """The tenant of a caller; under ``lock`` nobody else locks it before the transaction ends."""
+        query = select(Tenant).where(Tenant.id == tenant_id)
+        if lock:  # rows that refer to the tenant may still come in
+            query = query.with_for_update(key_share=True)
+        return self.session.scalars(query).one()
+
     def named(self, name: str) -> Tenant | None:
         return self.session.scalar(select(Tenant).where(Tenant.name == name))
 

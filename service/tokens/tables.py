@@ -14,6 +14,8 @@ class Tenant(Base):
 
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
+    quota_bytes: Mapped[int | None] = mapped_column(sa.BigInteger)
+    """How many bytes of uploads it may keep; none: as many as there is room for."""
     created_at: Mapped[datetime]
 
 

@@ -25,10 +25,10 @@ def submit(session: Session, tenant_id: str, request: VerificationIn) -> tuple[V
     if model.status != "ready":
         raise Conflict(f"{model.id} is {model.status}; only a model that is ready can be verified against")
     artifacts = ArtifactRepository(session, tenant_id)
-    suspect = artifacts.get(request.artifact_id) if request.artifact_id else None
+    suspect = artifacts.get_for_use(request.artifact_id) if request.artifact_id else None
     if suspect and suspect.kind == "images":
         raise InvalidArtifact("artifact_id is an image set; a suspect is a checkpoint")
-    if request.base_artifact_id and artifacts.get(request.base_artifact_id).kind == "images":
+    if request.base_artifact_id and artifacts.get_for_use(request.base_artifact_id).kind == "images":
         raise InvalidArtifact("base_artifact_id is an image set; the base of an adapter is a checkpoint")
     verification_id = new_id("ver")
     job = jobs.create(session, tenant_id, "verify", verification_id)

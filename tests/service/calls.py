@@ -1,5 +1,6 @@
 """Calls that many tests make over HTTP, and what every error answer has in common."""
 
+import base64
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,23 @@ def upload(http: httpx.Client, content: bytes = uploads.MODEL_ZIP) -> str:
     return send(http, content).raise_for_status().json()["id"]
 
 
+TUS = {"Tus-Resumable": "1.0.0"}
+
+
+def begin(http: httpx.Client, length: int, filename: str = "model.zip", sha256: str = "") -> str:
+    """The identifier of a new resumable upload."""
+    values = {"filename": filename} | ({"sha256": sha256} if sha256 else {})
+    metadata = ",".join(f"{name} {base64.b64encode(value.encode()).decode()}" for name, value in values.items())
+    headers = TUS | {"Upload-Length": str(length), "Upload-Metadata": metadata}
+    return http.post("/v1/uploads", headers=headers).raise_for_status().headers["location"].rpartition("/")[2]
+
+
+def append(http: httpx.Client, upload_id: str, content: Any, offset: int = 0, **headers: str) -> httpx.Response:
+    """Send bytes of a resumable upload."""
+    sent = TUS | {"Upload-Offset": str(offset), "Content-Type": "application/offset+octet-stream"} | headers
+    return http.patch(f"/v1/uploads/{upload_id}", content=content, headers=sent)
+
+
 def register(http: httpx.Client, **body: object) -> dict[str, Any]:
     """A model under embedding, its queued job, its secret."""
     return post(http, "/v1/models", {"name": "model", "artifact_id": upload(http)} | body).raise_for_status().json()
@@ -70,6 +88,7 @@ class Owned:
     finished_job_id: str
     audit_id: str
     audit_report: str
+    upload_id: str
     token_id: str
     webhook_id: str
     delivery_id: str
@@ -89,9 +108,11 @@ def own(http: httpx.Client, backstage: Platform, folder: Path) -> Owned:
     audit_report = rows.finish_audit(backstage, tenant_id, audit_id, started["job"]["id"])
     token = post(http, "/v1/tokens", {"name": "reader", "scopes": ["read"]}).raise_for_status().json()["token"]
     deliveries = http.get(f"/v1/webhooks/{webhook}/deliveries").raise_for_status().json()["items"]
+    upload_id = begin(http, len(uploads.MODEL_ZIP))
     return Owned(
         model_id, checkpoint, embedding["model"]["id"], embedding["job"]["id"], artifact_id, verification_id,
-        report.to_json(), finished, audit_id, audit_report.to_json(), token["id"], webhook, deliveries[0]["id"],
+        report.to_json(), finished, audit_id, audit_report.to_json(), upload_id,
+        token["id"], webhook, deliveries[0]["id"],
     )  # fmt: skip
 
 

@@ -7,9 +7,11 @@ import pytest
 from service.ids import new_id
 from service.tokens.schemas import Scope
 from tests.service import rows
-from tests.service.calls import Owned, files, post, problem, register, send, upload
+from tests.service.calls import TUS, Owned, files, post, problem, register, send, upload
 
 METHODS = ("get", "post", "put", "patch", "delete")
+APPEND = TUS | {"Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"}
+"""Headers without which an upload looks at nothing else."""
 
 
 def calls(api) -> list[tuple[str, str]]:
@@ -22,7 +24,7 @@ def filled(path: str, owned: Owned) -> str:
     """The path with identifiers of ``owned``: for jobs one that is queued, so that a cancel would show."""
     values = {
         "model_id": owned.model_id, "job_id": owned.job_id, "artifact_id": owned.artifact_id,
-        "verification_id": owned.verification_id, "audit_id": owned.audit_id,
+        "verification_id": owned.verification_id, "audit_id": owned.audit_id, "upload_id": owned.upload_id,
         "token_id": owned.token_id, "webhook_id": owned.webhook_id, "delivery_id": owned.delivery_id,
     }  # fmt: skip
     return path.format(**values)
@@ -35,13 +37,19 @@ def state_of(http: httpx.Client, owned: Owned) -> list[object]:
         f"webhooks/{owned.webhook_id}/deliveries",
         "tokens",
     )  # fmt: skip
-    return [http.get(f"/v1/{thing}").raise_for_status().json() for thing in things]
+    offset = http.head(f"/v1/uploads/{owned.upload_id}", headers=TUS).raise_for_status().headers["upload-offset"]
+    return [offset, *(http.get(f"/v1/{thing}").raise_for_status().json() for thing in things)]
 
 
 def test_every_call_of_the_design_is_there(api):
     assert set(calls(api)) == {
         ("post", "/v1/artifacts"),
+        ("get", "/v1/artifacts"),
         ("get", "/v1/artifacts/{artifact_id}"),
+        ("delete", "/v1/artifacts/{artifact_id}"),
+        ("post", "/v1/uploads"),
+        ("patch", "/v1/uploads/{upload_id}"),
+        ("delete", "/v1/uploads/{upload_id}"),
         ("post", "/v1/models"),
         ("get", "/v1/models"),
         ("get", "/v1/models/{model_id}"),
@@ -86,7 +94,7 @@ def test_without_a_known_token_every_call_but_health_is_refused(api, owned, head
             if not path.startswith("/v1/"):
                 assert nobody.get(path).status_code == 200
                 continue
-            answer = nobody.request(method, filled(path, owned), params={"filename": "a"}, content=b"")
+            answer = nobody.request(method, filled(path, owned), params={"filename": "a"}, content=b"", headers=TUS)
             assert "token" in problem(answer, 401, "unauthorized")
             assert answer.headers["www-authenticate"] == "Bearer"
 
@@ -105,7 +113,8 @@ def test_what_is_another_tenants_looks_exactly_like_what_does_not_exist(api, htt
         unknown = re.sub(r"/([a-z]{3})_[^/]*", lambda found: f"/{new_id(found[1])}", theirs)
         (their_id,), (unknown_id,) = (re.findall(r"[a-z]{3}_\w{26}", place) for place in (theirs, unknown))
         body = {"preset": "quick"} if (method, path) == ("post", "/v1/models/{model_id}/audits") else None
-        answers = [stranger.request(method, place, json=body) for place in (theirs, unknown)]
+        headers = APPEND if "/uploads/" in path else {}
+        answers = [stranger.request(method, place, json=body, headers=headers) for place in (theirs, unknown)]
         details = [problem(answer, 404, "not-found") for answer in answers]
         assert details[0].replace(their_id, "…") == details[1].replace(unknown_id, "…"), path
         assert set(answers[0].headers) == set(answers[1].headers), path
@@ -134,7 +143,7 @@ def test_a_token_opens_the_calls_of_its_scope_alone(api, http, backstage, owned,
                 if method == "get":
                     assert scoped.get(filled(path, owned)).status_code == 200
                 continue
-            answer = scoped.request(method, filled(path, owned), params={"filename": "a"}, content=b"")
+            answer = scoped.request(method, filled(path, owned), params={"filename": "a"}, content=b"", headers=TUS)
             assert " or ".join(enough) in problem(answer, 403, "forbidden")
             refused += 1
         assert (refused == 0) == (scope == "admin")

@@ -2,10 +2,13 @@ import hashlib
 import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
+import sqlalchemy as sa
 
+from service.artifacts.tables import Artifact
 from tests.processes import wait_for
 from tests.service import uploads
 from tests.service.artifacts.test_kinds import BAD, GOOD
@@ -20,13 +23,12 @@ def nothing_left(api, backstage) -> Iterator[None]:
     """After the test there is not one object, file or row more than before, and no error of the service in its log."""
 
     def all_there_is() -> tuple[object, ...]:
-        return files(api.data_dir / "storage"), files(api.data_dir / "scratch"), count(backstage, "artifacts")
+        return files(api.data_dir / "storage"), count(backstage, "artifacts")
 
     before, logged = all_there_is(), len(api.log("api"))
     yield
     assert all_there_is() == before
     assert "Traceback" not in api.log("api")[logged:]
-    assert not files(api.data_dir / "scratch")
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -38,7 +40,9 @@ def test_an_upload_is_answered_with_its_digest_size_and_kind(http, backstage, na
     digest = hashlib.sha256(content).hexdigest()
     assert (body["filename"], body["sha256"], body["size"], body["kind"]) == (name, digest, len(content), kind)
     assert http.get(f"/v1/artifacts/{body['id']}").json() == body
-    assert b"".join(backstage.storage.stream(f"artifacts/{body['id']}")) == content
+    with backstage.database.session() as session:
+        key = session.scalars(sa.select(Artifact.storage_key).where(Artifact.id == body["id"])).one()
+    assert b"".join(backstage.storage.stream(key)) == content
 
 
 def test_an_upload_may_come_in_chunks_of_unknown_length(http):
@@ -58,7 +62,7 @@ def test_an_upload_with_the_digest_it_announces_is_taken(http):
 
 @pytest.mark.parametrize("filename", ["../../etc/passwd", "ünïcode 🙂.zip", "a" * 200])
 def test_a_filename_is_a_word_and_no_path(api, http, nothing_left_but_one, filename):
-    answer = send(http, uploads.MODEL_ZIP, filename)
+    answer = send(http, uploads.zip_of({"name": filename.encode()}), filename)
     assert answer.json()["filename"] == filename
 
 
@@ -113,15 +117,19 @@ def test_a_large_upload_in_chunks_is_refused_as_soon_as_it_is_too_large(api, htt
 
 @pytest.mark.usefixtures("nothing_left")
 @pytest.mark.parametrize(
-    "length", [f"Content-Length: {4 << 20}\r\n", "Transfer-Encoding: chunked\r\n"], ids=["length", "chunked"]
+    "length", [f"Content-Length: {8 << 20}\r\n", "Transfer-Encoding: chunked\r\n"], ids=["length", "chunked"]
 )
 def test_of_an_upload_that_breaks_off_nothing_is_left(api, http, length):
-    half = uploads.MODEL_ZIP + bytes(1 << 20)
+    half = uploads.MODEL_ZIP + bytes(7 << 20)  # so much is collected before it is written
     with raw_upload(api, http, length) as connection:
         connection.sendall((b"%x\r\n" % len(half) if "chunked" in length else b"") + half)
-        arrived = api.data_dir / "scratch"
-        wait_for(lambda: any(file.stat().st_size for file in files(arrived)), "the upload did not begin")
-    wait_for(lambda: not files(arrived), "the broken upload is still there")
+        wait_for(lambda: begun(api), "the upload did not begin")
+    wait_for(lambda: not begun(api), "the broken upload is still there")
+
+
+def begun(api) -> set[Path]:
+    """Objects that are being written."""
+    return {file for file in files(api.data_dir / "storage") if "#" in file.name}
 
 
 def answer_on(connection: socket.socket) -> bytes:
@@ -141,11 +149,11 @@ def test_a_client_that_sends_on_still_hears_that_its_upload_is_too_large(http, f
 
 @pytest.mark.usefixtures("nothing_left")
 def test_of_an_upload_that_is_reset_nothing_is_left(api, http):
-    with raw_upload(api, http, f"Content-Length: {4 << 20}\r\n") as connection:
-        connection.sendall(bytes(1 << 20))
-        wait_for(lambda: files(api.data_dir / "scratch"), "the upload did not begin")
+    with raw_upload(api, http, f"Content-Length: {LIMIT}\r\n") as connection:
+        connection.sendall(bytes(7 << 20))
+        wait_for(lambda: begun(api), "the upload did not begin")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    wait_for(lambda: not files(api.data_dir / "scratch"), "the broken upload is still there")
+    wait_for(lambda: not begun(api), "the broken upload is still there")
 
 
 def raw_upload(api, http: httpx.Client, length: str) -> socket.socket:

@@ -1,0 +1,172 @@
+"""Resumable uploads by the tus protocol, version 1.0: creation, checksum, expiration and termination.
+
+https://tus.io/protocols/resumable-upload. Written here because the server library for FastAPI reads a body before it asks who
+sends it, checks no checksums and knows no owners of uploads.
+"""
+
+from collections.abc import Callable
+from datetime import UTC
+from email.utils import format_datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.routing import APIRoute
+
+from service.activity.service import record
+from service.errors import Conflict, ServiceError, UnsupportedMediaType, UnsupportedTusVersion, UploadTooLarge, responses
+from service.schemas import UploadId
+from service.tokens.dependencies import PlatformDep, Reader, Writer
+from service.uploads import service
+from service.uploads.schemas import ALGORITHMS, Checksum, parse_metadata
+from service.uploads.tables import Upload
+
+VERSION = "1.0.0"
+ARTIFACT = "AIAO-Artifact"
+"""Names the artifact that came of an upload."""
+
+
+class TusRoute(APIRoute):
+    """Names the version of the protocol in every answer, also in that of an error."""
+
+    def get_route_handler(self) -> Callable[[Request], Any]:
+        handle = super().get_route_handler()
+
+        async def versioned(request: Request) -> Response:
+            try:
+                response: Response = await handle(request)
+            except ServiceError as error:
+                error.headers = error.headers | {"Tus-Resumable": VERSION}
+                raise
+            response.headers["Tus-Resumable"] = VERSION
+            return response
+
+        return versioned
+
+
+def speaks_tus(
+    version: Annotated[str | None, Header(alias="Tus-Resumable", json_schema_extra={"enum": [VERSION]})] = None,
+) -> None:
+    if version != VERSION:
+        raise UnsupportedTusVersion(f"send the header Tus-Resumable: {VERSION}", {"Tus-Version": VERSION})
+
+
+router = APIRouter(prefix="/v1/uploads", tags=["uploads"], route_class=TusRoute)
+TUS = [Depends(speaks_tus)]
+
+Offset = Annotated[int, Header(alias="Upload-Offset", ge=0, description="How many bytes are there already.")]
+PATCH_TYPE = "application/offset+octet-stream"
+BODY = {"requestBody": {"required": True, "content": {PATCH_TYPE: {"schema": {"type": "string", "format": "binary"}}}}}
+
+
+@router.options("", status_code=204, summary="What this server can do of the tus protocol")
+def options(platform: PlatformDep) -> Response:
+    """Its version, its extensions and the largest upload, in headers."""
+    abilities = {
+        "Tus-Version": VERSION,
+        "Tus-Extension": "creation,checksum,expiration,termination",
+        "Tus-Checksum-Algorithm": ",".join(ALGORITHMS),
+        "Tus-Max-Size": str(platform.settings.max_upload_bytes),
+    }
+    return Response(status_code=204, headers=abilities)
+
+
+@router.post(
+    "",
+    status_code=201,
+    summary="Begin a resumable upload",
+    dependencies=TUS,
+    responses=responses(400, 401, 403, 412, 413, 422),
+)
+def create(
+    platform: PlatformDep,
+    caller: Writer,
+    length: Annotated[int, Header(alias="Upload-Length", ge=1, description="Bytes of the whole file.")],
+    metadata: Annotated[
+        str,
+        Header(
+            alias="Upload-Metadata",
+            max_length=4096,
+            description="`filename`, and `sha256` of the whole in hexadecimal if you like, each before its value in base64.",
+            examples=["filename ZW1vamkuemlw"],
+        ),
+    ],
+) -> Response:
+    """`Location` names the upload, to which PATCH appends. It lives for a day after its last bytes."""
+    limit = platform.settings.max_upload_bytes
+    if length > limit:
+        raise UploadTooLarge(f"this upload has more than {limit} bytes, the largest that this service takes")
+    with platform.database.session() as session:
+        upload = service.create(session, caller.tenant_id, parse_metadata(metadata), length)
+        record(session, caller.tenant_id, caller.token_id, "upload.create", upload.id)
+    return Response(status_code=201, headers={"Location": f"{router.prefix}/{upload.id}"} | _where(upload, 0))
+
+
+@router.head(
+    "/{upload_id}",
+    summary="How much of an upload is there?",
+    response_class=Response,
+    dependencies=TUS,
+    responses=responses(401, 404, 410, 412, 422),
+)
+def show(upload_id: UploadId, platform: PlatformDep, caller: Reader) -> Response:
+    """`Upload-Offset` bytes have come in of `Upload-Length`; go on from there. `AIAO-Artifact` names what came of them all."""
+    upload = service.find(platform, caller.tenant_id, upload_id)
+    headers = {"Upload-Length": str(upload.length), "Cache-Control": "no-store"}
+    if upload.artifact_id:
+        headers[ARTIFACT] = upload.artifact_id
+    return Response(headers=headers | _where(upload, upload.offset))
+
+
+@router.patch(
+    "/{upload_id}",
+    status_code=204,
+    summary="Append to an upload",
+    dependencies=TUS,
+    responses=responses(400, 401, 403, 404, 409, 410, 412, 413, 415, 422, 460),
+    openapi_extra=BODY,
+)
+async def append(
+    request: Request,
+    upload_id: UploadId,
+    platform: PlatformDep,
+    caller: Writer,
+    offset: Offset,
+    checksum: Annotated[
+        str | None,
+        Header(alias="Upload-Checksum", description="Algorithm and digest in base64; if it differs, 460 and nothing is kept."),
+    ] = None,
+) -> Response:
+    """Send the bytes from `Upload-Offset` on. After the last ones `AIAO-Artifact` names the artifact.
+
+    The last answer takes as long as the service needs to read the whole file once. A file that is damaged or of no known kind
+    is refused, and the upload is forgotten.
+    """
+    if request.headers.get("content-type") != PATCH_TYPE:
+        raise UnsupportedMediaType(f"send the header Content-Type: {PATCH_TYPE}")
+    announced = Checksum(checksum) if checksum else None
+    upload = await run_in_threadpool(service.find, platform, caller.tenant_id, upload_id)
+    if offset != upload.offset:
+        raise Conflict(f"{upload.offset} bytes of {upload_id} are there, not {offset}; go on from there")
+    there = await service.append(platform, upload, request.stream(), announced)
+    headers = _where(upload, there)
+    if there == upload.length:
+        headers[ARTIFACT] = (await service.finish(platform, caller, upload)).id
+    return Response(status_code=204, headers=headers)
+
+
+@router.delete(
+    "/{upload_id}",
+    status_code=204,
+    summary="Give an upload up",
+    dependencies=TUS,
+    responses=responses(401, 403, 404, 412, 422),
+)
+def terminate(upload_id: UploadId, platform: PlatformDep, caller: Writer) -> Response:
+    """What has come in is deleted; an artifact that came of it stays."""
+    service.terminate(platform, caller.tenant_id, upload_id)
+    return Response(status_code=204)
+
+
+def _where(upload: Upload, offset: int) -> dict[str, str]:
+    return {"Upload-Offset": str(offset), "Upload-Expires": format_datetime(upload.expires_at.astimezone(UTC), usegmt=True)}

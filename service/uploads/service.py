@@ -1,0 +1,184 @@
+"""Resumable uploads: bytes come in as parts, each an object of its own; once all are there they become an artifact.
+
+Any process of the API can go on with an upload, and a killed one loses at most one part.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
+
+from fastapi.concurrency import run_in_threadpool
+from sqlalchemy.orm import Session
+from starlette.requests import ClientDisconnect
+
+from service.artifacts.repository import ArtifactRepository
+from service.artifacts.service import check_quota, lock_tenant, receive, spare_deleted
+from service.artifacts.tables import Artifact
+from service.database import utc_now
+from service.errors import ChecksumMismatch, Conflict, Gone, InvalidArtifact, ServiceError, UploadTooLarge
+from service.ids import new_id
+from service.platform import Platform
+from service.storage import Storage
+from service.tokens.service import Caller
+from service.uploads.repository import UploadRepository
+from service.uploads.schemas import Checksum, Metadata
+from service.uploads.tables import Upload, UploadPart
+
+PART_BYTES = 64 << 20
+LIFETIME = timedelta(days=1)
+"""After its last bytes an upload is kept for so long."""
+
+
+def create(session: Session, tenant_id: str, metadata: Metadata, length: int) -> Upload:
+    """An upload of which nothing has come in. Raises :class:`service.errors.QuotaExceeded`."""
+    lock_tenant(session, tenant_id)
+    check_quota(session, tenant_id, length)
+    now = utc_now()
+    upload = Upload(
+        id=new_id("upl"),
+        tenant_id=tenant_id,
+        filename=metadata.filename,
+        sha256=metadata.sha256,
+        length=length,
+        offset=0,
+        created_at=now,
+        expires_at=now + LIFETIME,
+    )
+    return UploadRepository(session, tenant_id).add(upload)
+
+
+def find(platform: Platform, tenant_id: str, upload_id: str) -> Upload:
+    """Raises :class:`service.errors.NotFound`, or :class:`Gone` for one that has expired."""
+    with platform.database.session() as session:
+        upload = UploadRepository(session, tenant_id).get(upload_id)
+    if upload.expires_at < utc_now():
+        raise Gone(f"{upload_id} has expired; begin it anew")
+    return upload
+
+
+def terminate(platform: Platform, tenant_id: str, upload_id: str) -> None:
+    """Forget an upload. An artifact that came of it stays."""
+    with platform.database.session() as session:
+        uploads = UploadRepository(session, tenant_id)
+        keys = uploads.remove(uploads.get(upload_id, lock=True))
+    _delete(platform.storage, keys)
+
+
+async def append(platform: Platform, upload: Upload, body: AsyncIterator[bytes], checksum: Checksum | None) -> int:
+    """Take in bytes that follow those that are there; returns how many there are now.
+
+    Of a body that breaks off, what came is kept; with a ``checksum`` all of it is kept or nothing. Raises :class:`Conflict` if
+    another request appends to the same upload, :class:`UploadTooLarge` and :class:`ChecksumMismatch`.
+    """
+    pieces = _Pieces(body, upload, checksum)
+    unchecked: list[tuple[UploadPart, int]] = []
+    try:
+        while not pieces.ended:
+            start, key = pieces.offset, f"uploads/{upload.id}/{new_id('prt')}"
+            await platform.storage.receive(key, pieces.part())
+            unchecked.append((UploadPart(upload_id=upload.id, start=start, storage_key=key), pieces.offset))
+            if checksum is None:
+                await run_in_threadpool(_note, platform, upload, unchecked)
+                unchecked.clear()
+        if checksum and (pieces.broken or not checksum.holds()):
+            raise ChecksumMismatch("the bytes of this request have another checksum than it announces; send them again")
+        await run_in_threadpool(_note, platform, upload, unchecked)
+    except ServiceError:
+        _delete(platform.storage, [part.storage_key for part, _ in unchecked])
+        raise
+    return pieces.offset
+
+
+def _note(platform: Platform, upload: Upload, parts: list[tuple[UploadPart, int]]) -> None:
+    """All ``parts`` or none; an empty one, which the end of a body leaves, is no part."""
+    for part, offset in parts:
+        if offset == part.start:
+            platform.storage.delete(part.storage_key)
+    with platform.database.session() as session:
+        uploads = UploadRepository(session, upload.tenant_id)
+        for part, offset in parts:
+            if offset > part.start and not uploads.append(upload, part, offset, utc_now() + LIFETIME):
+                raise Conflict(f"another request has changed {upload.id}; ask where it stands, and go on from there")
+
+
+class _Pieces:
+    """The body of a request, cut into parts."""
+
+    def __init__(self, body: AsyncIterator[bytes], upload: Upload, checksum: Checksum | None) -> None:
+        self._body, self._length, self._checksum = body, upload.length, checksum
+        self.offset = upload.offset
+        self.ended = self.broken = False
+
+    async def part(self) -> AsyncIterator[bytes]:
+        end = self.offset + PART_BYTES
+        while self.offset < end:
+            try:
+                chunk = await anext(self._body)
+            except StopAsyncIteration:
+                self.ended = True
+                return
+            except ClientDisconnect:
+                self.ended = self.broken = True
+                return
+            self.offset += len(chunk)
+            if self.offset > self._length:
+                raise UploadTooLarge(f"these are more bytes than the {self._length} that were announced")
+            if self._checksum:
+                self._checksum.digest.update(chunk)
+            yield chunk
+
+
+async def finish(platform: Platform, caller: Caller, upload: Upload) -> Artifact:
+    """The artifact of an upload that is all there. Raises :class:`InvalidArtifact`; the upload is then forgotten.
+
+    May be called again, also at the same time: there is one artifact.
+    """
+    artifact, keys = await run_in_threadpool(_state, platform, upload)
+    if artifact:
+        return artifact
+    try:
+        received = await receive(
+            platform.storage,
+            _joined(platform.storage, keys),
+            filename=upload.filename,
+            expected_sha256=upload.sha256,
+            max_bytes=upload.length,
+        )
+    except FileNotFoundError:  # another request was faster, and has deleted the parts
+        return await finish(platform, caller, upload)
+    except InvalidArtifact:
+        await run_in_threadpool(terminate, platform, caller.tenant_id, upload.id)
+        raise
+
+    def kept() -> Artifact:
+        with spare_deleted(platform, received) as keep, platform.database.session() as session:
+            uploads = UploadRepository(session, caller.tenant_id)
+            row = uploads.get(upload.id, lock=True)
+            if row.artifact_id:  # another request was faster
+                return ArtifactRepository(session, caller.tenant_id).get(row.artifact_id)
+            artifact = keep(session, caller)
+            row.artifact_id = artifact.id
+            spare = uploads.drop_parts(upload.id)
+        _delete(platform.storage, spare)
+        return artifact
+
+    return await run_in_threadpool(kept)
+
+
+def _state(platform: Platform, upload: Upload) -> tuple[Artifact | None, Sequence[str]]:
+    """The artifact that came of the upload, if one did, and else the keys of its parts."""
+    with platform.database.session() as session:
+        uploads = UploadRepository(session, upload.tenant_id)
+        artifact_id = uploads.get(upload.id).artifact_id
+        artifact = ArtifactRepository(session, upload.tenant_id).get(artifact_id) if artifact_id else None
+        return artifact, uploads.parts(upload.id)
+
+
+async def _joined(storage: Storage, keys: Sequence[str]) -> AsyncIterator[bytes]:
+    for key in keys:
+        async for chunk in storage.stream_async(key):
+            yield chunk
+
+
+def _delete(storage: Storage, keys: Sequence[str]) -> None:
+    for key in keys:
+        storage.delete(key)
