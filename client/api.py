@@ -1,14 +1,14 @@
 """The client: one connection to one service."""
 
 import uuid
-from collections.abc import Iterable
 from typing import Any, Self
 
 import httpx
 
+from client.artifacts import Artifacts
 from client.config import load_config
 from client.http import check, checked_token, checked_url, reachable
-from client.resources import Artifacts, Audits, Jobs, Models, Verifications
+from client.resources import Audits, Jobs, Models, Verifications
 from client.tokens import Tokens
 from client.webhooks import Webhooks
 
@@ -44,25 +44,24 @@ class Client:
         self.http.close()
 
     def get(self, path: str, *, accept: str = "application/json", **params: str | int) -> httpx.Response:
-        return self._send("GET", path, params=params, headers={"Accept": accept})
+        return self.send("GET", path, params=params, headers={"Accept": accept})
 
     def post(
         self,
         path: str,
         *,
         json: dict[str, Any] | None = None,
-        content: Iterable[bytes] | None = None,
-        params: dict[str, str] | None = None,
         idempotency_key: str | None = None,
     ) -> httpx.Response:
         """A POST with an Idempotency-Key, so that repeating it after a broken connection does nothing twice."""
         headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
-        return self._send("POST", path, json=json, content=content, params=params, headers=headers)
+        return self.send("POST", path, json=json, headers=headers)
 
     def delete(self, path: str) -> None:
-        self._send("DELETE", path)
+        self.send("DELETE", path)
 
-    def _send(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+    def send(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        """A request as httpx takes it. Raises :class:`client.errors.ClientError`."""
         with reachable(self.url):
             response = self.http.request(method, path, **arguments)
         check(response)

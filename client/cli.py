@@ -6,7 +6,7 @@ import traceback
 import typer
 
 from aiao_core.errors import AiaoError
-from client.commands import audits, jobs, keys, models, reports, system, tokens, verifications, webhooks
+from client.commands import artifacts, audits, jobs, keys, models, reports, system, tokens, verifications, webhooks
 from client.display import err
 from client.errors import ClientError
 
@@ -23,6 +23,7 @@ app.add_typer(models.app, name="models")
 app.command()(verifications.verify)
 app.command()(audits.audit)
 app.command()(reports.report)
+app.add_typer(artifacts.app, name="artifacts")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(keys.app, name="key")
 app.add_typer(tokens.app, name="tokens")

@@ -42,6 +42,11 @@ def reachable(url: str) -> Iterator[None]:
         raise ClientError(f"the connection to {url} broke ({error or type(error).__name__}); try again") from error
 
 
+def is_passing(error: ClientError) -> bool:
+    """Whether the connection broke or a proxy found no service behind it, as while one is restarted."""
+    return isinstance(error.__cause__, httpx.HTTPError) or (isinstance(error, ApiError) and error.status in (502, 503, 504))
+
+
 def check(response: httpx.Response) -> None:
     """Raise :class:`ApiError` for an answer that is a problem document."""
     if response.is_success:

@@ -1,72 +1,26 @@
-"""What a client can name: artifacts, models, verifications, audits, jobs."""
+"""What a client can name: models, verifications, audits, jobs."""
 
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import httpx
-
-from aiao_core.archives import pack
 from aiao_core.digests import sha256_file
 from aiao_core.hub import SCHEME
+from client.artifacts import CHUNK, Bytes, check_exists
 from client.documents import (
-    Artifact,
     Audit,
     AuditStart,
     Job,
     Model,
-    Page,
     PublicKeyDocument,
     Registration,
     Submission,
     Verification,
 )
-from client.errors import ApiError, ClientError
-from client.http import Document, check, reachable, read
-
-if TYPE_CHECKING:
-    from client.api import Client
-
-CHUNK = 1 << 20
-RECONNECT_SECONDS = 1.0
-RECONNECT_TRIES = 300
-"""An embedding takes hours: the minutes of an upgrade of the service must not end the wait for it."""
-
-Bytes = Callable[[int, int], None]
-"""Called with the bytes that have been transferred and their total."""
-
-
-class Resource:
-    """What can be named, by one client."""
-
-    def __init__(self, client: "Client") -> None:
-        self._client = client
-
-    def _list(self, path: str, kind: type[Document]) -> Iterator[Document]:
-        cursor: str | None = None
-        while True:
-            page = read(Page, self._client.get(path, limit=200, **({"cursor": cursor} if cursor else {})).content)
-            yield from (read(kind, item) for item in page.items)
-            cursor = page.next_cursor
-            if cursor is None:
-                return
-
-
-class Artifacts(Resource):
-    """Uploaded files."""
-
-    def upload(self, path: str | Path, *, progress: Bytes | None = None) -> Artifact:
-        """Upload a file, or a folder, which is packed as .zip first. The service checks the SHA-256."""
-        with _as_file(Path(path)) as file:
-            name = file.name if Path(path).is_file() else f"{Path(path).resolve().name}.zip"
-            params = {"filename": name, "sha256": sha256_file(file)}
-            return read(Artifact, self._client.post("/v1/artifacts", params=params, content=_chunks(file, progress)).content)
-
-    def get(self, artifact_id: str) -> Artifact:
-        return read(Artifact, self._client.get(f"/v1/artifacts/{artifact_id}").content)
+from client.errors import ClientError
+from client.http import check, is_passing, reachable, read
+from client.resource import RECONNECT_SECONDS, RECONNECT_TRIES, Resource
 
 
 class Models(Resource):
@@ -87,7 +41,7 @@ class Models(Resource):
         :class:`aiao_core.options.EmbeddingOptions`. The secret key of the answer is never shown again.
         """
         if images is not None:
-            _check_exists(Path(images))  # before a large model is uploaded
+            check_exists(Path(images))  # before a large model is uploaded
         body: dict[str, Any] = {"name": name, "artifact_id": self._client.artifacts.upload(path, progress=progress).id}
         if images is not None:
             body["images_artifact_id"] = self._client.artifacts.upload(images, progress=progress).id
@@ -157,7 +111,7 @@ class Verifications(Resource):
         :class:`aiao_core.options.VerificationOptions`.
         """
         if base is not None:
-            _check_exists(Path(base))  # before a large suspect is uploaded
+            check_exists(Path(base))  # before a large suspect is uploaded
         body: dict[str, Any] = {"model_id": model_id}
         if str(suspect).startswith(SCHEME):
             body["hub"] = str(suspect)
@@ -254,7 +208,7 @@ class Jobs(Resource):
                         return
             except ClientError as error:
                 tries += 1
-                if tries > RECONNECT_TRIES or not _passing(error):
+                if tries > RECONNECT_TRIES or not is_passing(error):
                     raise
             time.sleep(RECONNECT_SECONDS)
 
@@ -268,35 +222,3 @@ class Jobs(Resource):
     def _with_client(self, job: Job) -> Job:
         job._jobs = self
         return job
-
-
-def _passing(error: ClientError) -> bool:
-    """Whether the connection broke or a proxy found no service behind it, as while one is restarted."""
-    return isinstance(error.__cause__, httpx.HTTPError) or (isinstance(error, ApiError) and error.status in (502, 503, 504))
-
-
-def _check_exists(path: Path) -> None:
-    if not (path.is_file() or path.is_dir()):
-        raise ClientError(f"{path} does not exist")
-
-
-@contextmanager
-def _as_file(path: Path) -> Iterator[Path]:
-    _check_exists(path)
-    if path.is_dir():
-        with tempfile.TemporaryDirectory() as scratch:
-            packed = Path(scratch) / "folder.zip"
-            pack(path, packed)
-            yield packed
-    else:
-        yield path
-
-
-def _chunks(file: Path, progress: Bytes | None) -> Iterator[bytes]:
-    total, done = file.stat().st_size, 0
-    with file.open("rb") as stream:
-        while chunk := stream.read(CHUNK):
-            yield chunk
-            done += len(chunk)
-            if progress:
-                progress(done, total)

@@ -5,7 +5,7 @@ from typing import Any
 
 from client.documents import Token, TokenIssued
 from client.http import read
-from client.resources import Resource
+from client.resource import Resource
 
 
 class Tokens(Resource):

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from client.documents import Delivery, Webhook, WebhookCreated
 from client.http import read
-from client.resources import Resource
+from client.resource import Resource
 
 
 class Webhooks(Resource):

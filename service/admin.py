@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from sqlalchemy.orm import Session
 
 from service.activity.service import OPERATOR, record
+from service.artifacts.repository import ArtifactRepository
 from service.errors import NotFound, ServiceError
 from service.key_encryption import VaultError
 from service.platform import Platform
@@ -76,6 +77,24 @@ def list_tenants() -> None:
     with _session() as session:
         for tenant in TenantsRepository(session).all():
             print(tenant.id, tenant.name)  # noqa: T201
+
+
+@tenants.command()
+def quota(
+    name: TenantName,
+    limit: Annotated[
+        str | None, typer.Argument(metavar="[BYTES]", help="How many bytes of uploads it may keep, or none for no limit.")
+    ] = None,
+) -> None:
+    """Print how many bytes a tenant's uploads take, and of how many; with BYTES, set that first."""
+    if limit not in (None, "none") and not (limit.isascii() and limit.isdigit()):
+        raise typer.BadParameter(f"{limit} is no number of bytes, and not none")
+    with _session() as session:
+        tenant = _existing(session, name)
+        if limit is not None:
+            tenant.quota_bytes = None if limit == "none" else int(limit)
+            record(session, tenant.id, OPERATOR, "tenant.quota", tenant.id)
+        print(ArtifactRepository(session, tenant.id).bytes_used(), tenant.quota_bytes)  # noqa: T201
 
 
 @tokens.command()

@@ -16,6 +16,7 @@ Action = Literal[
     "key.decrypt",
     "model.register",
     "model.retire",
+    "tenant.quota",
     "token.issue",
     "token.revoke",
     "upload.create",

@@ -55,7 +55,7 @@ async def upload(
     announced = int(request.headers.get("content-length") or 0)
     if announced > limit:
         raise UploadTooLarge(f"this upload has more than {limit} bytes, the largest that this service takes")
-    await run_in_threadpool(_check_quota, platform, caller, announced)
+    await run_in_threadpool(_check_quota, platform, caller, announced, sha256)
     try:
         received = await service.receive(
             platform.storage, request.stream(), filename=filename, expected_sha256=sha256, max_bytes=limit
@@ -65,9 +65,9 @@ async def upload(
     return await run_in_threadpool(_keep, platform, caller, idempotency, received)
 
 
-def _check_quota(platform: Platform, caller: Caller, size: int) -> None:
+def _check_quota(platform: Platform, caller: Caller, size: int, sha256: str | None) -> None:
     with platform.database.session() as session:
-        service.check_quota(session, caller.tenant_id, size)
+        service.check_quota(session, caller.tenant_id, size, sha256)
 
 
 def _keep(platform: Platform, caller: Caller, idempotency: Idempotency, received: service.Received) -> Response:

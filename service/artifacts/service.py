@@ -134,12 +134,12 @@ def lock_tenant(session: Session, tenant_id: str) -> None:
     TenantsRepository(session).get(tenant_id, lock=True)
 
 
-def check_quota(session: Session, tenant_id: str, more: int = 0) -> None:
-    """Raises :class:`QuotaExceeded` if the tenant's uploads and ``more`` bytes are too many."""
-    quota = TenantsRepository(session).get(tenant_id).quota_bytes
-    if quota is None:
+def check_quota(session: Session, tenant_id: str, more: int = 0, sha256: str | None = None) -> None:
+    """Raises :class:`QuotaExceeded` if the tenant's uploads and ``more`` bytes, perhaps known by their digest, are too many."""
+    quota, artifacts = TenantsRepository(session).get(tenant_id).quota_bytes, ArtifactRepository(session, tenant_id)
+    if quota is None or (sha256 and artifacts.with_content(sha256)):
         return
-    needed = ArtifactRepository(session, tenant_id).bytes_used() + more
+    needed = artifacts.bytes_used() + more
     if needed > quota:
         raise QuotaExceeded(
             f"your uploads would take {needed} of the {quota} bytes that you may keep; delete artifacts that you no longer "

@@ -31,7 +31,7 @@ LIFETIME = timedelta(days=1)
 def create(session: Session, tenant_id: str, metadata: Metadata, length: int) -> Upload:
     """An upload of which nothing has come in. Raises :class:`service.errors.QuotaExceeded`."""
     lock_tenant(session, tenant_id)
-    check_quota(session, tenant_id, length)
+    check_quota(session, tenant_id, length, metadata.sha256)
     now = utc_now()
     upload = Upload(
         id=new_id("upl"),

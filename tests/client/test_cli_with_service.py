@@ -119,6 +119,14 @@ def test_names_are_printed_literally(user, client, folder):
     assert "Secret key saved to [-red]:smile:.key.json" in done.stderr
 
 
+def test_artifacts_are_listed_and_deleted(user, client, folder):
+    artifact = client.artifacts.upload(folder)
+    assert artifact.id in user.aiao("artifacts", "list").stdout
+    assert user.json("artifacts", "list") == [artifact.model_dump(mode="json")]
+    assert "is deleted" in user.aiao("artifacts", "delete", artifact.id).stdout
+    assert user.json("artifacts", "list") == []
+
+
 def test_wide_tables_are_not_cut(user, client, folder, change):
     user.environment["COLUMNS"] = "40"
     artifact = client.artifacts.upload(folder)

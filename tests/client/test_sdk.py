@@ -1,4 +1,5 @@
 import json
+import signal
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from service.ids import new_id
 from service.models.service import Checkpoint
 from service.tokens.service import authenticate
 from tests.processes import free_port, stop, system, wait_for
-from tests.service import rows
+from tests.service import rows, uploads
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -100,6 +101,44 @@ def test_a_file_that_is_not_there_is_named(client, tmp_path):
     with pytest.raises(ClientError, match="nowhere does not exist"):
         client.models.register(tmp_path / "nowhere", name="mine")
     assert not list(client.models.list())
+
+
+def test_an_upload_goes_on_after_the_api_was_killed(tmp_path, redis_url):
+    large = tmp_path / "large.tar"
+    large.write_bytes(uploads.tar_of({"a": b""}).ljust(150 << 20, b"\0"))
+    seen: list[int] = []
+
+    def kill(done: int, _total: int) -> None:
+        seen.append(done)
+        if len(seen) == 120:
+            stop(running.processes["api"], signal.SIGKILL)
+            running.start_api()
+
+    with (
+        system(tmp_path / "system", broker_url=redis_url, AIAO_QUEUE="nobody-killed") as running,
+        running.client() as client,
+    ):
+        artifact = client.artifacts.upload(large, progress=kill)
+    assert (artifact.filename, artifact.size) == ("large.tar", 150 << 20)
+    assert artifact.sha256 == sha256(large.read_bytes()).hexdigest()
+    assert seen != sorted(seen)
+    assert min(seen[120:]) > 64 << 20  # what had been stored is not sent again
+
+
+def test_an_empty_file_is_refused_before_anything_is_sent(client, tmp_path):
+    (tmp_path / "empty.bin").write_bytes(b"")
+    with pytest.raises(ClientError, match=r"empty\.bin is empty"):
+        client.artifacts.upload(tmp_path / "empty.bin")
+
+
+def test_artifacts_are_listed_and_deleted(client, folder):
+    artifacts = [client.artifacts.upload(folder) for _ in range(2)]
+    assert list(client.artifacts.list()) == artifacts[::-1]
+    client.artifacts.delete(artifacts[0].id)
+    assert list(client.artifacts.list()) == artifacts[1:]
+    model = client.models.register(folder, name="mine").model
+    with pytest.raises(ApiError, match=model.id):
+        client.artifacts.delete(model.artifact_id)
 
 
 def test_images_that_are_not_there_are_named_before_the_model_is_uploaded(client, folder, tmp_path):

@@ -9,7 +9,8 @@ import sqlalchemy as sa
 from service.database import utc_now
 from service.tokens.service import PREFIX, USE_SECONDS
 from service.tokens.tables import Token
-from tests.service.calls import post, problem
+from tests.service import uploads
+from tests.service.calls import post, problem, send
 
 
 def issue(http: httpx.Client, **body: object) -> dict:
@@ -117,9 +118,24 @@ def test_the_operator_issues_lists_and_revokes(api):
     assert status(api, secret) == 401
 
 
+def test_the_operator_sets_and_shows_a_quota(api):
+    name = f"studio {datetime.now(UTC).isoformat()}"
+    operate(api, "tenants", "create", name)
+    assert operate(api, "tenants", "quota", name) == "0 None"
+    assert operate(api, "tenants", "quota", name, "1000") == "0 1000"
+    with httpx.Client(base_url=api.url, headers={"Authorization": f"Bearer {operate(api, 'tokens', 'issue', name)}"}) as http:
+        problem(send(http, uploads.tar_of({"a": bytes(2000)})), 403, "quota-exceeded")
+        assert operate(api, "tenants", "quota", name, "none") == "0 None"
+        size = send(http, uploads.MODEL_ZIP).raise_for_status().json()["size"]
+        acts = [each["action"] for each in http.get("/v1/activity").json()["items"]]
+    assert operate(api, "tenants", "quota", name) == f"{size} None"
+    assert acts == ["artifact.upload", "tenant.quota", "token.issue", "tenant.quota"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "cause"),
     [
+        (["tenants", "quota", "nobody", "much"], "much is no number of bytes"),
         (["tokens", "list", "nobody"], "there is no tenant nobody"),
         (["tokens", "issue", "a", "--scope", "everything"], "scopes"),
         (["tokens", "issue", "a", "--expires-in-days", "0"], "expires_in_days"),
