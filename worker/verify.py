@@ -1,19 +1,13 @@
 """Test a suspect against a registered model's key."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from aiao_core.acceleration import accelerator
-from aiao_core.archives import opened
 from aiao_core.digests import sha256_path
 from aiao_core.hub import download
-from aiao_core.key import Architecture
 from aiao_core.options import VerificationOptions
 from aiao_core.report import Input
-from aiao_core.suspects import load_suspect, read_denoiser
 from aiao_core.verification import Subject, verify
-from aiao_core.weights import Weights
 from service.keys import service as keys
 from service.models.repository import ModelRepository
 from service.models.tables import Model
@@ -22,6 +16,7 @@ from service.verifications.service import record_report
 from service.verifications.tables import Verification
 from worker.running import Work
 from worker.source import source_features
+from worker.suspects import read_suspect
 
 
 def verify_suspect(work: Work) -> None:
@@ -31,11 +26,11 @@ def verify_suspect(work: Work) -> None:
         row = VerificationRepository(session, job.tenant_id).get(job.subject_id)
         model = ModelRepository(session, job.tenant_id).get(row.model_id)
         key = keys.owner_key(session, platform.vault, job.tenant_id, model.id, job.id)
-    base = Base(work, row, model, key.architecture)
+    base = Base(work, row, model)
+    path, submitted = _submitted(work, row)
+    suspect = read_suspect(work, path, key.architecture, base)
     source = work.artifact(model.artifact_id)
     known = source_features(work, source, key)
-    with _submitted(work, row) as (path, submitted):
-        suspect = load_suspect(path, key.architecture, base)
     inputs = (
         submitted,
         *base.inputs,
@@ -43,7 +38,7 @@ def verify_suspect(work: Work) -> None:
         Input(role="source", name=source.filename, sha256=source.sha256),
     )
     report = verify(
-        suspect.denoiser.to(accelerator().device),
+        suspect.load(key.architecture).to(accelerator().device),
         key,
         options=VerificationOptions.model_validate(row.options),
         subject=Subject(submitted.name, suspect.form, inputs, model.name),
@@ -55,17 +50,14 @@ def verify_suspect(work: Work) -> None:
         work.lease.succeed(session, f"/v1/verifications/{row.id}")
 
 
-@contextmanager
-def _submitted(work: Work, row: Verification) -> Iterator[tuple[Path, Input]]:
+def _submitted(work: Work, row: Verification) -> tuple[Path, Input]:
     """The suspect's file or folder, and its name and digest for the report."""
     if row.hub is not None:
         folder = work.scratch / "hub"
         name = download(row.hub, folder, max_bytes=work.limits.total_bytes, progress=work.progress)
-        yield folder, Input(role="suspect", name=name, sha256=sha256_path(folder))
-    else:
-        artifact = work.artifact(row.artifact_id)
-        with opened(work.fetch(artifact), work.limits) as path:
-            yield path, Input(role="suspect", name=artifact.filename, sha256=artifact.sha256)
+        return folder, Input(role="suspect", name=name, sha256=sha256_path(folder))
+    artifact = work.artifact(row.artifact_id)
+    return work.fetch(artifact), Input(role="suspect", name=artifact.filename, sha256=artifact.sha256)
 
 
 class Base:
@@ -74,18 +66,15 @@ class Base:
     Called for an adapter alone; ``inputs`` then holds the named model.
     """
 
-    def __init__(self, work: Work, row: Verification, model: Model, architecture: Architecture) -> None:
-        self.work, self.row, self.model, self.architecture = work, row, model, architecture
+    def __init__(self, work: Work, row: Verification, model: Model) -> None:
+        self.work, self.row, self.model = work, row, model
         self.inputs: list[Input] = []
 
-    def __call__(self) -> tuple[Weights, str]:
+    def __call__(self) -> tuple[Path, str]:
         if self.row.base_artifact_id is None:
-            name, file = "the registered watermarked model", self.work.scratch / "marked.zip"
+            file = self.work.scratch / "marked.zip"
             self.work.platform.storage.download(self.model.checkpoint_key, file)
-        else:
-            artifact = self.work.artifact(self.row.base_artifact_id)
-            name, file = artifact.filename, self.work.fetch(artifact)
-            self.inputs.append(Input(role="base", name=name, sha256=artifact.sha256))
-        with opened(file, self.work.limits) as path:
-            weights, form = read_denoiser(path, self.architecture)
-        return weights, f"{name} ({form})"
+            return file, "the registered watermarked model"
+        artifact = self.work.artifact(self.row.base_artifact_id)
+        self.inputs.append(Input(role="base", name=artifact.filename, sha256=artifact.sha256))
+        return self.work.fetch(artifact), artifact.filename

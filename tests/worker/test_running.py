@@ -2,40 +2,10 @@ import pytest
 
 from aiao_core.errors import InvalidCheckpoint
 from aiao_core.progress import Progress
-from service.database import utc_now
-from service.ids import new_id
 from service.jobs import service as jobs
 from service.jobs.leases import CancelRequested, LeaseLost
 from service.jobs.repository import LeaseRepository
-from service.platform import Platform
-from service.settings import Settings
-from service.tokens.tables import Tenant
 from worker import running
-
-TENANT = "ten_test"
-
-
-@pytest.fixture
-def platform(tmp_path, monkeypatch, redis_url):
-    """The worker's own platform on a fresh database."""
-    monkeypatch.setenv("AIAO_DATA_DIR", str(tmp_path))
-    monkeypatch.setenv("AIAO_BROKER_URL", redis_url)
-    monkeypatch.setenv("AIAO_HEARTBEAT_SECONDS", "0.05")
-    running._platform.cache_clear()
-    platform = Platform.open(Settings())
-    platform.database.migrate()
-    with platform.database.session() as session:
-        session.add(Tenant(id=TENANT, name="test", created_at=utc_now()))
-    yield platform
-    running._platform().close()
-    running._platform.cache_clear()
-    platform.close()
-
-
-@pytest.fixture
-def job_id(platform) -> str:
-    with platform.database.session() as session:
-        return jobs.create(session, TENANT, "verify", new_id("ver")).id
 
 
 def job(platform, job_id):
@@ -111,7 +81,7 @@ def test_a_cancel_takes_effect_at_the_very_next_step(platform, job_id):
             steps.append(step)
             if step == 3:
                 with platform.database.session() as session:
-                    jobs.cancel(session, platform.storage, TENANT, job_id)
+                    jobs.cancel(session, platform.storage, job(platform, job_id).tenant_id, job_id)
 
     running.run(job_id, task)
     assert steps == [1, 2, 3]
@@ -169,7 +139,7 @@ def test_pace_tells_the_seconds_that_are_left():
 def test_cancel_requested_is_told_by_the_lease(platform, job_id):
     def task(work) -> None:
         with platform.database.session() as session:
-            jobs.cancel(session, platform.storage, TENANT, job_id)
+            jobs.cancel(session, platform.storage, job(platform, job_id).tenant_id, job_id)
         with pytest.raises(CancelRequested):
             work.lease.check()
         finish(work)  # it was done already: the result counts

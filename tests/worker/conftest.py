@@ -1,0 +1,34 @@
+import pytest
+
+from service.database import utc_now
+from service.ids import new_id
+from service.jobs import service as jobs
+from service.platform import Platform
+from service.settings import Settings
+from service.tokens.tables import Tenant
+from worker import running
+
+TENANT = "ten_test"
+
+
+@pytest.fixture
+def platform(tmp_path, monkeypatch, redis_url):
+    """The worker's own platform on a fresh database."""
+    monkeypatch.setenv("AIAO_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("AIAO_BROKER_URL", redis_url)
+    monkeypatch.setenv("AIAO_HEARTBEAT_SECONDS", "0.05")
+    running._platform.cache_clear()
+    platform = Platform.open(Settings())
+    platform.database.migrate()
+    with platform.database.session() as session:
+        session.add(Tenant(id=TENANT, name="test", created_at=utc_now()))
+    yield platform
+    running._platform().close()
+    running._platform.cache_clear()
+    platform.close()
+
+
+@pytest.fixture
+def job_id(platform) -> str:
+    with platform.database.session() as session:
+        return jobs.create(session, TENANT, "verify", new_id("ver")).id

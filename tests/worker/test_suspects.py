@@ -1,0 +1,60 @@
+"""A suspect that ends the child which reads it is a failed job, and the worker goes on."""
+
+from pathlib import Path
+
+import pytest
+
+from aiao_core.checkpoints import load_model
+from examples.emoji.data import MODEL
+from service.jobs.repository import LeaseRepository
+from worker.confinement import _server
+from worker.running import Work, run
+from worker.suspects import read_suspect
+
+
+@pytest.fixture
+def reading(platform, job_id):
+    """Runs the job: it reads a suspect; returns how the job ended."""
+
+    def end(suspect: Path, *, memory_bytes: int = 0, seconds: float = 600) -> tuple[str, str]:
+        settings = platform.settings.model_copy(update={"suspect_memory_bytes": memory_bytes, "suspect_seconds": seconds})
+        like = load_model(MODEL).architecture
+
+        def task(work: Work) -> None:
+            work.platform = type(work.platform)(**vars(work.platform) | {"settings": settings})
+            found = read_suspect(work, suspect, like, base=lambda: (suspect, "itself"))
+            assert found.load(like).state_dict().keys() == load_model(MODEL).denoiser.state_dict().keys()
+            with platform.database.session() as session:
+                work.lease.succeed(session, found.form)
+
+        run(job_id, task)
+        with platform.database.session() as session:
+            job = LeaseRepository(session).get(job_id)
+        return job.state, (job.error or {}).get("detail") or job.result
+
+    return end
+
+
+def test_a_suspect_is_read(reading):
+    assert reading(MODEL) == ("succeeded", "safetensors")
+
+
+def test_a_suspect_that_takes_too_much_memory_fails_its_job(reading):
+    state, detail = reading(MODEL, memory_bytes=1 << 20)
+    assert state == "failed"
+    assert "ended without a result" in detail
+    assert "plain safetensors" in detail
+
+
+def test_a_suspect_that_takes_too_long_fails_its_job(reading):
+    state, detail = reading(MODEL, seconds=1e-9)
+    assert state == "failed"
+    assert "more than 1e-09 seconds" in detail
+
+
+def test_a_reader_that_was_killed_is_started_again(reading):
+    killed = _server()
+    killed.kill()
+    killed.wait()
+    assert reading(MODEL)[0] == "succeeded"
+    assert _server() is not killed

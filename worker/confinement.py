@@ -1,0 +1,129 @@
+"""Run one function in a child process that has no network, starts no program and has little memory and time.
+
+What a client uploaded is read there: a crash, a loop or the kernel's out-of-memory killer is the child's end and not the
+worker's. What the child answers is JSON, for it may be in an attacker's hands by then.
+
+A server process imports torch once and forks a child for each call: forked from the worker itself, a child could inherit the
+locks of its threads, and all that it knows.
+"""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import IO, Any, cast
+
+from worker.forking import FAILED, OUT_OF_MEMORY
+
+MEMORY_SHARE = 0.75
+POLL_SECONDS = 0.1
+MAX_ANSWER_BYTES = 1 << 20
+
+KEPT = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "LANG", "OMP_NUM_THREADS", "OMP_WAIT_POLICY")
+"""Of the environment: the rest, keys and passwords among it, is none of the child's business."""
+
+
+class ChildEnded(Exception):
+    """The child ended without an answer; the sentence says how."""
+
+
+def confined(
+    function: Callable[..., dict[str, Any]],
+    arguments: dict[str, Any],
+    *,
+    seconds: float,
+    memory_bytes: int,
+    check: Callable[[], None],
+) -> dict[str, Any]:
+    """What ``function`` returns in the child, a JSON object; ``arguments`` are JSON too.
+
+    ``memory_bytes`` 0 means three quarters of what this machine or container has. ``check`` is called now and then, and may
+    raise to stop the child. Raises :class:`ChildEnded`.
+    """
+    with tempfile.NamedTemporaryFile(suffix=".json") as answer:
+        request = {
+            "module": function.__module__,
+            "function": function.__name__,
+            "arguments": arguments,
+            "answer": answer.name,
+            "memory_bytes": memory_bytes or _memory(),
+        }
+        status = _ended(request, time.monotonic() + seconds, check)
+        if status is None:
+            raise ChildEnded(f"it took more than {seconds:g} seconds")
+        if status:
+            raise ChildEnded(_how(status))
+        return _read(Path(answer.name))
+
+
+def _ended(request: dict[str, Any], deadline: float, check: Callable[[], None]) -> int | None:
+    """The exit status of a child that served the request; None if it had to be killed at the deadline."""
+    if _server().poll() is not None:  # killed since the last call
+        _stop()
+    calls, statuses = cast("IO[bytes]", _server().stdin), cast("IO[bytes]", _server().stdout)
+    try:
+        calls.write(json.dumps(request).encode() + b"\n")
+        while not select.select([statuses], [], [], min(POLL_SECONDS, left := max(0, deadline - time.monotonic())))[0]:
+            check()
+            if not left:
+                raise TimeoutError
+        if line := statuses.readline():
+            return int(line)
+        _stop()
+        return FAILED
+    except TimeoutError:
+        _stop()
+        return None
+    except BaseException:
+        _stop()
+        raise
+
+
+@cache
+def _server() -> subprocess.Popen[bytes]:
+    environment = {name: os.environ[name] for name in KEPT if name in os.environ}
+    return subprocess.Popen(
+        [sys.executable, "-m", "worker.forking"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, bufsize=0
+    )
+
+
+def _stop() -> None:
+    """The server's end is its child's; the next call starts another one."""
+    server = _server()
+    _server.cache_clear()
+    server.kill()
+    server.communicate()
+
+
+def _how(status: int) -> str:
+    if status in (OUT_OF_MEMORY, -signal.SIGKILL):
+        return "it ran out of memory"
+    return f"it crashed ({signal.Signals(-status).name})" if status < 0 else "it failed; the worker's log holds the cause"
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb") as stream:
+            answer = json.loads(stream.read(MAX_ANSWER_BYTES))
+    except (ValueError, RecursionError):
+        answer = None
+    if not isinstance(answer, dict):
+        raise ChildEnded("it gave no answer")
+    return answer
+
+
+def _memory() -> int:
+    """What a child may take of this machine's or container's memory, in bytes."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+    except (OSError, ValueError):  # no container, or one without a limit
+        limit = physical
+    return int(MEMORY_SHARE * min(physical, limit))
