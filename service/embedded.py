@@ -123,7 +123,8 @@ def _start(settings: Settings, processes: list[Process], stop: threading.Event) 
     platform.database.migrate()
     logs = settings.data_dir / "logs"
     logs.mkdir(exist_ok=True)
-    environment = os.environ | {"AIAO_DATA_DIR": str(settings.data_dir), "PYTHONUNBUFFERED": "1"}
+    # Who presses Ctrl-C does not want to wait: a job is handed back at its next step, and goes on at the next start.
+    environment = {"AIAO_GRACE_SECONDS": "0"} | os.environ | {"AIAO_DATA_DIR": str(settings.data_dir), "PYTHONUNBUFFERED": "1"}
     python = sys.executable
 
     def launch(name: str, command: list[str], ready: Callable[[], object]) -> None:

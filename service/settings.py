@@ -35,6 +35,7 @@ class Settings(BaseSettings):
     heartbeat_seconds: float = Field(1, gt=0, description="How often a worker renews its lease and writes progress.")
     reap_seconds: float = Field(5, gt=0, description="How often the reaper looks for lost and forgotten jobs.")
     max_attempts: int = Field(5, ge=1, description="How often a job is started before it counts as failed.")
+    grace_seconds: float = Field(20, ge=0, description="How long a worker that is told to stop lets its job go on.")
     suspect_seconds: float = Field(1800, gt=0, description="How long a worker's child may read one suspect.")
     suspect_memory_bytes: int = Field(
         0, ge=0, description="How much memory it may take; 0: three quarters of the machine's or container's."

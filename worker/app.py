@@ -7,8 +7,12 @@ an embedding outlives it. The database's lease brings a lost job back instead.
 """
 
 import os
+import signal
+import threading
+from typing import Any
 
 from celery import Celery
+from celery.signals import celeryd_after_setup, worker_process_init, worker_shutting_down
 
 from service.settings import Settings
 
@@ -28,3 +32,26 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
 )
+
+
+@worker_process_init.connect
+def listen(**_: Any) -> None:
+    """In each process that runs tasks: SIGUSR2 means that its job is to be handed back at the next step."""
+    from worker.running import STOPPING
+
+    signal.signal(signal.SIGUSR2, lambda *_: STOPPING.set())
+
+
+@celeryd_after_setup.connect
+def hand_back_in_time(instance: Any, **_: Any) -> None:
+    """Told to stop, Celery waits for its tasks, however long they take: after the grace period they hand their jobs back."""
+
+    def hand_back() -> None:
+        for process in instance.pool.info["processes"]:
+            os.kill(process, signal.SIGUSR2)
+
+    @worker_shutting_down.connect(weak=False)
+    def wait(**_: Any) -> None:
+        timer = threading.Timer(settings.grace_seconds, hand_back)
+        timer.daemon = True
+        timer.start()

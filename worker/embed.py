@@ -12,6 +12,7 @@ from aiao_core.examples import draw_examples, load_examples
 from aiao_core.key import OwnerKey
 from aiao_core.options import EmbeddingOptions, VerificationOptions
 from aiao_core.verification import Subject, verify
+from service.jobs.leases import LeaseLost
 from service.keys import service as keys
 from service.models import service as models
 from service.models.repository import ModelRepository
@@ -53,7 +54,10 @@ def _prove(work: Work, key: OwnerKey) -> None:
 
 
 def _store(work: Work, row: Model, key: OwnerKey, archive: Path) -> None:
-    """Checkpoint, key and the job's end become visible together, or the checkpoint goes again."""
+    """Checkpoint, key and the job's end become visible together, or the checkpoint goes again.
+
+    If the database breaks off in the midst of it, nobody knows which: the checkpoint stays, for the collection of garbage.
+    """
     storage_key = f"marked/{row.id}-{work.lease.attempt}.zip"
     work.platform.storage.put(storage_key, archive)
     checkpoint = models.Checkpoint(storage_key, sha256_file(archive), archive.stat().st_size)
@@ -61,6 +65,6 @@ def _store(work: Work, row: Model, key: OwnerKey, archive: Path) -> None:
         with work.platform.database.session() as session:
             work.lease.succeed(session, f"/v1/models/{row.id}")
             models.mark_ready(session, work.platform.vault, row.tenant_id, row.id, key, checkpoint)
-    except BaseException:
+    except LeaseLost:
         work.platform.storage.delete(storage_key)
         raise

@@ -1,18 +1,20 @@
 """Run one attempt at a job: take the lease, keep it, end it. Whatever happens, the scratch folder goes and the worker stays."""
 
+import errno
 import logging
 import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
+from obstore.exceptions import BaseError
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from aiao_core.archives import Limits
 from aiao_core.errors import AiaoError
@@ -25,12 +27,24 @@ from service.jobs.outcomes import discard_training_state
 from service.jobs.repository import LeaseRepository
 from service.jobs.service import FINAL
 from service.jobs.tables import Job
+from service.key_encryption import VaultError
 from service.platform import Platform
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 SUFFIXES = {"safetensors": ".safetensors", "pickle": ".bin", "gguf": ".gguf", "archive": ".archive", "images": ".archive"}
+
+
+STOPPING = threading.Event()
+"""Set in a worker's process whose time is up."""
+
+PASSING = (OperationalError, InterfaceError, BaseError, VaultError)
+"""The database, the storage or the key service does not answer: by no fault of the job."""
+
+
+class WorkerStopping(Exception):
+    """This worker has to stop; another one goes on with the job."""
 
 
 class Work:
@@ -55,6 +69,12 @@ class Work:
     def progress(self, progress: Progress) -> None:
         """Called at every step: keeps the figures for the heartbeat, and raises if this attempt should stop."""
         self.pace.note(progress)
+        self.check()
+
+    def check(self) -> None:
+        """Raise if this attempt should stop."""
+        if STOPPING.is_set():
+            raise WorkerStopping
         self.lease.check()
 
 
@@ -82,6 +102,8 @@ def run(job_id: str, task: Callable[[Work], None]) -> None:
     platform = _platform()
     settings = platform.settings
     if settings.torch_threads:
+        import torch
+
         torch.set_num_threads(settings.torch_threads)
     lease = Lease.take(platform.database, job_id, settings.lease_seconds)
     if lease is None:
@@ -98,24 +120,47 @@ def run(job_id: str, task: Callable[[Work], None]) -> None:
     except LeaseLost:
         logger.warning("%s: attempt %d lost its lease", job_id, lease.attempt)
     except CancelRequested:
-        with suppress(LeaseLost):
+        with _ending(job_id):
             lease.cancel()
+    except WorkerStopping:
+        logger.warning("%s: attempt %d is handed back", job_id, lease.attempt)
+        with _ending(job_id):
+            lease.hand_back()
+            platform.doorbell.ring(job_id, work.job.kind)
     except AiaoError as error:
-        _fail(lease, error.code, str(error))
+        with _ending(job_id):
+            lease.fail({"code": error.code, "detail": str(error)})
     except Exception as error:
         logger.exception("%s: attempt %d failed", job_id, lease.attempt)
-        detail = f"the worker failed ({type(error).__name__}); the operator finds the cause in its log under {job_id}"
-        _fail(lease, "internal-error", detail)
+        what = "could not go on" if _passes(error) else "failed"
+        detail = f"the worker {what} ({type(error).__name__}); the operator finds the cause in its log under {job_id}"
+        with _ending(job_id):
+            if _passes(error):
+                lease.retry_later(settings.max_attempts, {"code": "worker-lost", "detail": detail})
+            else:
+                lease.fail({"code": "internal-error", "detail": detail})
     finally:
         tempfile.tempdir = None
         shutil.rmtree(scratch, ignore_errors=True)
-        if _job(platform.database, job_id).state in FINAL:
-            discard_training_state(platform.storage, job_id)
+        with _ending(job_id):
+            if _job(platform.database, job_id).state in FINAL:
+                discard_training_state(platform.storage, job_id)
 
 
-def _fail(lease: Lease, code: str, detail: str) -> None:
-    with suppress(LeaseLost):
-        lease.fail({"code": code, "detail": detail})
+def _passes(error: Exception) -> bool:
+    """Whether another attempt may have more luck."""
+    return isinstance(error, PASSING) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT))
+
+
+@contextmanager
+def _ending(job_id: str) -> Iterator[None]:
+    """What is left to do for a job if its lease holds and everything answers: if not, the reaper finds it."""
+    try:
+        yield
+    except LeaseLost:
+        return
+    except PASSING:
+        logger.exception("%s: its end cannot be noted", job_id)
 
 
 @cache

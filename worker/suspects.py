@@ -58,7 +58,7 @@ def read_suspect(work: Work, suspect: Path, like: Architecture, base: Callable[[
                 },
                 seconds=settings.suspect_seconds,
                 memory_bytes=settings.suspect_memory_bytes,
-                check=work.lease.check,
+                check=work.check,
             )
         except ChildEnded as error:
             raise InvalidCheckpoint(

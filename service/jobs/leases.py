@@ -1,8 +1,10 @@
 """A worker's hold on a job: taken, renewed, lost or ended, always by compare-and-set on (state, attempt)."""
 
+import time
 from datetime import timedelta
 from typing import Any
 
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from service.database import Database, utc_now
@@ -25,6 +27,7 @@ class Lease:
 
     def __init__(self, database: Database, job_id: str, attempt: int, seconds: float) -> None:
         self.database, self.job_id, self.attempt, self.seconds = database, job_id, attempt, seconds
+        self._last_check = time.monotonic()
 
     @classmethod
     def take(cls, database: Database, job_id: str, seconds: float) -> "Lease | None":
@@ -47,13 +50,22 @@ class Lease:
             return cls(database, job_id, job.attempt + 1, seconds) if taken else None
 
     def check(self) -> None:
-        """Raise :class:`LeaseLost` or :class:`CancelRequested` if this attempt should stop."""
-        with self.database.session() as session:
-            job = LeaseRepository(session).running(self.job_id, self.attempt)
-            if job is None:
-                raise LeaseLost(self.job_id)
-            if job.cancel_requested:
-                raise CancelRequested(self.job_id)
+        """Raise :class:`LeaseLost` or :class:`CancelRequested` if this attempt should stop.
+
+        While the database does not answer, the attempt goes on for as long as its lease may still hold.
+        """
+        try:
+            with self.database.session() as session:
+                job = LeaseRepository(session).running(self.job_id, self.attempt)
+        except OperationalError:
+            if time.monotonic() > self._last_check + self.seconds:
+                raise
+            return
+        self._last_check = time.monotonic()
+        if job is None:
+            raise LeaseLost(self.job_id)
+        if job.cancel_requested:
+            raise CancelRequested(self.job_id)
 
     def renew(self, progress: dict[str, Any] | None) -> bool:
         """Hold the job for another while and write its progress. False if the lease is lost."""
@@ -75,6 +87,26 @@ class Lease:
         with self.database.session() as session:
             self._end(session, state="canceled")
             record_failure(session, self._job(session), {"code": "canceled", "detail": "the job was canceled"})
+
+    def hand_back(self) -> None:
+        """Queue the job again, for another worker: this one has to stop. The attempt does not count against the job."""
+        with self.database.session() as session:
+            self._queue(session, hand_backs=Job.hand_backs + 1)
+
+    def retry_later(self, max_attempts: int, error: dict[str, str]) -> None:
+        """Queue the job again, as the attempt ended by no fault of the job; after ``max_attempts`` it fails with ``error``."""
+        with self.database.session() as session:
+            job = self._job(session)
+            if job.attempts_that_count < max_attempts:
+                self._queue(session)
+            else:
+                self._end(session, state="failed", error=error)
+                record_failure(session, job, error)
+
+    def _queue(self, session: Session, **values: Any) -> None:
+        values |= {"state": "queued", "lease_until": None, "rung_at": utc_now()}
+        if not LeaseRepository(session).change(self.job_id, "running", self.attempt, **values):
+            raise LeaseLost(self.job_id)
 
     def _end(self, session: Session, **values: Any) -> None:
         values |= {"lease_until": None, "finished_at": utc_now()}

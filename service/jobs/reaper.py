@@ -33,9 +33,9 @@ def reap(platform: Platform) -> None:
     with platform.database.session() as session:
         leases = LeaseRepository(session)
         for job in leases.to_reap(now, now - timedelta(seconds=RING_AGAIN_SECONDS)):
-            if job.state == "running" and (job.cancel_requested or job.attempt >= platform.settings.max_attempts):
+            if job.state == "running" and (job.cancel_requested or job.attempts_that_count >= platform.settings.max_attempts):
                 state = "canceled" if job.cancel_requested else "failed"
-                error = None if job.cancel_requested else _worker_lost(job.attempt)
+                error = None if job.cancel_requested else _worker_lost(job.attempts_that_count)
                 if leases.change(job.id, "running", job.attempt, state=state, error=error, finished_at=now, lease_until=None):
                     record_failure(session, job, error or {"code": "canceled", "detail": "the job was canceled"})
                     discard_training_state(platform.storage, job.id)

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index
+from sqlalchemy import ForeignKey, Index, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.database import Base
@@ -21,6 +21,8 @@ class Job(Base):
     subject_id: Mapped[str]
     state: Mapped[str] = mapped_column(default="queued")
     attempt: Mapped[int] = mapped_column(default=0)
+    hand_backs: Mapped[int] = mapped_column(default=0, server_default=text("0"))
+    """Attempts that ended because their worker was told to stop: they do not count against the job."""
     lease_until: Mapped[datetime | None]
     rung_at: Mapped[datetime]
     cancel_requested: Mapped[bool] = mapped_column(default=False)
@@ -30,6 +32,10 @@ class Job(Base):
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+
+    @property
+    def attempts_that_count(self) -> int:
+        return self.attempt - self.hand_backs
 
 
 class IdempotencyRecord(Base):

@@ -23,7 +23,7 @@ def fragile(tmp_path_factory):
     with (
         postgres_database() as database,
         private_redis() as broker,
-        system(tmp_path_factory.mktemp("fragile"), database_url=database, broker_url=broker) as running,
+        system(tmp_path_factory.mktemp("fragile"), database_url=database, broker_url=broker, AIAO_GRACE_SECONDS="1") as running,
     ):
         running.start_worker()
         yield running
@@ -69,6 +69,20 @@ def test_a_killed_worker_loses_nothing(fragile, owner, tmp_path):
     pack(tmp_path / "expected", tmp_path / "expected.zip")
     assert found == (tmp_path / "expected.zip").read_bytes()
     wait_for(lambda: not leftovers(fragile), "scratch files or a training checkpoint stay behind", 10)
+
+
+def test_a_worker_that_is_told_to_stop_hands_its_job_back(fragile, owner):
+    registration = owner.models.register(MODEL, name="handed back", options=OPTIONS | {"steps": 300})
+    job_id = registration.job.id
+    for attempt in range(1, 7):  # more often than a job may fail
+        wait_for(lambda: owner.jobs.get(job_id).attempt == attempt, f"no attempt {attempt}", 120)  # noqa: B023
+        wait_for(lambda: embedding_step(owner, job_id) > 0, "the embedding does not get going", 120)
+        fragile.processes["worker"].send_signal(signal.SIGTERM)
+        assert fragile.processes["worker"].wait(60) == 0
+        assert owner.jobs.get(job_id).state == "queued"
+        fragile.start_worker()
+    assert registration.job.wait().state == "succeeded"
+    assert "Traceback" not in fragile.log("worker")
 
 
 def test_a_canceled_embedding_stops_and_the_worker_goes_on(fragile, owner):
