@@ -1,6 +1,7 @@
 """Unpack archives that an attacker may have made, and pack the ones we hand out."""
 
 import bz2
+import errno
 import gzip
 import lzma
 import shutil
@@ -20,6 +21,7 @@ CHUNK = 1 << 20
 DECOMPRESSORS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 """By the first bytes of a compressed file."""
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 UNREADABLE = (
     OSError,
     EOFError,
@@ -107,6 +109,8 @@ def unpack(archive: Path, into: Path, limits: Limits | None = None) -> Path:
         raise
     except UNREADABLE as error:
         shutil.rmtree(into)
+        if isinstance(error, OSError) and error.errno in DISK_FULL:  # the archive has done nothing wrong
+            raise
         raise UnsafeArchive(
             f"the archive cannot be read ({error}); pack it again as .zip or .tar and upload it whole"
         ) from error

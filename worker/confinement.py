@@ -7,6 +7,7 @@ A server process imports torch once and forks a child for each call: forked from
 locks of its threads, and all that it knows.
 """
 
+import errno
 import json
 import os
 import select
@@ -20,7 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any, cast
 
-from worker.forking import FAILED, OUT_OF_MEMORY
+from worker.forking import DISK_FULL, FAILED, OUT_OF_MEMORY
 
 MEMORY_SHARE = 0.75
 POLL_SECONDS = 0.1
@@ -45,7 +46,7 @@ def confined(
     """What ``function`` returns in the child, a JSON object; ``arguments`` are JSON too.
 
     ``memory_bytes`` 0 means three quarters of what this machine or container has. ``check`` is called now and then, and may
-    raise to stop the child. Raises :class:`ChildEnded`.
+    raise to stop the child. Raises :class:`ChildEnded`, and OSError if the disk is full.
     """
     with tempfile.NamedTemporaryFile(suffix=".json") as answer:
         request = {
@@ -58,6 +59,8 @@ def confined(
         status = _ended(request, time.monotonic() + seconds, check)
         if status is None:
             raise ChildEnded(f"it took more than {seconds:g} seconds")
+        if status == DISK_FULL:
+            raise OSError(errno.ENOSPC, "the child has no room to write to")
         if status:
             raise ChildEnded(_how(status))
         return _read(Path(answer.name))

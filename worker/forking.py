@@ -18,7 +18,7 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
-FAILED, OUT_OF_MEMORY = 70, 71
+FAILED, OUT_OF_MEMORY, DISK_FULL = 70, 71, 72
 """Exit statuses of a child that has no answer."""
 
 AUDIT_ARCH, FORBIDDEN = {
@@ -69,6 +69,8 @@ def _serve(request: dict[str, Any]) -> NoReturn:
     except BaseException as error:
         if isinstance(error, MemoryError) or "allocate memory" in str(error):  # also by torch and by the system
             status = OUT_OF_MEMORY
+        elif "No space left" in str(error) or "quota exceeded" in str(error):
+            status = DISK_FULL
         traceback.print_exc()  # into the worker's log
     finally:
         os._exit(status)

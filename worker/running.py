@@ -1,9 +1,6 @@
 """Run one attempt at a job: take the lease, keep it, end it. Whatever happens, the scratch folder goes and the worker stays."""
 
-import errno
 import logging
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +13,7 @@ from typing import Any
 from obstore.exceptions import BaseError
 from sqlalchemy.exc import InterfaceError, OperationalError
 
-from aiao_core.archives import Limits
+from aiao_core.archives import DISK_FULL, Limits
 from aiao_core.errors import AiaoError
 from aiao_core.progress import Progress
 from service.artifacts.repository import ArtifactRepository
@@ -30,6 +27,7 @@ from service.jobs.tables import Job
 from service.key_encryption import VaultError
 from service.platform import Platform
 from service.settings import Settings
+from worker.scratch import scratch_folder
 
 logger = logging.getLogger(__name__)
 
@@ -108,14 +106,11 @@ def run(job_id: str, task: Callable[[Work], None]) -> None:
     lease = Lease.take(platform.database, job_id, settings.lease_seconds)
     if lease is None:
         return
-    for left_by_a_killed_attempt in settings.scratch_dir.glob(f"{job_id}-*"):
-        shutil.rmtree(left_by_a_killed_attempt, ignore_errors=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f"{job_id}-", dir=settings.scratch_dir))
-    tempfile.tempdir = str(scratch)  # so that nothing a library unpacks outlives the attempt
     try:
-        work = Work(platform, _job(platform.database, job_id), lease, scratch)
-        with _heartbeat(work):
-            task(work)
+        with scratch_folder(settings.scratch_dir, job_id) as scratch:
+            work = Work(platform, _job(platform.database, job_id), lease, scratch)
+            with _heartbeat(work):
+                task(work)
         logger.info("%s: succeeded in attempt %d", job_id, lease.attempt)
     except LeaseLost:
         logger.warning("%s: attempt %d lost its lease", job_id, lease.attempt)
@@ -126,7 +121,7 @@ def run(job_id: str, task: Callable[[Work], None]) -> None:
         logger.warning("%s: attempt %d is handed back", job_id, lease.attempt)
         with _ending(job_id):
             lease.hand_back()
-            platform.doorbell.ring(job_id, work.job.kind)
+            platform.doorbell.ring(job_id, _job(platform.database, job_id).kind)
     except AiaoError as error:
         with _ending(job_id):
             lease.fail({"code": error.code, "detail": str(error)})
@@ -140,8 +135,6 @@ def run(job_id: str, task: Callable[[Work], None]) -> None:
             else:
                 lease.fail({"code": "internal-error", "detail": detail})
     finally:
-        tempfile.tempdir = None
-        shutil.rmtree(scratch, ignore_errors=True)
         with _ending(job_id):
             if _job(platform.database, job_id).state in FINAL:
                 discard_training_state(platform.storage, job_id)
@@ -149,7 +142,7 @@ def run(job_id: str, task: Callable[[Work], None]) -> None:
 
 def _passes(error: Exception) -> bool:
     """Whether another attempt may have more luck."""
-    return isinstance(error, PASSING) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT))
+    return isinstance(error, PASSING) or (isinstance(error, OSError) and error.errno in DISK_FULL)
 
 
 @contextmanager

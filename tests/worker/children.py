@@ -84,3 +84,9 @@ def write_a_line() -> dict[str, int]:
 
 def environment() -> dict[str, str]:
     return dict(os.environ)
+
+
+def fill_the_disk(file: str) -> dict[str, int]:
+    with Path(file).open("wb") as stream:
+        while True:
+            stream.write(bytes(1 << 20))

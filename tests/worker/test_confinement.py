@@ -1,5 +1,6 @@
 """What a confined child may not do, and what its end does to the worker."""
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -47,6 +48,12 @@ def test_a_child_that_takes_too_much_memory_ends_alone(function):
 def test_a_child_that_ends_without_an_answer_is_told_of_in_words(function, words):
     with pytest.raises(ChildEnded, match=words):
         run(function)
+
+
+def test_a_full_disk_is_not_the_childs_fault():
+    with pytest.raises(OSError, match="no room") as caught:
+        run(children.fill_the_disk, file="/dev/full")
+    assert caught.value.errno == errno.ENOSPC
 
 
 def gone(file: Path) -> bool:

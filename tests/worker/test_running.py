@@ -1,11 +1,20 @@
+import errno
+import fcntl
+import os
+
+import obstore
 import pytest
+import sqlalchemy as sa
 
 from aiao_core.errors import InvalidCheckpoint
 from aiao_core.progress import Progress
+from service.ids import new_id
 from service.jobs import service as jobs
 from service.jobs.leases import CancelRequested, LeaseLost
 from service.jobs.repository import LeaseRepository
+from service.key_encryption import VaultError
 from worker import running
+from worker.scratch import LOCK, remove_abandoned
 
 
 def job(platform, job_id):
@@ -14,7 +23,7 @@ def job(platform, job_id):
 
 
 def scratch_of(platform) -> list[str]:
-    return [path.name for path in platform.settings.scratch_dir.iterdir()]
+    return sorted(path.name for path in platform.settings.scratch_dir.iterdir())
 
 
 def finish(work) -> None:
@@ -117,12 +126,73 @@ def test_the_heartbeat_writes_progress_and_holds_the_lease_during_one_long_step(
     assert (progress["stage"], progress["step"], progress["total"]) == ("embedding", 5, 10)
 
 
-def test_what_a_killed_attempt_left_is_removed(platform, job_id):
-    left = platform.settings.scratch_dir / f"{job_id}-killed"
-    left.mkdir()
-    (left / "file").write_text("x")
-    running.run(job_id, finish)
+def test_what_a_killed_attempt_left_is_removed_and_what_a_living_one_needs_is_not(platform, job_id):
+    killed, living, beginning = (platform.settings.scratch_dir / f"{new_id('job')}-{name}" for name in "abc")
+    for folder in (killed, living, beginning):
+        folder.mkdir()
+    for folder in (killed, living):
+        (folder / LOCK).write_text("")
+    with (living / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        running.run(job_id, finish)
+        assert scratch_of(platform) == sorted([living.name, beginning.name])
+    os.utime(beginning, (0, 0))
+    remove_abandoned(platform.settings.scratch_dir)
     assert scratch_of(platform) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        sa.exc.OperationalError("SELECT 1", {}, Exception("gone")),
+        obstore.exceptions.GenericError("the storage is away"),
+        VaultError("the key service is away"),
+        OSError(errno.ENOSPC, "No space left on device"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_outage_ends_an_attempt_and_no_job_until_there_were_too_many(platform, job_id, error):
+    def task(work) -> None:
+        raise error
+
+    limit = platform.settings.max_attempts
+    for attempt in range(1, limit):
+        running.run(job_id, task)
+        assert (job(platform, job_id).state, job(platform, job_id).attempt) == ("queued", attempt)
+    running.run(job_id, task)
+    failed = job(platform, job_id)
+    assert (failed.state, failed.attempt, failed.error["code"]) == ("failed", limit, "worker-lost")
+    assert type(error).__name__ in failed.error["detail"]
+    assert scratch_of(platform) == []
+
+
+def test_a_worker_that_must_stop_hands_back_and_the_attempt_does_not_count(platform, job_id):
+    def task(work) -> None:
+        running.STOPPING.set()
+        work.progress(Progress("embedding", 1, 10))
+
+    for attempt in range(1, 2 * platform.settings.max_attempts):
+        running.run(job_id, task)
+        running.STOPPING.clear()
+        found = job(platform, job_id)
+        assert (found.state, found.attempt, found.hand_backs, found.lease_until) == ("queued", attempt, attempt, None)
+
+
+def test_a_step_outlives_an_outage_of_the_database_shorter_than_the_lease(platform, job_id, monkeypatch):
+    def gone(*_: object) -> None:
+        raise sa.exc.OperationalError("SELECT 1", {}, Exception("gone"))
+
+    def task(work) -> None:
+        with monkeypatch.context() as outage:
+            outage.setattr(LeaseRepository, "running", gone)
+            work.progress(Progress("embedding", 1, 10))
+            work.lease.seconds = 0
+            with pytest.raises(sa.exc.OperationalError):
+                work.progress(Progress("embedding", 2, 10))
+        finish(work)
+
+    running.run(job_id, task)
+    assert job(platform, job_id).state == "succeeded"
 
 
 def test_pace_tells_the_seconds_that_are_left():
