@@ -126,10 +126,19 @@ class System:
         self.start("api", "uvicorn", "--factory", "service.app:create_app", "--port", port, "--timeout-graceful-shutdown", "1")
         wait_for(lambda: httpx.get(f"{self.url}/readyz", timeout=5).is_success, f"the API is not ready, see {self.data_dir}")
 
-    def start_worker(self) -> subprocess.Popen[bytes]:
-        options = ("--concurrency", "1", "--loglevel", "INFO", "--without-gossip", "--without-mingle")
+    def start_worker(self, name: str = "worker") -> subprocess.Popen[bytes]:
+        options = (
+            "--concurrency",
+            "1",
+            "--loglevel",
+            "INFO",
+            "--without-gossip",
+            "--without-mingle",
+            "--hostname",
+            f"{name}@%h",
+        )
         queue = self.settings.get("AIAO_QUEUE", "aiao")
-        return self.start("worker", "celery", "--app", "worker.app", "worker", "--queues", queue, *options)
+        return self.start(name, "celery", "--app", "worker.app", "worker", "--queues", queue, *options)
 
     def start_reaper(self) -> None:
         self.start("reaper", "service.jobs.reaper")
