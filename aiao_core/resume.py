@@ -1,5 +1,6 @@
 """Training checkpoints: where an interrupted embedding goes on."""
 
+import errno
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,9 +31,12 @@ class FileCheckpoint:
 
 
 def write_state(state: dict[str, Any], store: CheckpointStore, folder: Path) -> None:
-    """Hand ``state`` (tensors, numbers, strings) to ``store`` by way of a file in ``folder``."""
+    """Hand ``state`` (tensors, numbers, strings) to ``store`` by way of a file in ``folder``. Raises OSError."""
     file = folder / "training-state.pt"
-    torch.save(state, file)
+    try:
+        torch.save(state, file)
+    except RuntimeError as error:  # all that torch says of a full disk is that its file is not as long as it should be
+        raise OSError(errno.EIO, "the training state cannot be written; is the disk full?") from error
     store.save(file)
 
 

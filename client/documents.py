@@ -103,6 +103,7 @@ class Model(_Document):
     id: str
     name: str
     status: Literal["embedding", "ready", "failed", "retired"]
+    custody: str = "service"
     artifact_id: str
     images_artifact_id: str | None
     options: dict[str, Any]

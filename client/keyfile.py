@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiao_core.errors import InvalidKey
-from aiao_core.key import OwnerKey, PublicKey, decode_secret
+from aiao_core.key import OwnerKey, PublicKey, decode_secret, encode_secret
 from client.errors import ClientError
 from client.http import read
 
@@ -62,6 +62,11 @@ def load_seed(path: Path) -> bytes:
     if f'"{SAVED_SECRET}"' in text:
         return decode_secret(_secret_document(path)["secret"])
     return OwnerKey.from_json(text).seed
+
+
+def secret_of(path: Path | None) -> str | None:
+    """The printable secret of a file as :func:`load_seed` reads it, for a service that does not keep the key."""
+    return None if path is None else encode_secret(load_seed(path))
 
 
 def _secret_document(path: Path) -> dict[str, str]:

@@ -33,16 +33,19 @@ class Models(Resource):
         name: str,
         images: str | Path | None = None,
         options: dict[str, Any] | None = None,
+        custody: str = "service",
         progress: Bytes | None = None,
     ) -> Registration:
         """Upload a diffusers pipeline folder (or an archive of one) and start embedding a watermark in it.
 
         ``images`` is an optional image set to embed with; ``options`` are those of
-        :class:`aiao_core.options.EmbeddingOptions`. The secret key of the answer is never shown again.
+        :class:`aiao_core.options.EmbeddingOptions`. The secret key of the answer is never shown again. With ``custody``
+        ``"owner"`` the service forgets it after the embedding, and each verification and audit must bring it.
         """
         if images is not None:
             check_exists(Path(images))  # before a large model is uploaded
-        body: dict[str, Any] = {"name": name, "artifact_id": self._client.artifacts.upload(path, progress=progress).id}
+        body: dict[str, Any] = {"name": name, "custody": custody}
+        body["artifact_id"] = self._client.artifacts.upload(path, progress=progress).id
         if images is not None:
             body["images_artifact_id"] = self._client.artifacts.upload(images, progress=progress).id
         if options:
@@ -100,6 +103,7 @@ class Verifications(Resource):
         suspect: str | Path,
         *,
         base: str | Path | None = None,
+        secret_key: str | None = None,
         options: dict[str, Any] | None = None,
         progress: Bytes | None = None,
     ) -> Submission:
@@ -108,7 +112,7 @@ class Verifications(Resource):
         ``suspect`` is uploaded: a pipeline folder, an archive, a .safetensors, pickle or GGUF file, or an adapter; or it is a
         public repository of the Hugging Face hub, ``"hf://owner/name@revision"``, which the service fetches. ``base`` is the
         model that an adapter was made for, by default the registered watermarked one. ``options`` are those of
-        :class:`aiao_core.options.VerificationOptions`.
+        :class:`aiao_core.options.VerificationOptions`. ``secret_key`` is needed for a model in its owner's custody.
         """
         if base is not None:
             check_exists(Path(base))  # before a large suspect is uploaded
@@ -121,6 +125,8 @@ class Verifications(Resource):
             body["base_artifact_id"] = self._client.artifacts.upload(base, progress=progress).id
         if options:
             body["options"] = options
+        if secret_key is not None:
+            body["secret_key"] = secret_key
         submission = read(Submission, self._client.post("/v1/verifications", json=body).content)
         submission.job._jobs = self._client.jobs
         return submission
@@ -151,15 +157,17 @@ class Audits(Resource):
         preset: str | None = None,
         attacks: Sequence[str] | None = None,
         images: str | Path | None = None,
+        secret_key: str | None = None,
         options: dict[str, Any] | None = None,
         progress: Bytes | None = None,
     ) -> AuditStart:
         """Attack a registered model with a ``preset``, ``"quick"`` or ``"full"``, or with the ``attacks`` of these ids.
 
         The ids are :data:`aiao_core.audit_options.ATTACKS`. ``images`` is an image set for the attacks to train on, in place of
-        the model's own samples; ``options`` are those of :class:`aiao_core.audit_options.AuditOptions`.
+        the model's own samples; ``options`` are those of :class:`aiao_core.audit_options.AuditOptions`. ``secret_key`` is
+        needed for a model in its owner's custody.
         """
-        chosen = {"preset": preset, "attacks": attacks and list(attacks), "options": options}
+        chosen = {"preset": preset, "attacks": attacks and list(attacks), "secret_key": secret_key, "options": options}
         body: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
         if images is not None:
             body["images_artifact_id"] = self._client.artifacts.upload(images, progress=progress).id

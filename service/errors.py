@@ -103,6 +103,10 @@ class ChecksumMismatch(ServiceError):
     status, slug = 460, "checksum-mismatch"
 
 
+class InvalidSecret(ServiceError):
+    status, slug = 422, "invalid-secret"
+
+
 class InvalidWebhook(ServiceError):
     status, slug = 422, "invalid-webhook"
 

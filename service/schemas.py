@@ -3,7 +3,7 @@
 from typing import Annotated, Generic, TypeVar
 
 from fastapi import Path, Query
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
 from service.ids import pattern
 
@@ -36,6 +36,13 @@ def _printable(text: str) -> str:
     return text
 
 
+SecretKey = Annotated[
+    SecretStr | None,
+    Field(
+        max_length=1000,
+        description="The secret key of a model whose `custody` is `owner`; the service forgets it when the job ends.",
+    ),
+]
 Name = Annotated[str, Field(min_length=1, max_length=200, examples=["emoji-v1"]), AfterValidator(_printable)]
 Limit = Annotated[int, Query(ge=1, le=200, description="Items on one page.")]
 Cursor = Annotated[str | None, Query(pattern=r"^[a-z]{3}_[0-9a-z]{26}$", description="`next_cursor` of the last page.")]

@@ -98,6 +98,8 @@ class System:
     data_dir: Path
     settings: dict[str, str]
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    log_dir: Path | None = None
+    """Where logs go, if not into the data folder."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -114,7 +116,7 @@ class System:
         ).stdout.strip()
 
     def start(self, name: str, *command: str) -> subprocess.Popen[bytes]:
-        with (self.data_dir / f"{name}.log").open("ab") as log:
+        with self._log(name).open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 [sys.executable, "-m", *command],
                 cwd=PROJECT, env=self.environment, stdout=log, stderr=log, start_new_session=True,
@@ -151,7 +153,10 @@ class System:
         return Client(self.url, self.token(tenant))
 
     def log(self, name: str) -> str:
-        return (self.data_dir / f"{name}.log").read_text()
+        return self._log(name).read_text()
+
+    def _log(self, name: str) -> Path:
+        return (self.log_dir or self.data_dir) / f"{name}.log"
 
     def stop(self) -> None:
         for process in reversed(self.processes.values()):
@@ -159,12 +164,14 @@ class System:
 
 
 @contextmanager
-def system(data_dir: Path, *, database_url: str = "", broker_url: str, **settings: str) -> Iterator[System]:
+def system(
+    data_dir: Path, *, database_url: str = "", broker_url: str, log_dir: Path | None = None, **settings: str
+) -> Iterator[System]:
     """API and reaper on a migrated database, without a worker yet; patient settings are shortened for tests."""
     quick = {"AIAO_LEASE_SECONDS": "3", "AIAO_HEARTBEAT_SECONDS": "0.5", "AIAO_REAP_SECONDS": "0.5"}
     places = {"AIAO_DATABASE_URL": database_url, "AIAO_BROKER_URL": broker_url, "AIAO_PORT": str(free_port())}
     data_dir.mkdir(parents=True, exist_ok=True)
-    running = System(data_dir, quick | places | settings)
+    running = System(data_dir, quick | places | settings, log_dir=log_dir)
     try:
         running.run("alembic", "upgrade", "head")
         running.start_api()

@@ -124,6 +124,7 @@ def brewing(folder: Path, *, rabbitmq: bool, workers: int, seed: int):
         running = stack.enter_context(
             system(
                 folder / "disk",
+                log_dir=folder,  # what went wrong is told also of a full disk
                 database_url=postgres.url.replace(str(postgres.port), str(wires["database"].port)),
                 broker_url=f"amqp://guest:guest@127.0.0.1:{port}//" if rabbitmq else f"redis://127.0.0.1:{port}/0",
                 AIAO_QUEUE=new_id("storm"),
@@ -189,7 +190,8 @@ def check(storm: Storm, client: Client, first: Registration, accepted: dict[int,
     """One final state and one result for every job, every key, every object; returns how many attempts it took."""
     jobs = {job.id: job for job in client.jobs.list()}
     assert jobs.keys() == {first.job.id, *(answer["job"]["id"] for answer in accepted.values())}
-    assert {job.state for job in jobs.values()} == {"succeeded"}, [job for job in jobs.values() if job.state != "succeeded"]
+    failed = [job for job in jobs.values() if job.state != "succeeded"]
+    assert not failed, [(job, told(storm, job.id)) for job in failed]
     for number, answer in accepted.items():
         if "verification" in answer:
             verification = client.verifications.get(answer["verification"]["id"])
@@ -214,6 +216,12 @@ def check(storm: Storm, client: Client, first: Registration, accepted: dict[int,
     assert keys == (len(ready),)
     left_over(storm, {key for (key,) in referred})
     return sum(job.attempt for job in jobs.values())
+
+
+def told(storm: Storm, job_id: str) -> list[str]:
+    """What the workers' logs say of a job."""
+    logs = [storm.system.log(name).splitlines() for name in storm.workers]
+    return ["\n".join(log[at : at + 40]) for log in logs for at, line in enumerate(log) if job_id in line and "failed" in line]
 
 
 def left_over(storm: Storm, referred: set[str]) -> None:

@@ -1,5 +1,6 @@
 """Run one attempt at a job: take the lease, keep it, end it. Whatever happens, the scratch folder goes and the worker stays."""
 
+import errno
 import logging
 import threading
 import time
@@ -142,7 +143,9 @@ def run(job_id: str, task: Callable[[Work], None]) -> None:
 
 def _passes(error: Exception) -> bool:
     """Whether another attempt may have more luck."""
-    return isinstance(error, PASSING) or (isinstance(error, OSError) and error.errno in DISK_FULL)
+    if isinstance(error, OSError):
+        return error.errno in (*DISK_FULL, errno.EIO)
+    return isinstance(error, PASSING) or "No space left" in str(error)  # as safetensors says it
 
 
 @contextmanager

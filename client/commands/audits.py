@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aiao_core.audit_options import ATTACKS, Preset
+from client import keyfile
 from client.api import Client
 from client.commands.models import Json, ModelId
 from client.display import follow, out, print_table, transfer
@@ -27,6 +28,9 @@ def audit(
     images: Annotated[
         Path | None, typer.Option(help="Image set that the attacks train on: a folder, .zip or .npz; default its own samples.")
     ] = None,
+    key: Annotated[
+        Path | None, typer.Option(help="The owner's key file, if the service does not keep the model's key.")
+    ] = None,
     report_file: Annotated[Path | None, typer.Option("--report", help="Save the report: .html or .json.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of attacks and draws; default 0.")] = None,
     draws: Annotated[int | None, typer.Option(min=1, max=100_000, help="Monte Carlo draws for each attacked model.")] = None,
@@ -45,9 +49,10 @@ def audit(
     given = {"seed": seed, "draws": draws}
     options = {name: value for name, value in given.items() if value is not None}
     chosen: dict[str, Any] = {"attacks": attack} if attack else {"preset": preset or "quick"}
+    secret = keyfile.secret_of(key)
     with Client() as client:
         with transfer("upload", quiet=json) as moved:
-            start = client.audits.create(model, images=images, options=options, progress=moved, **chosen)
+            start = client.audits.create(model, images=images, secret_key=secret, options=options, progress=moved, **chosen)
         if not json:
             out.print(f"Audit {start.audit.id}")
         with follow("audit", quiet=json, latest=True) as show:

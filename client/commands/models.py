@@ -1,7 +1,7 @@
 """``aiao models``: register, list, show, download, retire."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from pydantic import ValidationError
@@ -15,6 +15,7 @@ from client.errors import ClientError
 app = typer.Typer(help="Register models and get their watermarked checkpoints.", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, and no progress.")]
+Custody = Literal["service", "owner"]
 ModelId = Annotated[str, typer.Argument(help="The model's identifier, mdl_….")]
 
 
@@ -27,6 +28,10 @@ def register(
     option: Annotated[
         list[str] | None, typer.Option(help="Embedding option, such as steps=3000 or precision=bf16. Repeatable.")
     ] = None,
+    custody: Annotated[
+        Custody,
+        typer.Option(help="owner: the service forgets the key after the embedding; lose your file, and nothing proves."),
+    ] = "service",
     wait: Annotated[bool, typer.Option(help="Follow the embedding to its end.")] = True,
     json: Json = False,
 ) -> None:
@@ -36,7 +41,9 @@ def register(
     options = _options(option)
     with Client() as client:
         with transfer("upload", quiet=json) as moved:
-            registration = client.models.register(path, name=name, images=images, options=options, progress=moved)
+            registration = client.models.register(
+                path, name=name, images=images, options=options, custody=custody, progress=moved
+            )
         if registration.secret_key is None:
             raise ClientError("the service answered without the secret key; register the model again")
         # At once: whatever happens now, the secret is not lost.
@@ -85,6 +92,7 @@ def show(model: ModelId, json: Json = False) -> None:
     rows = [
         ["name", found.name],
         ["status", found.status],
+        ["key kept by", found.custody],
         ["commitment", found.commitment],
         ["checkpoint", checkpoint],
         ["job", found.job_id],

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aiao_core.options import VerificationOptions
+from client import keyfile
 from client.api import Client
 from client.commands.models import Json
 from client.display import err, follow, out, print_verdict, stages, transfer
@@ -24,7 +25,9 @@ def verify(
     ],
     model: Annotated[str | None, typer.Option(help="The registered model, mdl_….")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Test on this machine, without any service.")] = False,
-    key: Annotated[Path | None, typer.Option(help="The owner's key file, for --offline.")] = None,
+    key: Annotated[
+        Path | None, typer.Option(help="The owner's key file: for --offline, or if the service does not keep the model's key.")
+    ] = None,
     base: Annotated[
         Path | None, typer.Option(help="The model that a LoRA was made for; with a service by default the registered one.")
     ] = None,
@@ -51,9 +54,9 @@ def verify(
     else:
         if source is not None:
             raise ClientError("a service has the registered source; --source is for --offline")
-        if model is None or key is not None:
+        if model is None:
             raise ClientError("name the registered model: aiao verify --model mdl_… SUSPECT, or test with --offline --key")
-        result = _by_service(suspect, base, model, options, quiet=json)
+        result = _by_service(suspect, base, model, key, options, quiet=json)
     if json:
         out.print(result.to_json(), end="")
     else:
@@ -65,10 +68,15 @@ def verify(
     raise typer.Exit(MATCH if result.verdict == "match" else NO_MATCH)
 
 
-def _by_service(suspect: str, base: Path | None, model: str, options: dict[str, Any], *, quiet: bool) -> "Report":
+def _by_service(
+    suspect: str, base: Path | None, model: str, key: Path | None, options: dict[str, Any], *, quiet: bool
+) -> "Report":
+    secret = keyfile.secret_of(key)
     with Client() as client:
         with transfer("upload", quiet=quiet) as moved:
-            submission = client.verifications.create(model, suspect, base=base, options=options, progress=moved)
+            submission = client.verifications.create(
+                model, suspect, base=base, secret_key=secret, options=options, progress=moved
+            )
         with follow("verify", quiet=quiet) as show:
             submission.job.wait(progress=show)
         if not quiet:

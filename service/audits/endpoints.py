@@ -37,7 +37,7 @@ def start(
     with platform.database.session() as session:
         if replay := idempotency.replay(session):
             return replay
-        audit, job = service.start(session, caller.tenant_id, model_id, request)
+        audit, job = service.start(session, platform.vault, caller.tenant_id, model_id, request)
         record(session, caller.tenant_id, caller.token_id, "audit.start", audit.id)
         answer = AuditStarted(audit=_shown(session, caller.tenant_id, audit), job=JobOut.model_validate(job))
         headers = {"Location": f"/v1/jobs/{job.id}", "Retry-After": "2"}

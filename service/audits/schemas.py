@@ -8,7 +8,7 @@ from aiao_core.audit_options import Attacks, AuditOptions, Preset
 from aiao_core.audit_report import Summary
 from service.ids import pattern
 from service.jobs.schemas import JobOut, JobState
-from service.schemas import Failure, Schema
+from service.schemas import Failure, Schema, SecretKey
 
 
 class AuditIn(BaseModel):
@@ -30,6 +30,7 @@ class AuditIn(BaseModel):
     images_artifact_id: str | None = Field(
         None, pattern=pattern("art"), description="Images that the attacks train on; without them the model draws its own."
     )
+    secret_key: SecretKey = None
     options: AuditOptions = AuditOptions()
 
     @model_validator(mode="after")

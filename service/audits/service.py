@@ -12,14 +12,16 @@ from service.errors import Conflict, InvalidArtifact
 from service.ids import new_id
 from service.jobs import service as jobs
 from service.jobs.tables import Job
+from service.keys import service as keys
 from service.models.repository import ModelRepository
+from service.vault import Vault
 
 
-def start(session: Session, tenant_id: str, model_id: str, request: AuditIn) -> tuple[Audit, Job]:
+def start(session: Session, vault: Vault, tenant_id: str, model_id: str, request: AuditIn) -> tuple[Audit, Job]:
     """An audit and its queued job.
 
     Raises :class:`service.errors.NotFound` for an unknown model or artifact, :class:`Conflict` for a model that is not ready
-    and :class:`InvalidArtifact` for what is no image set.
+    :class:`InvalidArtifact` for what is no image set and :class:`service.errors.InvalidSecret`.
     """
     model = ModelRepository(session, tenant_id).get(model_id)
     if model.status != "ready":
@@ -29,6 +31,7 @@ def start(session: Session, tenant_id: str, model_id: str, request: AuditIn) -> 
         raise InvalidArtifact("images_artifact_id must be an image set: a .zip or .tar of images, or an .npz")
     audit_id = new_id("aud")
     job = jobs.create(session, tenant_id, "audit", audit_id)
+    keys.lend(session, vault, model, job.id, request.secret_key)
     audit = Audit(
         id=audit_id,
         tenant_id=tenant_id,

@@ -8,10 +8,9 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from service.database import Database, utc_now
-from service.jobs.outcomes import record_failure
+from service.jobs.outcomes import ended, record_failure
 from service.jobs.repository import LeaseRepository
 from service.jobs.tables import Job
-from service.webhooks.service import announce
 
 
 class LeaseLost(Exception):
@@ -112,7 +111,7 @@ class Lease:
         values |= {"lease_until": None, "finished_at": utc_now()}
         if not LeaseRepository(session).change(self.job_id, "running", self.attempt, **values):
             raise LeaseLost(self.job_id)
-        announce(session, self._job(session))
+        ended(session, self._job(session))
 
     def _job(self, session: Session) -> Job:
         job = LeaseRepository(session).get(self.job_id)

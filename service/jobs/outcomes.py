@@ -5,8 +5,16 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from service.jobs.tables import Job
+from service.keys.repository import LentSecretRepository
 from service.models.repository import ModelRepository
 from service.storage import Storage
+from service.webhooks.service import announce
+
+
+def ended(session: Session, job: Job) -> None:
+    """After the last change of a job's state: webhooks hear of it, and a secret that was lent to it is forgotten."""
+    LentSecretRepository(session, job.tenant_id).drop(job.id)
+    announce(session, job)
 
 
 def record_failure(session: Session, job: Job, error: dict[str, Any]) -> None:

@@ -13,11 +13,10 @@ from datetime import timedelta
 
 from service.artifacts.garbage import collect
 from service.database import utc_now
-from service.jobs.outcomes import discard_training_state, record_failure
+from service.jobs.outcomes import discard_training_state, ended, record_failure
 from service.jobs.repository import LeaseRepository
 from service.platform import Platform
 from service.settings import Settings
-from service.webhooks.service import announce
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +39,7 @@ def reap(platform: Platform) -> None:
                     record_failure(session, job, error or {"code": "canceled", "detail": "the job was canceled"})
                     discard_training_state(platform.storage, job.id)
                     session.refresh(job)
-                    announce(session, job)
+                    ended(session, job)
                     logger.warning("%s: %s, its worker is gone after attempt %d", job.id, state, job.attempt)
             elif leases.change(job.id, job.state, job.attempt, state="queued", lease_until=None, rung_at=now):
                 to_ring.append((job.id, job.kind))

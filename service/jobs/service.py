@@ -4,12 +4,11 @@ from sqlalchemy.orm import Session
 
 from service.database import utc_now
 from service.ids import new_id
-from service.jobs.outcomes import discard_training_state, record_failure
+from service.jobs.outcomes import discard_training_state, ended, record_failure
 from service.jobs.repository import JobRepository, LeaseRepository
 from service.jobs.schemas import JobKind
 from service.jobs.tables import Job
 from service.storage import Storage
-from service.webhooks.service import announce
 
 FINAL = ("succeeded", "failed", "canceled")
 
@@ -35,7 +34,7 @@ def cancel(session: Session, storage: Storage, tenant_id: str, job_id: str) -> J
         record_failure(session, job, {"code": "canceled", "detail": "the job was canceled before it started"})
         discard_training_state(storage, job.id)  # of an attempt whose worker was lost
         session.refresh(job)
-        announce(session, job)
+        ended(session, job)
     else:
         leases.change(job.id, "running", job.attempt, cancel_requested=True)
         session.refresh(job)

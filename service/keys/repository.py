@@ -1,8 +1,8 @@
 """Queries for owner keys."""
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
-from service.keys.tables import StoredKey
+from service.keys.tables import LentSecret, StoredKey
 from service.repository import TenantRepository
 
 
@@ -18,3 +18,11 @@ class KeyRepository(TenantRepository[StoredKey]):
             StoredKey.tenant_id == self.tenant_id, StoredKey.model_id.in_(model_ids)
         )
         return {row.model_id: row.commitment for row in self.session.execute(query)}
+
+
+class LentSecretRepository(TenantRepository[LentSecret]):
+    table, noun = LentSecret, "lent secret"
+
+    def drop(self, job_id: str) -> None:
+        """Forget what was lent to a job, if anything was."""
+        self.session.execute(delete(LentSecret).where(LentSecret.id == job_id, LentSecret.tenant_id == self.tenant_id))

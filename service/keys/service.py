@@ -1,24 +1,62 @@
 """Owner keys: made at registration, completed by the embedding, never stored in the clear."""
 
+from pydantic import SecretStr
 from sqlalchemy.orm import Session
 
-from aiao_core.key import OwnerKey, commitment, decode_secret, encode_secret, generate_seed
+from aiao_core.errors import InvalidKey
+from aiao_core.key import OwnerKey, PublicKey, commitment, decode_secret, encode_secret, generate_seed
 from service.activity.service import record
 from service.database import utc_now
+from service.errors import InvalidSecret
 from service.ids import new_id
-from service.keys.repository import KeyRepository
-from service.keys.tables import StoredKey
+from service.keys.repository import KeyRepository, LentSecretRepository
+from service.keys.tables import LentSecret, StoredKey
+from service.models.tables import Model
 from service.vault import Vault
 
 
-def create(session: Session, vault: Vault, tenant_id: str, model_id: str) -> str:
-    """Make and store a key for a model and return its printable secret, the only time it is in the clear."""
+def create(session: Session, vault: Vault, model: Model) -> str:
+    """Make a key for a model and return its printable secret, the only time it is in the clear.
+
+    It is stored, or, if its owner is to hold it, lent to the model's embedding.
+    """
     seed = generate_seed()
     secret = encode_secret(seed)
-    key = StoredKey(id=new_id("key"), tenant_id=tenant_id, model_id=model_id, commitment=commitment(seed), created_at=utc_now())
-    key.seal(vault, secret)
+    tenant_id = model.tenant_id
+    key = StoredKey(id=new_id("key"), tenant_id=tenant_id, model_id=model.id, commitment=commitment(seed), created_at=utc_now())
+    if model.custody == "owner":
+        _lend(session, vault, tenant_id, model.job_id, secret)
+    else:
+        key.seal(vault, secret)
     KeyRepository(session, tenant_id).add(key)
     return secret
+
+
+def lend(session: Session, vault: Vault, model: Model, job_id: str, secret: SecretStr | None) -> None:
+    """Let a job use the secret that its owner holds, or check that there is none to lend.
+
+    Raises :class:`InvalidSecret` if it is missing, of another key, or needless.
+    """
+    if model.custody == "service":
+        if secret:
+            raise InvalidSecret(f"the service keeps the key of {model.id}; leave secret_key out")
+        return
+    if secret is None:
+        raise InvalidSecret(f"you hold the key of {model.id}; send its secret as secret_key, for this job alone")
+    expected = KeyRepository(session, model.tenant_id).of_model(model.id).commitment
+    try:
+        seed = decode_secret(secret.get_secret_value())
+    except InvalidKey as error:
+        raise InvalidSecret(f"secret_key: {error}") from error
+    if commitment(seed) != expected:
+        raise InvalidSecret(f"this secret belongs to the commitment {commitment(seed)}, not to {expected} of {model.id}")
+    _lend(session, vault, model.tenant_id, job_id, encode_secret(seed))
+
+
+def _lend(session: Session, vault: Vault, tenant_id: str, job_id: str, secret: str) -> None:
+    lent = LentSecret(id=job_id, tenant_id=tenant_id)
+    lent.seal(vault, secret)
+    LentSecretRepository(session, tenant_id).add(lent)
 
 
 def seed_of(session: Session, vault: Vault, tenant_id: str, model_id: str, job_id: str) -> bytes:
@@ -27,18 +65,24 @@ def seed_of(session: Session, vault: Vault, tenant_id: str, model_id: str, job_i
 
 
 def complete(session: Session, vault: Vault, tenant_id: str, model_id: str, key: OwnerKey) -> None:
-    """Store what the embedding chose: the whole key file, encrypted, and its public part."""
+    """Store what the embedding chose: the public part, and the whole key file, encrypted, unless its owner holds it."""
     row = KeyRepository(session, tenant_id).of_model(model_id)
-    row.seal(vault, key.to_json())
+    if row.ciphertext is not None:
+        row.seal(vault, key.to_json())
     row.public_key = key.public().model_dump(mode="json")
 
 
 def owner_key(session: Session, vault: Vault, tenant_id: str, model_id: str, job_id: str) -> OwnerKey:
     """The complete key of a model that is ready, for a job."""
-    return OwnerKey.from_json(_plaintext(session, vault, tenant_id, model_id, job_id))
+    row = KeyRepository(session, tenant_id).of_model(model_id)
+    plaintext = _plaintext(session, vault, tenant_id, model_id, job_id)
+    if row.ciphertext is None:
+        return OwnerKey.from_public(PublicKey.model_validate(row.public_key), plaintext)
+    return OwnerKey.from_json(plaintext)
 
 
 def _plaintext(session: Session, vault: Vault, tenant_id: str, model_id: str, job_id: str) -> str:
     row = KeyRepository(session, tenant_id).of_model(model_id)
     record(session, tenant_id, job_id, "key.decrypt", model_id)
-    return row.unseal(vault)
+    sealed = LentSecretRepository(session, tenant_id).get(job_id) if row.ciphertext is None else row
+    return sealed.unseal(vault)

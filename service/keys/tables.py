@@ -11,13 +11,18 @@ from service.sealed_rows import SealedRow
 
 
 class StoredKey(SealedRow, Base):
-    """An owner's key: the secret alone while the embedding runs, the whole key file once it is done."""
+    """An owner's key: the secret alone while the embedding runs, the whole key file once it is done.
+
+    Of a key that its owner holds there is the public part alone.
+    """
 
     __tablename__ = "owner_keys"
 
     id: Mapped[str] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), unique=True)
+    ciphertext: Mapped[bytes | None] = mapped_column()  # type: ignore[assignment]
+    key_encryption_key_id: Mapped[str | None] = mapped_column(index=True)  # type: ignore[assignment]
     commitment: Mapped[str]
     public_key: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime]
@@ -25,3 +30,17 @@ class StoredKey(SealedRow, Base):
     @property
     def context(self) -> str:
         return f"aiao/v1/owner-key/{self.tenant_id}/{self.model_id}"
+
+
+class LentSecret(SealedRow, Base):
+    """The secret of a key that its owner holds, for one job; the job's end deletes it."""
+
+    __tablename__ = "lent_secrets"
+
+    id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    """The job."""
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+
+    @property
+    def context(self) -> str:
+        return f"aiao/v1/lent-secret/{self.tenant_id}/{self.id}"

@@ -10,6 +10,7 @@ from service.ids import pattern
 from service.jobs.schemas import JobOut
 from service.schemas import Failure, Name, Schema
 
+Custody = Literal["service", "owner"]
 Status = Literal["embedding", "ready", "failed", "retired"]
 
 
@@ -27,6 +28,11 @@ class ModelIn(BaseModel):
         None, pattern=pattern("art"), description="Images to embed with; without them the model draws its own."
     )
     options: EmbeddingOptions = EmbeddingOptions()
+    custody: Custody = Field(
+        "service",
+        description="`owner`: the service forgets the secret once the watermark is embedded, and each verification and audit "
+        "must bring it. Whoever loses it then can prove nothing any more.",
+    )
 
 
 class CheckpointOut(BaseModel):
@@ -42,6 +48,7 @@ class ModelOut(Schema):
     id: str = Field(examples=["mdl_01kaw3v0h9m6f0x2e7d8c9b1a5"])
     name: Name
     status: Status
+    custody: Custody
     artifact_id: str
     images_artifact_id: str | None
     options: EmbeddingOptions

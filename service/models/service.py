@@ -36,6 +36,7 @@ def register(session: Session, vault: Vault, tenant_id: str, request: ModelIn) -
         tenant_id=tenant_id,
         name=request.name,
         status="embedding",
+        custody=request.custody,
         artifact_id=request.artifact_id,
         images_artifact_id=request.images_artifact_id,
         options=request.options.model_dump(mode="json"),
@@ -43,7 +44,7 @@ def register(session: Session, vault: Vault, tenant_id: str, request: ModelIn) -
         created_at=utc_now(),
     )
     ModelRepository(session, tenant_id).add(model)
-    return model, job, keys.create(session, vault, tenant_id, model_id)
+    return model, job, keys.create(session, vault, model)
 
 
 def retire(session: Session, storage: Storage, tenant_id: str, model_id: str) -> None:

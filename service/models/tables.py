@@ -16,6 +16,8 @@ class Model(Base):
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
     name: Mapped[str]
     status: Mapped[str]
+    custody: Mapped[str] = mapped_column(server_default="service")
+    """Who keeps the key, the service or its owner."""
     artifact_id: Mapped[str] = mapped_column(ForeignKey("artifacts.id"))
     images_artifact_id: Mapped[str | None] = mapped_column(ForeignKey("artifacts.id"))
     options: Mapped[dict[str, Any]]

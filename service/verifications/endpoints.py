@@ -34,7 +34,7 @@ def submit(request: VerificationIn, platform: PlatformDep, caller: VerificationW
     with platform.database.session() as session:
         if replay := idempotency.replay(session):
             return replay
-        verification, job = service.submit(session, caller.tenant_id, request)
+        verification, job = service.submit(session, platform.vault, caller.tenant_id, request)
         record(session, caller.tenant_id, caller.token_id, "verification.submit", verification.id)
         answer = Submitted(verification=_shown(session, caller.tenant_id, verification), job=JobOut.model_validate(job))
         headers = {"Location": f"/v1/jobs/{job.id}", "Retry-After": "2"}

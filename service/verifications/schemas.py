@@ -9,7 +9,7 @@ from aiao_core.hub import MAX_REFERENCE, REFERENCE
 from aiao_core.options import VerificationOptions
 from service.ids import pattern
 from service.jobs.schemas import JobOut, JobState
-from service.schemas import Failure, Schema
+from service.schemas import Failure, Schema, SecretKey
 
 
 class VerificationIn(BaseModel):
@@ -41,6 +41,7 @@ class VerificationIn(BaseModel):
         pattern=pattern("art"),
         description="The model that a LoRA adapter was made for; without it the registered watermarked model.",
     )
+    secret_key: SecretKey = None
     options: VerificationOptions = VerificationOptions()
 
     @model_validator(mode="after")

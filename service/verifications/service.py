@@ -9,17 +9,19 @@ from service.errors import Conflict, InvalidArtifact
 from service.ids import new_id
 from service.jobs import service as jobs
 from service.jobs.tables import Job
+from service.keys import service as keys
 from service.models.repository import ModelRepository
+from service.vault import Vault
 from service.verifications.repository import VerificationRepository
 from service.verifications.schemas import VerificationIn
 from service.verifications.tables import Verification
 
 
-def submit(session: Session, tenant_id: str, request: VerificationIn) -> tuple[Verification, Job]:
+def submit(session: Session, vault: Vault, tenant_id: str, request: VerificationIn) -> tuple[Verification, Job]:
     """A verification and its queued job.
 
     Raises :class:`service.errors.NotFound` for an unknown model or artifact, :class:`Conflict` for a model that is not ready
-    and :class:`InvalidArtifact` for an image set.
+    :class:`InvalidArtifact` for an image set and :class:`service.errors.InvalidSecret`.
     """
     model = ModelRepository(session, tenant_id).get(request.model_id)
     if model.status != "ready":
@@ -32,6 +34,7 @@ def submit(session: Session, tenant_id: str, request: VerificationIn) -> tuple[V
         raise InvalidArtifact("base_artifact_id is an image set; the base of an adapter is a checkpoint")
     verification_id = new_id("ver")
     job = jobs.create(session, tenant_id, "verify", verification_id)
+    keys.lend(session, vault, model, job.id, request.secret_key)
     verification = Verification(
         id=verification_id,
         tenant_id=tenant_id,

@@ -13,7 +13,7 @@ from aiao_core.errors import Canceled, EmbeddingFailed
 from aiao_core.inputs import own_samples
 from aiao_core.objective import objective
 from aiao_core.options import EmbeddingOptions, VerificationOptions
-from aiao_core.resume import FileCheckpoint
+from aiao_core.resume import FileCheckpoint, write_state
 from aiao_core.selection import select_key
 from aiao_core.training import Examples, fine_tune
 from aiao_core.verification import Subject, decode, make_draws, observe, verify
@@ -139,3 +139,10 @@ def test_the_mark_is_embedded_and_outlives_a_thief(emoji_model, emoji_examples):
 
     source = verify(load_model(MODEL).denoiser, key, options=how, subject=Subject("source", "model"))
     assert source.verdict == "no-match"
+
+
+def test_a_training_state_that_finds_no_room_says_so(tmp_path):
+    (tmp_path / "training-state.pt").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="is the disk full"):
+        write_state({"weights": torch.ones(1_000_000)}, FileCheckpoint(tmp_path / "kept.pt"), tmp_path)
+    assert not (tmp_path / "kept.pt").exists()

@@ -91,7 +91,8 @@ def test_bad_usage_is_exit_status_2_in_a_shell_too(shell):
     ("arguments", "reason"),
     [
         (["verify", "x.zip"], "name the registered model: aiao verify --model mdl_"),
-        (["verify", "--model", "mdl_1", "--key", "k", "x.zip"], "name the registered model"),
+        (["verify", "--model", "mdl_1", "--key", "k", "x.zip"], "k cannot be read"),
+        (["audit", "mdl_1", "--key", "k"], "k cannot be read"),
         (["verify", "--offline", "x.zip"], "needs the owner's key and no model: aiao verify --offline --key"),
         (["verify", "--offline", "--key", "k", "--model", "mdl_1", "x.zip"], "needs the owner's key and no model"),
         (["verify", "--offline", "--key", "k", "--report", "r.pdf", "x.zip"], "r.pdf is neither .html nor .json"),

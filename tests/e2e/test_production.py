@@ -6,6 +6,7 @@ import zipfile
 from contextlib import suppress
 from pathlib import Path
 
+import psycopg
 import pytest
 import redis
 from diffusers import DDPMPipeline
@@ -61,6 +62,21 @@ def test_the_published_checkpoint_is_a_folder_that_diffusers_loads(owner, regist
         assert sorted(archive.namelist()) == sorted(
             path.relative_to(MODEL).as_posix() for path in MODEL.rglob("*") if path.is_file()
         )
+
+
+def test_an_owner_may_hold_the_key(production, owner, tmp_path):
+    registration = owner.models.register(MODEL, name="held", options=QUICK_EMBEDDING, custody="owner")
+    registration.job.wait()
+    marked = owner.models.download(registration.model.id, tmp_path / "marked.zip")
+    with pytest.raises(ApiError, match="you hold the key"):
+        owner.verifications.create(registration.model.id, marked)
+    submission = owner.verifications.create(registration.model.id, marked, secret_key=registration.secret_key, options=SEED)
+    submission.job.wait()
+    assert Report.from_json(owner.verifications.report(submission.verification.id)).verdict == "match"
+    with psycopg.connect(production.settings["AIAO_DATABASE_URL"].replace("+psycopg", "")) as connection:
+        assert connection.execute("SELECT count(*) FROM lent_secrets").fetchone() == (0,)
+        query = "SELECT ciphertext, data_key, key_encryption_key_id FROM owner_keys WHERE model_id = %s"
+        assert connection.execute(query, (registration.model.id,)).fetchone() == (None, None, None)
 
 
 def test_the_published_model_is_a_match_and_its_source_is_not(owner, registered, marked):

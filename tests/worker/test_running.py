@@ -5,6 +5,7 @@ import os
 import obstore
 import pytest
 import sqlalchemy as sa
+from safetensors import SafetensorError
 
 from aiao_core.errors import InvalidCheckpoint
 from aiao_core.progress import Progress
@@ -148,6 +149,7 @@ def test_what_a_killed_attempt_left_is_removed_and_what_a_living_one_needs_is_no
         obstore.exceptions.GenericError("the storage is away"),
         VaultError("the key service is away"),
         OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
     ],
     ids=lambda error: type(error).__name__,
 )
