@@ -1,4 +1,5 @@
 import copy
+import resource
 from collections import Counter
 from dataclasses import replace
 from statistics import mean
@@ -142,7 +143,11 @@ def test_the_mark_is_embedded_and_outlives_a_thief(emoji_model, emoji_examples):
 
 
 def test_a_training_state_that_finds_no_room_says_so(tmp_path):
-    (tmp_path / "training-state.pt").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="is the disk full"):
-        write_state({"weights": torch.ones(1_000_000)}, FileCheckpoint(tmp_path / "kept.pt"), tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    try:
+        with pytest.raises(OSError, match="is the disk full"):
+            write_state({"weights": torch.ones(1_000_000)}, FileCheckpoint(tmp_path / "kept.pt"), tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not (tmp_path / "kept.pt").exists()
