@@ -17,6 +17,7 @@ from service.artifacts.repository import ArtifactRepository
 from service.errors import NotFound, ServiceError
 from service.key_encryption import VaultError
 from service.platform import Platform
+from service.schemas import Paging
 from service.sealed_rows import rotate
 from service.settings import InvalidSettings, read_settings
 from service.tokens import service
@@ -124,7 +125,7 @@ def list_tokens(tenant: TenantName) -> None:
         repository = TokenRepository(session, _existing(session, tenant).id)
         cursor: str | None = None
         while True:
-            rows, cursor = repository.page(200, cursor)
+            rows, cursor = repository.page(Paging(200, cursor))
             for row in rows:
                 _print(TokenOut.model_validate(row))
             if cursor is None:

@@ -1,11 +1,13 @@
 """What every repository shares: rows of one tenant, by identifier or page by page."""
 
+from collections.abc import Iterable
 from typing import Any, ClassVar, Generic, TypeVar
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.errors import NotFound
+from service.schemas import Paging
 
 Row = TypeVar("Row", bound=Any)
 
@@ -29,13 +31,21 @@ class TenantRepository(Generic[Row]):
             query = query.with_for_update().execution_options(populate_existing=True)
         return self._found(row_id, self.session.scalar(query))
 
-    def page(self, limit: int, cursor: str | None, *conditions: ColumnElement[bool]) -> tuple[list[Row], str | None]:
-        """Newest first, starting after ``cursor``; the second part is the cursor of the next page, if there is one."""
-        query = self._mine().where(*conditions).order_by(self.table.id.desc()).limit(limit + 1)
-        if cursor:
-            query = query.where(self.table.id < cursor)
+    def page(self, paging: Paging, **filters: str | None) -> tuple[list[Row], str | None]:
+        """Rows whose columns have the values of those ``filters`` that are not None; and the next page's cursor, if any."""
+        query = self._mine().where(
+            *(getattr(self.table, name) == value for name, value in filters.items() if value is not None)
+        )
+        newest = paging.order == "newest"
+        query = query.order_by(self.table.id.desc() if newest else self.table.id).limit(paging.limit + 1)
+        if paging.cursor:
+            query = query.where(self.table.id < paging.cursor if newest else self.table.id > paging.cursor)
         rows = list(self.session.scalars(query))
-        return rows[:limit], rows[limit - 1].id if len(rows) > limit else None
+        return rows[: paging.limit], rows[paging.limit - 1].id if len(rows) > paging.limit else None
+
+    def by_id(self, row_ids: Iterable[str]) -> dict[str, Row]:
+        """Several rows in one query."""
+        return {row.id: row for row in self.session.scalars(self._mine().where(self.table.id.in_(row_ids)))}
 
     def add(self, row: Row) -> Row:
         self.session.add(row)

@@ -1,8 +1,8 @@
 """Parts that several schemas share."""
 
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar
 
-from fastapi import Path, Query
+from fastapi import Depends, Path, Query
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
 from service.ids import pattern
@@ -17,7 +17,7 @@ class Schema(BaseModel):
 
 
 class Page(BaseModel, Generic[Item]):
-    """One page of a list, newest first."""
+    """One page of a list."""
 
     items: list[Item]
     next_cursor: str | None = Field(description="Send it as `cursor` for the next page; null on the last one.")
@@ -45,7 +45,18 @@ SecretKey = Annotated[
 ]
 Name = Annotated[str, Field(min_length=1, max_length=200, examples=["emoji-v1"]), AfterValidator(_printable)]
 Limit = Annotated[int, Query(ge=1, le=200, description="Items on one page.")]
+Order = Annotated[Literal["newest", "oldest"], Query(description="Which come first.")]
 Cursor = Annotated[str | None, Query(pattern=r"^[a-z]{3}_[0-9a-z]{26}$", description="`next_cursor` of the last page.")]
+
+
+class Paging:
+    """Which page of a list is asked for, the same on every list."""
+
+    def __init__(self, limit: Limit = 50, cursor: Cursor = None, order: Order = "newest") -> None:
+        self.limit, self.cursor, self.order = limit, cursor, order
+
+
+PageQuery = Annotated[Paging, Depends()]
 
 
 def identifier(prefix: str) -> object:

@@ -6,9 +6,8 @@ from fastapi import APIRouter, Query
 
 from service.activity.repository import ActivityRepository
 from service.activity.schemas import ActivityOut
-from service.activity.tables import Activity
 from service.errors import responses
-from service.schemas import Cursor, Limit, Page
+from service.schemas import Page, PageQuery
 from service.tokens.dependencies import Admin, PlatformDep
 
 router = APIRouter(prefix="/v1/activity", tags=["activity"])
@@ -19,11 +18,8 @@ Subject = Annotated[
 
 
 @router.get("", summary="Who did what", responses=responses(401, 403, 422))
-def list_activity(
-    platform: PlatformDep, caller: Admin, subject_id: Subject = None, limit: Limit = 50, cursor: Cursor = None
-) -> Page[ActivityOut]:
-    """Newest first. Nothing in this log can be changed or deleted."""
-    conditions = [Activity.subject_id == subject_id] if subject_id else []
+def list_activity(platform: PlatformDep, caller: Admin, paging: PageQuery, subject_id: Subject = None) -> Page[ActivityOut]:
+    """Nothing in this log can be changed or deleted."""
     with platform.database.session() as session:
-        rows, next_cursor = ActivityRepository(session, caller.tenant_id).page(limit, cursor, *conditions)
+        rows, next_cursor = ActivityRepository(session, caller.tenant_id).page(paging, subject_id=subject_id)
         return Page(items=[ActivityOut.model_validate(row) for row in rows], next_cursor=next_cursor)

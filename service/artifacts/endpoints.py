@@ -10,11 +10,10 @@ from service.activity.service import record
 from service.artifacts import service
 from service.artifacts.repository import ArtifactRepository
 from service.artifacts.schemas import SHA256, ArtifactOut
-from service.artifacts.tables import Artifact
 from service.errors import InvalidArtifact, UploadTooLarge, responses
 from service.idempotency import Idempotency, IdempotentUpload
 from service.platform import Platform
-from service.schemas import ArtifactId, Cursor, Limit, Name, Page
+from service.schemas import ArtifactId, Name, Page, PageQuery
 from service.tokens.dependencies import PlatformDep, Reader, Writer
 from service.tokens.service import Caller
 
@@ -84,14 +83,12 @@ def _keep(platform: Platform, caller: Caller, idempotency: Idempotency, received
 def list_artifacts(
     platform: PlatformDep,
     caller: Reader,
-    limit: Limit = 50,
-    cursor: Cursor = None,
+    paging: PageQuery,
     sha256: Annotated[str | None, Query(pattern=SHA256, description="Only files with this content.")] = None,
 ) -> Page[ArtifactOut]:
-    """Newest first, without deleted ones."""
+    """Without deleted ones."""
     with platform.database.session() as session:
-        conditions = [Artifact.sha256 == sha256] if sha256 else []
-        rows, next_cursor = ArtifactRepository(session, caller.tenant_id).page(limit, cursor, *conditions)
+        rows, next_cursor = ArtifactRepository(session, caller.tenant_id).page(paging, sha256=sha256)
         return Page(items=[ArtifactOut.model_validate(row) for row in rows], next_cursor=next_cursor)
 
 

@@ -12,10 +12,13 @@ class Artifact(Base):
     """An uploaded file. Those of a tenant with the same content share one object; a deleted one keeps its row for reports."""
 
     __tablename__ = "artifacts"
-    __table_args__ = (Index("ix_artifacts_tenant_id_sha256", "tenant_id", "sha256"),)
+    __table_args__ = (
+        Index("ix_artifacts_tenant_id_id", "tenant_id", "id"),
+        Index("ix_artifacts_tenant_id_sha256_id", "tenant_id", "sha256", "id"),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     filename: Mapped[str]
     sha256: Mapped[str]
     size: Mapped[int] = mapped_column(BigInteger)

@@ -14,10 +14,10 @@ from service.audits.tables import Audit
 from service.errors import Conflict, responses
 from service.idempotency import IdempotentJson
 from service.jobs.repository import JobRepository
-from service.jobs.schemas import JobOut
+from service.jobs.schemas import JobOut, shown_with_job
 from service.models.repository import ModelRepository
 from service.reports import JSON_OR_PAGE, Accept, report_response
-from service.schemas import AuditId, Cursor, Limit, ModelId, Page
+from service.schemas import AuditId, ModelId, Page, PageQuery
 from service.tokens.dependencies import ModelWriter, PlatformDep, Reader
 
 router = APIRouter(prefix="/v1", tags=["audits"])
@@ -39,7 +39,7 @@ def start(
             return replay
         audit, job = service.start(session, platform.vault, caller.tenant_id, model_id, request)
         record(session, caller.tenant_id, caller.token_id, "audit.start", audit.id)
-        answer = AuditStarted(audit=_shown(session, caller.tenant_id, audit), job=JobOut.model_validate(job))
+        answer = AuditStarted(audit=_shown(session, caller.tenant_id, [audit])[0], job=JobOut.model_validate(job))
         headers = {"Location": f"/v1/jobs/{job.id}", "Retry-After": "2"}
         body = answer.model_dump(mode="json")
         idempotency.remember(session, 202, body, headers)
@@ -48,21 +48,19 @@ def start(
 
 
 @router.get("/models/{model_id}/audits", summary="List a model's audits", responses=responses(401, 404, 422))
-def list_audits(
-    model_id: ModelId, platform: PlatformDep, caller: Reader, limit: Limit = 50, cursor: Cursor = None
-) -> Page[AuditOut]:
-    """Newest first."""
+def list_audits(model_id: ModelId, platform: PlatformDep, caller: Reader, paging: PageQuery) -> Page[AuditOut]:
+    """Finished ones and those under way."""
     with platform.database.session() as session:
         model = ModelRepository(session, caller.tenant_id).get(model_id)
-        rows, next_cursor = AuditRepository(session, caller.tenant_id).page_of(model.id, limit, cursor)
-        return Page(items=[_shown(session, caller.tenant_id, row) for row in rows], next_cursor=next_cursor)
+        rows, next_cursor = AuditRepository(session, caller.tenant_id).page(paging, model_id=model.id)
+        return Page(items=_shown(session, caller.tenant_id, rows), next_cursor=next_cursor)
 
 
 @router.get("/audits/{audit_id}", summary="Show an audit", responses=responses(401, 404, 422))
 def show(audit_id: AuditId, platform: PlatformDep, caller: Reader) -> AuditOut:
     """The attacks by their outcome; the full report is a call of its own."""
     with platform.database.session() as session:
-        return _shown(session, caller.tenant_id, AuditRepository(session, caller.tenant_id).get(audit_id))
+        return _shown(session, caller.tenant_id, [AuditRepository(session, caller.tenant_id).get(audit_id)])[0]
 
 
 @router.get(
@@ -87,7 +85,6 @@ def report(
     return report_response(stored, lambda: to_html(AuditReport.from_json(stored)), accept)
 
 
-def _shown(session: Session, tenant_id: str, row: Audit) -> AuditOut:
-    job = JobRepository(session, tenant_id).get(row.job_id)
-    fields = {name: getattr(row, name) for name in AuditOut.model_fields if name not in ("status", "error")}
-    return AuditOut.model_validate(fields | {"status": job.state, "error": job.error})
+def _shown(session: Session, tenant_id: str, rows: list[Audit]) -> list[AuditOut]:
+    jobs = JobRepository(session, tenant_id).by_id(row.job_id for row in rows)
+    return [shown_with_job(AuditOut, row, jobs[row.job_id]) for row in rows]

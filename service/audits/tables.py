@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey
+from sqlalchemy import JSON, ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.database import Base
@@ -11,9 +11,13 @@ from service.database import Base
 
 class Audit(Base):
     __tablename__ = "audits"
+    __table_args__ = (
+        Index("ix_audits_tenant_id_id", "tenant_id", "id"),
+        Index("ix_audits_tenant_id_model_id_id", "tenant_id", "model_id", "id"),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), index=True)
     preset: Mapped[str | None]
     attacks: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))

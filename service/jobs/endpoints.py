@@ -13,9 +13,9 @@ from service.errors import responses
 from service.idempotency import IdempotentJson
 from service.jobs import service
 from service.jobs.repository import JobRepository
-from service.jobs.schemas import JobOut
+from service.jobs.schemas import JobKind, JobOut, JobState
 from service.platform import Platform
-from service.schemas import Cursor, JobId, Limit, Page
+from service.schemas import JobId, Page, PageQuery
 from service.tokens.dependencies import PlatformDep, Reader, Writer
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -33,10 +33,12 @@ EVENTS: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("", summary="List jobs", responses=responses(401, 422))
-def list_jobs(platform: PlatformDep, caller: Reader, limit: Limit = 50, cursor: Cursor = None) -> Page[JobOut]:
-    """Newest first."""
+def list_jobs(
+    platform: PlatformDep, caller: Reader, paging: PageQuery, state: JobState | None = None, kind: JobKind | None = None
+) -> Page[JobOut]:
+    """All of them, or those of a state or a kind."""
     with platform.database.session() as session:
-        rows, next_cursor = JobRepository(session, caller.tenant_id).page(limit, cursor)
+        rows, next_cursor = JobRepository(session, caller.tenant_id).page(paging, state=state, kind=kind)
         return Page(items=[JobOut.model_validate(row) for row in rows], next_cursor=next_cursor)
 
 

@@ -13,10 +13,15 @@ class Job(Base):
     """One embedding, verification or audit. Every change of state is a compare-and-set on (state, attempt)."""
 
     __tablename__ = "jobs"
-    __table_args__ = (Index("ix_jobs_state_lease_until", "state", "lease_until"),)
+    __table_args__ = (
+        Index("ix_jobs_state_lease_until", "state", "lease_until"),
+        Index("ix_jobs_tenant_id_id", "tenant_id", "id"),
+        Index("ix_jobs_tenant_id_state_id", "tenant_id", "state", "id"),
+        Index("ix_jobs_tenant_id_kind_id", "tenant_id", "kind", "id"),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     kind: Mapped[str]
     subject_id: Mapped[str]
     state: Mapped[str] = mapped_column(default="queued")

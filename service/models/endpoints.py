@@ -11,9 +11,9 @@ from service.jobs.schemas import JobOut
 from service.keys.repository import KeyRepository
 from service.models import service
 from service.models.repository import ModelRepository
-from service.models.schemas import ModelIn, ModelOut, Registered
+from service.models.schemas import ModelIn, ModelOut, Registered, Status
 from service.models.tables import Model
-from service.schemas import Cursor, Limit, ModelId, Page
+from service.schemas import ModelId, Page, PageQuery
 from service.tokens.dependencies import ModelWriter, PlatformDep, Reader
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -44,10 +44,10 @@ def register(request: ModelIn, platform: PlatformDep, caller: ModelWriter, idemp
 
 
 @router.get("", summary="List models", responses=responses(401, 422))
-def list_models(platform: PlatformDep, caller: Reader, limit: Limit = 50, cursor: Cursor = None) -> Page[ModelOut]:
-    """Newest first, retired ones included."""
+def list_models(platform: PlatformDep, caller: Reader, paging: PageQuery, status: Status | None = None) -> Page[ModelOut]:
+    """All of them, retired ones included, or those of a status."""
     with platform.database.session() as session:
-        rows, next_cursor = ModelRepository(session, caller.tenant_id).page(limit, cursor)
+        rows, next_cursor = ModelRepository(session, caller.tenant_id).page(paging, status=status)
         return Page(items=_shown(session, caller.tenant_id, rows), next_cursor=next_cursor)
 
 

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey
+from sqlalchemy import BigInteger, ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.database import Base
@@ -11,9 +11,13 @@ from service.database import Base
 
 class Model(Base):
     __tablename__ = "models"
+    __table_args__ = (
+        Index("ix_models_tenant_id_id", "tenant_id", "id"),
+        Index("ix_models_tenant_id_status_id", "tenant_id", "status", "id"),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     name: Mapped[str]
     status: Mapped[str]
     custody: Mapped[str] = mapped_column(server_default="service")

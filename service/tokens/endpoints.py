@@ -6,7 +6,7 @@ from fastapi.responses import JSONResponse
 from service.activity.service import record
 from service.errors import responses
 from service.idempotency import IdempotentJson
-from service.schemas import Cursor, Limit, Page, TokenId
+from service.schemas import Page, PageQuery, TokenId
 from service.tokens import service
 from service.tokens.dependencies import Admin, PlatformDep
 from service.tokens.repository import TokenRepository
@@ -31,10 +31,10 @@ def issue(request: TokenIn, platform: PlatformDep, caller: Admin, idempotency: I
 
 
 @router.get("", summary="List tokens", responses=responses(401, 403, 422))
-def list_tokens(platform: PlatformDep, caller: Admin, limit: Limit = 50, cursor: Cursor = None) -> Page[TokenOut]:
+def list_tokens(platform: PlatformDep, caller: Admin, paging: PageQuery) -> Page[TokenOut]:
     """Newest first, with their last use; revoked and expired ones included."""
     with platform.database.session() as session:
-        rows, next_cursor = TokenRepository(session, caller.tenant_id).page(limit, cursor)
+        rows, next_cursor = TokenRepository(session, caller.tenant_id).page(paging)
         return Page(items=[TokenOut.model_validate(row) for row in rows], next_cursor=next_cursor)
 
 

@@ -1,6 +1,8 @@
 """HTTP calls for verifications."""
 
-from fastapi import APIRouter, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
@@ -9,14 +11,15 @@ from aiao_core.report_html import to_html
 from service.activity.service import record
 from service.errors import Conflict, responses
 from service.idempotency import IdempotentJson
+from service.ids import pattern
 from service.jobs.repository import JobRepository
-from service.jobs.schemas import JobOut
+from service.jobs.schemas import JobOut, shown_with_job
 from service.reports import JSON_OR_PAGE, Accept, report_response
-from service.schemas import Cursor, Limit, Page, VerificationId
+from service.schemas import Page, PageQuery, VerificationId
 from service.tokens.dependencies import PlatformDep, Reader, VerificationWriter
 from service.verifications import service
 from service.verifications.repository import VerificationRepository
-from service.verifications.schemas import Submitted, VerificationIn, VerificationOut
+from service.verifications.schemas import Submitted, Verdict, VerificationIn, VerificationOut
 from service.verifications.tables import Verification
 
 router = APIRouter(prefix="/v1/verifications", tags=["verifications"])
@@ -36,7 +39,7 @@ def submit(request: VerificationIn, platform: PlatformDep, caller: VerificationW
             return replay
         verification, job = service.submit(session, platform.vault, caller.tenant_id, request)
         record(session, caller.tenant_id, caller.token_id, "verification.submit", verification.id)
-        answer = Submitted(verification=_shown(session, caller.tenant_id, verification), job=JobOut.model_validate(job))
+        answer = Submitted(verification=_shown(session, caller.tenant_id, [verification])[0], job=JobOut.model_validate(job))
         headers = {"Location": f"/v1/jobs/{job.id}", "Retry-After": "2"}
         body = answer.model_dump(mode="json")
         idempotency.remember(session, 202, body, headers)
@@ -46,19 +49,23 @@ def submit(request: VerificationIn, platform: PlatformDep, caller: VerificationW
 
 @router.get("", summary="List verifications", responses=responses(401, 422))
 def list_verifications(
-    platform: PlatformDep, caller: Reader, limit: Limit = 50, cursor: Cursor = None
+    platform: PlatformDep,
+    caller: Reader,
+    paging: PageQuery,
+    model_id: Annotated[str | None, Query(pattern=pattern("mdl"))] = None,
+    verdict: Verdict | None = None,
 ) -> Page[VerificationOut]:
-    """Newest first."""
+    """All of them, or those against one model or with one verdict."""
     with platform.database.session() as session:
-        rows, next_cursor = VerificationRepository(session, caller.tenant_id).page(limit, cursor)
-        return Page(items=[_shown(session, caller.tenant_id, row) for row in rows], next_cursor=next_cursor)
+        rows, next_cursor = VerificationRepository(session, caller.tenant_id).page(paging, model_id=model_id, verdict=verdict)
+        return Page(items=_shown(session, caller.tenant_id, rows), next_cursor=next_cursor)
 
 
 @router.get("/{verification_id}", summary="Show a verification", responses=responses(401, 404, 422))
 def show(verification_id: VerificationId, platform: PlatformDep, caller: Reader) -> VerificationOut:
     """The verdict and its figures; the full report is a call of its own."""
     with platform.database.session() as session:
-        return _shown(session, caller.tenant_id, VerificationRepository(session, caller.tenant_id).get(verification_id))
+        return _shown(session, caller.tenant_id, [VerificationRepository(session, caller.tenant_id).get(verification_id)])[0]
 
 
 @router.get(
@@ -83,7 +90,6 @@ def report(
     return report_response(stored, lambda: to_html(Report.from_json(stored)), accept)
 
 
-def _shown(session: Session, tenant_id: str, row: Verification) -> VerificationOut:
-    job = JobRepository(session, tenant_id).get(row.job_id)
-    fields = {name: getattr(row, name) for name in VerificationOut.model_fields if name not in ("status", "error")}
-    return VerificationOut.model_validate(fields | {"status": job.state, "error": job.error})
+def _shown(session: Session, tenant_id: str, rows: list[Verification]) -> list[VerificationOut]:
+    jobs = JobRepository(session, tenant_id).by_id(row.job_id for row in rows)
+    return [shown_with_job(VerificationOut, row, jobs[row.job_id]) for row in rows]

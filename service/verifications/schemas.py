@@ -11,6 +11,8 @@ from service.ids import pattern
 from service.jobs.schemas import JobOut, JobState
 from service.schemas import Failure, Schema, SecretKey
 
+Verdict = Literal["match", "no-match"]
+
 
 class VerificationIn(BaseModel):
     """Which suspect to test against which model."""
@@ -63,7 +65,7 @@ class VerificationOut(Schema):
     suspect_sha256: str | None = Field(description="Of a repository: of what was fetched; null until then.")
     options: VerificationOptions
     status: JobState
-    verdict: Literal["match", "no-match"] | None = Field(description="Null until the job is done.")
+    verdict: Verdict | None = Field(description="Null until the job is done.")
     log10_p: float | None = Field(examples=[-153.2], description="log10 of the exact p-value.")
     vs_rate: float | None
     rs_rate: float | None

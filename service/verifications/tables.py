@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey
+from sqlalchemy import ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.database import Base
@@ -11,9 +11,14 @@ from service.database import Base
 
 class Verification(Base):
     __tablename__ = "verifications"
+    __table_args__ = (
+        Index("ix_verifications_tenant_id_id", "tenant_id", "id"),
+        Index("ix_verifications_tenant_id_model_id_id", "tenant_id", "model_id", "id"),
+        Index("ix_verifications_tenant_id_verdict_id", "tenant_id", "verdict", "id"),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), index=True)
     artifact_id: Mapped[str | None] = mapped_column(ForeignKey("artifacts.id"))
     hub: Mapped[str | None]

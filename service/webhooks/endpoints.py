@@ -6,12 +6,11 @@ from fastapi.responses import JSONResponse
 from service.activity.service import record
 from service.errors import responses
 from service.idempotency import IdempotentJson
-from service.schemas import Cursor, DeliveryId, Limit, Page, WebhookId
+from service.schemas import DeliveryId, Page, PageQuery, WebhookId
 from service.tokens.dependencies import Admin, PlatformDep
 from service.webhooks import service
 from service.webhooks.repository import DeliveryRepository, WebhookRepository
 from service.webhooks.schemas import DeliveryOut, WebhookCreated, WebhookIn, WebhookOut
-from service.webhooks.tables import Delivery
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
 
@@ -41,10 +40,10 @@ def create(request: WebhookIn, platform: PlatformDep, caller: Admin, idempotency
 
 
 @router.get("", summary="List webhooks", responses=responses(401, 403, 422))
-def list_webhooks(platform: PlatformDep, caller: Admin, limit: Limit = 50, cursor: Cursor = None) -> Page[WebhookOut]:
+def list_webhooks(platform: PlatformDep, caller: Admin, paging: PageQuery) -> Page[WebhookOut]:
     """Newest first."""
     with platform.database.session() as session:
-        rows, next_cursor = WebhookRepository(session, caller.tenant_id).page(limit, cursor)
+        rows, next_cursor = WebhookRepository(session, caller.tenant_id).page(paging)
         return Page(items=[WebhookOut.model_validate(row) for row in rows], next_cursor=next_cursor)
 
 
@@ -57,14 +56,11 @@ def delete(webhook_id: WebhookId, platform: PlatformDep, caller: Admin) -> None:
 
 
 @router.get("/{webhook_id}/deliveries", summary="List what was delivered", responses=responses(401, 403, 404, 422))
-def list_deliveries(
-    webhook_id: WebhookId, platform: PlatformDep, caller: Admin, limit: Limit = 50, cursor: Cursor = None
-) -> Page[DeliveryOut]:
-    """Newest first: what was delivered, when it is tried again, and what the address answered."""
+def list_deliveries(webhook_id: WebhookId, platform: PlatformDep, caller: Admin, paging: PageQuery) -> Page[DeliveryOut]:
+    """What was delivered, when it is tried again, and what the address answered."""
     with platform.database.session() as session:
         webhook = WebhookRepository(session, caller.tenant_id).get(webhook_id)
-        mine = Delivery.webhook_id == webhook.id
-        rows, next_cursor = DeliveryRepository(session, caller.tenant_id).page(limit, cursor, mine)
+        rows, next_cursor = DeliveryRepository(session, caller.tenant_id).page(paging, webhook_id=webhook.id)
         return Page(items=[DeliveryOut.model_validate(row) for row in rows], next_cursor=next_cursor)
 
 
