@@ -3,6 +3,7 @@
 uvicorn --factory service.app:create_app
 """
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPMethod
@@ -14,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aiao_core import __version__
-from service import errors, health
+from service import errors, health, logs
 from service.activity import endpoints as activity
 from service.artifacts import endpoints as artifacts
 from service.audits import endpoints as audits
@@ -41,6 +42,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        logs.configure(settings.log_format)
         app.state.platform = Platform.open(settings)
         yield
         app.state.platform.close()
@@ -49,6 +51,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     errors.install(app)
     app.add_middleware(JsonLimit)
     app.add_middleware(RequestCounter)
+    app.add_middleware(logs.RequestLog)
     for part in (artifacts, uploads, models, keys, verifications, audits, jobs, tokens, activity, webhooks):
         app.include_router(part.router, responses=errors.responses(429))
     app.include_router(health.router)
@@ -94,19 +97,21 @@ class JsonLimit:
 
 
 class RequestCounter:
-    """Count answers by method, route and status."""
+    """Count answers, and the time until they began, by method, route and status."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start = time.monotonic()
+
         async def counting(message: Message) -> None:
             if message["type"] == "http.response.start":
                 route = scope.get("route")
                 path = getattr(route, "path", "unknown")
                 # Of a made-up method or path nothing is kept, or strangers could fill the memory with them.
                 method = scope["method"] if scope["method"] in METHODS else "unknown"
-                health.METRICS.requests.labels(method, path, message["status"]).inc()
+                health.METRICS.requests.labels(method, path, message["status"]).observe(time.monotonic() - start)
             await send(message)
 
         await self.app(scope, receive, counting if scope["type"] == "http" else send)

@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
+from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
 logger = logging.getLogger(__name__)
@@ -166,6 +167,11 @@ def install(app: FastAPI) -> None:
     def unexpected(request: Request, error: Exception) -> JSONResponse:
         logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
         return problem(500, "internal-server-error", "the service failed; the operator finds the cause in its log")
+
+    @app.exception_handler(OperationalError)
+    def database_away(_: Request, error: OperationalError) -> JSONResponse:
+        logger.error("the database does not answer: %s", error.orig)
+        return problem(503, "not-ready", "the database does not answer; try again in a moment", {"Retry-After": "2"})
 
 
 def _in_words(errors: Sequence[Any]) -> str:

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import Literal
 
 from fastapi import APIRouter, Response
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
+from service.database import utc_now
 from service.errors import NotReady, responses
 from service.jobs.repository import LeaseRepository
 from service.tokens.dependencies import PlatformDep
@@ -20,8 +21,16 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.requests = Counter("aiao_requests", "Answered requests", ["method", "route", "status"], registry=self.registry)
-        self.jobs = Gauge("aiao_jobs", "Jobs by kind and state", ["kind", "state"], registry=self.registry)
+        self.requests = Histogram(
+            "aiao_request_seconds", "Answered requests and their time", ["method", "route", "status"], registry=self.registry
+        )
+        self.jobs = Gauge("aiao_jobs", "Unfinished jobs by kind and state", ["kind", "state"], registry=self.registry)
+        self.oldest = Gauge(
+            "aiao_oldest_job_seconds",
+            "Age of the oldest unfinished job by kind and state",
+            ["kind", "state"],
+            registry=self.registry,
+        )
 
 
 class Health(BaseModel):
@@ -59,10 +68,12 @@ METRICS = Metrics()
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 def metrics(platform: PlatformDep) -> Response:
-    """Answered requests of this process, and jobs by kind and state."""
+    """Answered requests of this process, and unfinished jobs by kind and state."""
     with platform.database.session() as session:
-        counts = LeaseRepository(session).count_by_state()
-    METRICS.jobs.clear()
-    for (kind, state), count in counts.items():
+        unfinished = LeaseRepository(session).unfinished()
+    for gauge in (METRICS.jobs, METRICS.oldest):
+        gauge.clear()
+    for kind, state, count, oldest in unfinished:
         METRICS.jobs.labels(kind, state).set(count)
+        METRICS.oldest.labels(kind, state).set((utc_now() - oldest).total_seconds())
     return Response(generate_latest(METRICS.registry), media_type=CONTENT_TYPE_LATEST)

@@ -1,7 +1,7 @@
 """Settings, each an environment variable with the prefix ``AIAO_``. The defaults are the embedded system."""
 
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import platformdirs
 from limits import parse
@@ -47,6 +47,8 @@ class Settings(BaseSettings):
     )
     rate_limit: str = Field("", description="Calls that one token may make, such as `600/minute`; empty: no limit.")
     redis_url: str = Field("", description="Redis that counts calls; empty: the broker, if that is one.")
+    metrics_port: int = Field(0, ge=0, le=65535, description="Where a worker answers Prometheus; 0: nowhere.")
+    log_format: Literal["text", "json"] = Field("text", description="How the processes write their logs.")
     host: str = "127.0.0.1"
     port: int = Field(8377, ge=0, le=65535)
 

@@ -17,7 +17,7 @@ from examples.emoji.data import MODEL
 from service.platform import Platform
 from service.settings import Settings
 from tests.hub import Hub, hub
-from tests.processes import System, postgres_database, private_redis, system
+from tests.processes import System, free_port, postgres_database, private_redis, system
 
 # A shell starts what it runs in the background with Ctrl-C ignored; the processes that tests interrupt would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -88,6 +88,8 @@ def production(tmp_path_factory, our_hub) -> Iterator[System]:
             database_url=database,
             broker_url=broker,
             AIAO_MAX_UNPACKED_BYTES=str(256 << 20),
+            AIAO_LOG_FORMAT="json",
+            AIAO_METRICS_PORT=str(free_port()),
             HF_ENDPOINT=our_hub.url,
         ) as running,
     ):

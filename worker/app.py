@@ -12,8 +12,9 @@ import threading
 from typing import Any
 
 from celery import Celery
-from celery.signals import celeryd_after_setup, worker_process_init, worker_shutting_down
+from celery.signals import celeryd_after_setup, setup_logging, task_prerun, worker_process_init, worker_shutting_down
 
+from service import logs
 from service.settings import Settings
 
 # Threads that wait for each other must not burn the cores meanwhile: where anything else runs on the machine, a training step
@@ -34,12 +35,25 @@ app.conf.update(
 )
 
 
+@setup_logging.connect
+def write_as_the_service_does(**_: Any) -> None:
+    logs.configure(settings.log_format)
+
+
+@task_prerun.connect
+def name_the_request(task: Any, **_: Any) -> None:
+    """The request with which the job came, if it was not the reaper that rang."""
+    logs.bind(request_id=(task.request.headers or {}).get("request_id"))
+
+
 @worker_process_init.connect
 def listen(**_: Any) -> None:
     """In each process that runs tasks: SIGUSR2 means that its job is to be handed back at the next step."""
+    from worker.metrics import serve
     from worker.running import STOPPING
 
     signal.signal(signal.SIGUSR2, lambda *_: STOPPING.set())
+    serve(settings)
 
 
 @celeryd_after_setup.connect

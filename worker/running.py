@@ -26,8 +26,10 @@ from service.jobs.repository import LeaseRepository
 from service.jobs.service import FINAL
 from service.jobs.tables import Job
 from service.key_encryption import VaultError
+from service.logs import bound
 from service.platform import Platform
 from service.settings import Settings
+from worker.metrics import JOB_SECONDS, note_gpu_memory
 from worker.scratch import scratch_folder
 
 logger = logging.getLogger(__name__)
@@ -107,38 +109,54 @@ def run(job_id: str, task: Callable[[Work], None]) -> None:
     lease = Lease.take(platform.database, job_id, settings.lease_seconds)
     if lease is None:
         return
+    job, start = lease.job, time.monotonic()
+    with bound(job_id=job_id, tenant_id=job.tenant_id, attempt=lease.attempt):
+        try:
+            outcome = _attempt(platform, lease, task)
+            logger.info("%s: %s in attempt %d", job_id, outcome, lease.attempt)
+        finally:
+            with _ending(job_id):
+                if _job(platform.database, job_id).state in FINAL:
+                    discard_training_state(platform.storage, job_id)
+        JOB_SECONDS.labels(job.kind, outcome).observe(time.monotonic() - start)
+        note_gpu_memory()
+
+
+def _attempt(platform: Platform, lease: Lease, task: Callable[[Work], None]) -> str:
+    """Run ``task``, and note how it ended: in the database, and in a word."""
+    job_id, settings = lease.job_id, platform.settings
     try:
         with scratch_folder(settings.scratch_dir, job_id) as scratch:
-            work = Work(platform, _job(platform.database, job_id), lease, scratch)
+            work = Work(platform, lease.job, lease, scratch)
             with _heartbeat(work):
                 task(work)
-        logger.info("%s: succeeded in attempt %d", job_id, lease.attempt)
+        return "succeeded"
     except LeaseLost:
-        logger.warning("%s: attempt %d lost its lease", job_id, lease.attempt)
+        return "lost its lease"
     except CancelRequested:
         with _ending(job_id):
             lease.cancel()
+        return "canceled"
     except WorkerStopping:
-        logger.warning("%s: attempt %d is handed back", job_id, lease.attempt)
         with _ending(job_id):
             lease.hand_back()
-            platform.doorbell.ring(job_id, _job(platform.database, job_id).kind)
+            platform.doorbell.ring(job_id, lease.job.kind)
+        return "handed back"
     except AiaoError as error:
         with _ending(job_id):
             lease.fail({"code": error.code, "detail": str(error)})
+        return "refused"
     except Exception as error:
+        passes = _passes(error)
         logger.exception("%s: attempt %d failed", job_id, lease.attempt)
-        what = "could not go on" if _passes(error) else "failed"
+        what = "could not go on" if passes else "failed"
         detail = f"the worker {what} ({type(error).__name__}); the operator finds the cause in its log under {job_id}"
         with _ending(job_id):
-            if _passes(error):
+            if passes:
                 lease.retry_later(settings.max_attempts, {"code": "worker-lost", "detail": detail})
             else:
                 lease.fail({"code": "internal-error", "detail": detail})
-    finally:
-        with _ending(job_id):
-            if _job(platform.database, job_id).state in FINAL:
-                discard_training_state(platform.storage, job_id)
+        return "interrupted" if passes else "failed"
 
 
 def _passes(error: Exception) -> bool:

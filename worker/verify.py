@@ -14,6 +14,7 @@ from service.models.tables import Model
 from service.verifications.repository import VerificationRepository
 from service.verifications.service import record_report
 from service.verifications.tables import Verification
+from worker.metrics import VERDICTS
 from worker.running import Work
 from worker.source import source_features
 from worker.suspects import read_suspect
@@ -48,6 +49,7 @@ def verify_suspect(work: Work) -> None:
     with platform.database.session() as session:
         record_report(session, job.tenant_id, row.id, report)
         work.lease.succeed(session, f"/v1/verifications/{row.id}")
+    VERDICTS.labels(report.verdict).inc()
 
 
 def _submitted(work: Work, row: Verification) -> tuple[Path, Input]:

@@ -4,6 +4,7 @@ import logging
 
 from celery import Celery
 from kombu.exceptions import OperationalError
+from structlog.contextvars import get_contextvars
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +22,11 @@ class Doorbell:
 
     def ring(self, job_id: str, kind: str) -> None:
         try:
-            self._celery.send_task(f"worker.{kind}", args=[job_id], queue=self._queue, retry=False, ignore_result=True)
+            # So that the worker's log names the request that the job came with.
+            context = {"request_id": get_contextvars().get("request_id")}
+            self._celery.send_task(
+                f"worker.{kind}", args=[job_id], headers=context, queue=self._queue, retry=False, ignore_result=True
+            )
         except (OperationalError, OSError) as error:
             logger.warning("the broker did not take the ring for %s: %s; the reaper will ring again", job_id, error)
 

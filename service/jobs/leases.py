@@ -24,8 +24,9 @@ class CancelRequested(Exception):
 class Lease:
     """One attempt at a job."""
 
-    def __init__(self, database: Database, job_id: str, attempt: int, seconds: float) -> None:
-        self.database, self.job_id, self.attempt, self.seconds = database, job_id, attempt, seconds
+    def __init__(self, database: Database, job: Job, seconds: float) -> None:
+        self.database, self.job, self.seconds = database, job, seconds
+        self.job_id, self.attempt = job.id, job.attempt
         self._last_check = time.monotonic()
 
     @classmethod
@@ -46,7 +47,10 @@ class Lease:
                 lease_until=now + timedelta(seconds=seconds),
                 started_at=job.started_at or now,
             )
-            return cls(database, job_id, job.attempt + 1, seconds) if taken else None
+            if not taken:
+                return None
+            session.refresh(job)
+        return cls(database, job, seconds)
 
     def check(self) -> None:
         """Raise :class:`LeaseLost` or :class:`CancelRequested` if this attempt should stop.

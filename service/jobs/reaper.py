@@ -15,6 +15,7 @@ from service.artifacts.garbage import collect
 from service.database import utc_now
 from service.jobs.outcomes import discard_training_state, ended, record_failure
 from service.jobs.repository import LeaseRepository
+from service.logs import configure
 from service.platform import Platform
 from service.settings import Settings
 
@@ -57,8 +58,9 @@ def _worker_lost(attempts: int) -> dict[str, str]:
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s reaper %(levelname)s %(message)s")
-    platform = Platform.open(Settings())
+    settings = Settings()
+    configure(settings.log_format)
+    platform = Platform.open(settings)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

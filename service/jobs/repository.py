@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
+from service.database import UtcDateTime
 from service.jobs.tables import Job
 from service.repository import TenantRepository
 
@@ -42,7 +43,8 @@ class LeaseRepository:
         forgotten: ColumnElement[bool] = and_(Job.state == "queued", Job.rung_at < rung_before)
         return list(self.session.scalars(select(Job).where(or_(lost, forgotten)).order_by(Job.id)))
 
-    def count_by_state(self) -> dict[tuple[str, str], int]:
-        """Number of jobs by (kind, state)."""
-        rows = self.session.execute(select(Job.kind, Job.state, func.count()).group_by(Job.kind, Job.state))
-        return {(kind, state): count for kind, state, count in rows}
+    def unfinished(self) -> list[tuple[str, str, int, datetime]]:
+        """Kind, state, number and oldest time of the jobs that are queued or running."""
+        query = select(Job.kind, Job.state, func.count(), func.min(Job.created_at, type_=UtcDateTime()))
+        rows = self.session.execute(query.where(Job.state.in_(("queued", "running"))).group_by(Job.kind, Job.state))
+        return [(kind, state, count, oldest) for kind, state, count, oldest in rows]

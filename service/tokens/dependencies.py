@@ -24,11 +24,14 @@ def get_platform(request: Request) -> Platform:
 PlatformDep = Annotated[Platform, Depends(get_platform)]
 
 
-def get_caller(platform: PlatformDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]) -> Caller:
+def get_caller(
+    request: Request, platform: PlatformDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]
+) -> Caller:
     if credentials is None:
         raise Unauthorized("send the header Authorization: Bearer <token>")
     with platform.database.session() as session:
         caller = authenticate(session, credentials.credentials)
+    request.state.caller = caller  # for the log
     if platform.rate_limiter:
         platform.rate_limiter.check(caller.token_id)
     return caller

@@ -15,6 +15,7 @@ import httpx
 from standardwebhooks import Webhook as Signer
 
 from service.database import utc_now
+from service.logs import configure
 from service.platform import Platform
 from service.settings import Settings
 from service.webhooks import service
@@ -79,9 +80,9 @@ def http_client() -> httpx.Client:
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s courier %(levelname)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    platform = Platform.open(Settings())
+    settings = Settings()
+    configure(settings.log_format)
+    platform = Platform.open(settings)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

@@ -14,7 +14,7 @@ from worker.confinement import ChildEnded, _server, confined
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="confined by the Linux kernel")
 
 
-def run(function, *, seconds=60.0, memory_bytes=0, check=lambda: None, **arguments):
+def run(function, *, seconds=300.0, memory_bytes=0, check=lambda: None, **arguments):
     return confined(function, arguments, seconds=seconds, memory_bytes=memory_bytes, check=check)
 
 
