@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint constraints clean
+.PHONY: demo test lint openapi constraints clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -23,6 +23,10 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[worker,dev]'
 	touch $@
+
+# Renew the API's document that is checked in, after a change that breaks no client.
+openapi: $(READY)
+	$(BIN)/python -c 'import json; from service.app import create_app; from service.settings import Settings; print(json.dumps(create_app(Settings()).openapi(), indent=1))' > docs/openapi.json
 
 # Renew the exact set of versions from what the ranges in pyproject.toml allow today.
 constraints:

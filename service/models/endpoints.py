@@ -70,7 +70,12 @@ def retire(model_id: ModelId, platform: PlatformDep, caller: ModelWriter) -> Non
     "/{model_id}/checkpoint",
     summary="Download the watermarked checkpoint",
     response_class=StreamingResponse,
-    responses={200: {"content": {"application/zip": {}}, "description": "A diffusers pipeline folder as .zip."}}
+    responses={
+        200: {
+            "content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}},
+            "description": "A diffusers pipeline folder as .zip.",
+        }
+    }
     | responses(401, 404, 409, 422),
 )
 def checkpoint(model_id: ModelId, platform: PlatformDep, caller: Reader) -> StreamingResponse:
