@@ -69,7 +69,7 @@ METRICS = Metrics()
 )
 def metrics(platform: PlatformDep) -> Response:
     """Answered requests of this process, and unfinished jobs by kind and state."""
-    with platform.database.session() as session:
+    with platform.database.reading() as session:
         unfinished = LeaseRepository(session).unfinished()
     for gauge in (METRICS.jobs, METRICS.oldest):
         gauge.clear()

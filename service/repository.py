@@ -32,16 +32,18 @@ class TenantRepository(Generic[Row]):
         return self._found(row_id, self.session.scalar(query))
 
     def page(self, paging: Paging, **filters: str | None) -> tuple[list[Row], str | None]:
-        """Rows whose columns have the values of those ``filters`` that are not None; and the next page's cursor, if any."""
-        query = self._mine().where(
-            *(getattr(self.table, name) == value for name, value in filters.items() if value is not None)
-        )
+        """The rows of :meth:`query`, and the next page's cursor, if there is one."""
+        rows = list(self.session.scalars(self.query(paging, **filters)))
+        return rows[: paging.limit], rows[paging.limit - 1].id if len(rows) > paging.limit else None
+
+    def query(self, paging: Paging, **filters: str | None) -> Any:
+        """A page of rows, and one more, whose columns have the values of those ``filters`` that are not None."""
+        wanted = (getattr(self.table, name) == value for name, value in filters.items() if value is not None)
         newest = paging.order == "newest"
-        query = query.order_by(self.table.id.desc() if newest else self.table.id).limit(paging.limit + 1)
+        query = self._mine().where(*wanted).order_by(self.table.id.desc() if newest else self.table.id).limit(paging.limit + 1)
         if paging.cursor:
             query = query.where(self.table.id < paging.cursor if newest else self.table.id > paging.cursor)
-        rows = list(self.session.scalars(query))
-        return rows[: paging.limit], rows[paging.limit - 1].id if len(rows) > paging.limit else None
+        return query
 
     def by_id(self, row_ids: Iterable[str]) -> dict[str, Row]:
         """Several rows in one query."""

@@ -1,5 +1,6 @@
 """Parts that several schemas share."""
 
+from dataclasses import dataclass
 from typing import Annotated, Generic, Literal, TypeVar
 
 from fastapi import Depends, Path, Query
@@ -49,14 +50,20 @@ Order = Annotated[Literal["newest", "oldest"], Query(description="Which come fir
 Cursor = Annotated[str | None, Query(pattern=r"^[a-z]{3}_[0-9a-z]{26}$", description="`next_cursor` of the last page.")]
 
 
+@dataclass(frozen=True)
 class Paging:
     """Which page of a list is asked for, the same on every list."""
 
-    def __init__(self, limit: Limit = 50, cursor: Cursor = None, order: Order = "newest") -> None:
-        self.limit, self.cursor, self.order = limit, cursor, order
+    limit: int = 50
+    cursor: str | None = None
+    order: Literal["newest", "oldest"] = "newest"
 
 
-PageQuery = Annotated[Paging, Depends()]
+async def get_paging(limit: Limit = 50, cursor: Cursor = None, order: Order = "newest") -> Paging:
+    return Paging(limit, cursor, order)
+
+
+PageQuery = Annotated[Paging, Depends(get_paging)]
 
 
 def identifier(prefix: str) -> object:

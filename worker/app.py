@@ -32,6 +32,7 @@ app.conf.update(
     worker_hijack_root_logger=False,
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
+    worker_proc_alive_timeout=300,  # torch is imported meanwhile
 )
 
 
@@ -49,6 +50,9 @@ def name_the_request(task: Any, **_: Any) -> None:
 @worker_process_init.connect
 def listen(**_: Any) -> None:
     """In each process that runs tasks: SIGUSR2 means that its job is to be handed back at the next step."""
+    import worker.audit
+    import worker.embed
+    import worker.verify  # noqa: F401  # so that no job waits for torch
     from worker.metrics import serve
     from worker.running import STOPPING
 

@@ -20,6 +20,6 @@ Subject = Annotated[
 @router.get("", summary="Who did what", responses=responses(401, 403, 422))
 def list_activity(platform: PlatformDep, caller: Admin, paging: PageQuery, subject_id: Subject = None) -> Page[ActivityOut]:
     """Nothing in this log can be changed or deleted."""
-    with platform.database.session() as session:
+    with platform.database.reading() as session:
         rows, next_cursor = ActivityRepository(session, caller.tenant_id).page(paging, subject_id=subject_id)
         return Page(items=[ActivityOut.model_validate(row) for row in rows], next_cursor=next_cursor)

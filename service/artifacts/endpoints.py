@@ -65,7 +65,7 @@ async def upload(
 
 
 def _check_quota(platform: Platform, caller: Caller, size: int, sha256: str | None) -> None:
-    with platform.database.session() as session:
+    with platform.database.reading() as session:
         service.check_quota(session, caller.tenant_id, size, sha256)
 
 
@@ -87,7 +87,7 @@ def list_artifacts(
     sha256: Annotated[str | None, Query(pattern=SHA256, description="Only files with this content.")] = None,
 ) -> Page[ArtifactOut]:
     """Without deleted ones."""
-    with platform.database.session() as session:
+    with platform.database.reading() as session:
         rows, next_cursor = ArtifactRepository(session, caller.tenant_id).page(paging, sha256=sha256)
         return Page(items=[ArtifactOut.model_validate(row) for row in rows], next_cursor=next_cursor)
 
@@ -95,7 +95,7 @@ def list_artifacts(
 @router.get("/{artifact_id}", summary="Show an artifact", responses=responses(401, 404, 422))
 def show(artifact_id: ArtifactId, platform: PlatformDep, caller: Reader) -> ArtifactOut:
     """Digest, size and kind of an uploaded file."""
-    with platform.database.session() as session:
+    with platform.database.reading() as session:
         return ArtifactOut.model_validate(ArtifactRepository(session, caller.tenant_id).get(artifact_id))
 
 

@@ -50,7 +50,7 @@ def start(
 @router.get("/models/{model_id}/audits", summary="List a model's audits", responses=responses(401, 404, 422))
 def list_audits(model_id: ModelId, platform: PlatformDep, caller: Reader, paging: PageQuery) -> Page[AuditOut]:
     """Finished ones and those under way."""
-    with platform.database.session() as session:
+    with platform.database.reading() as session:
         model = ModelRepository(session, caller.tenant_id).get(model_id)
         rows, next_cursor = AuditRepository(session, caller.tenant_id).page(paging, model_id=model.id)
         return Page(items=_shown(session, caller.tenant_id, rows), next_cursor=next_cursor)
@@ -59,7 +59,7 @@ def list_audits(model_id: ModelId, platform: PlatformDep, caller: Reader, paging
 @router.get("/audits/{audit_id}", summary="Show an audit", responses=responses(401, 404, 422))
 def show(audit_id: AuditId, platform: PlatformDep, caller: Reader) -> AuditOut:
     """The attacks by their outcome; the full report is a call of its own."""
-    with platform.database.session() as session:
+    with platform.database.reading() as session:
         return _shown(session, caller.tenant_id, [AuditRepository(session, caller.tenant_id).get(audit_id)])[0]
 
 
@@ -76,7 +76,7 @@ def report(
     accept: Accept = "",
 ) -> Response:
     """What the watermark withstands and where it ends, as versioned JSON or as a self-contained page."""
-    with platform.database.session() as session:
+    with platform.database.reading() as session:
         row = AuditRepository(session, caller.tenant_id).get(audit_id)
         state = JobRepository(session, caller.tenant_id).get(row.job_id).state
     if row.report is None:

@@ -37,7 +37,7 @@ def list_jobs(
     platform: PlatformDep, caller: Reader, paging: PageQuery, state: JobState | None = None, kind: JobKind | None = None
 ) -> Page[JobOut]:
     """All of them, or those of a state or a kind."""
-    with platform.database.session() as session:
+    with platform.database.reading() as session:
         rows, next_cursor = JobRepository(session, caller.tenant_id).page(paging, state=state, kind=kind)
         return Page(items=[JobOut.model_validate(row) for row in rows], next_cursor=next_cursor)
 
@@ -85,5 +85,5 @@ def cancel(job_id: JobId, platform: PlatformDep, caller: Writer, idempotency: Id
 
 
 def _job(platform: Platform, tenant_id: str, job_id: str) -> JobOut:
-    with platform.database.session() as session:
+    with platform.database.reading() as session:
         return JobOut.model_validate(JobRepository(session, tenant_id).get(job_id))

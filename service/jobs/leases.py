@@ -58,7 +58,7 @@ class Lease:
         While the database does not answer, the attempt goes on for as long as its lease may still hold.
         """
         try:
-            with self.database.session() as session:
+            with self.database.reading() as session:
                 job = LeaseRepository(session).running(self.job_id, self.attempt)
         except OperationalError:
             if time.monotonic() > self._last_check + self.seconds:

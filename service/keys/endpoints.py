@@ -15,7 +15,7 @@ router = APIRouter(prefix="/v1/models", tags=["keys"])
 @router.get("/{model_id}/key", summary="Show the public key", responses=responses(401, 404, 409, 422))
 def show(model_id: ModelId, platform: PlatformDep, caller: Reader) -> PublicKeyOut:
     """The public part of a model's key. With the secret it makes the whole key again, for `aiao verify --offline`."""
-    with platform.database.session() as session:
+    with platform.database.reading() as session:
         model = ModelRepository(session, caller.tenant_id).get(model_id)
         key = KeyRepository(session, caller.tenant_id).of_model(model_id)
         if key.public_key is None:

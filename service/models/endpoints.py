@@ -46,7 +46,7 @@ def register(request: ModelIn, platform: PlatformDep, caller: ModelWriter, idemp
 @router.get("", summary="List models", responses=responses(401, 422))
 def list_models(platform: PlatformDep, caller: Reader, paging: PageQuery, status: Status | None = None) -> Page[ModelOut]:
     """All of them, retired ones included, or those of a status."""
-    with platform.database.session() as session:
+    with platform.database.reading() as session:
         rows, next_cursor = ModelRepository(session, caller.tenant_id).page(paging, status=status)
         return Page(items=_shown(session, caller.tenant_id, rows), next_cursor=next_cursor)
 
@@ -54,7 +54,7 @@ def list_models(platform: PlatformDep, caller: Reader, paging: PageQuery, status
 @router.get("/{model_id}", summary="Show a model", responses=responses(401, 404, 422))
 def show(model_id: ModelId, platform: PlatformDep, caller: Reader) -> ModelOut:
     """Status: embedding, ready, failed or retired."""
-    with platform.database.session() as session:
+    with platform.database.reading() as session:
         return _shown(session, caller.tenant_id, [ModelRepository(session, caller.tenant_id).get(model_id)])[0]
 
 

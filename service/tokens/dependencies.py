@@ -7,7 +7,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityS
 
 from service.errors import Unauthorized
 from service.platform import Platform
-from service.tokens.service import Caller, authenticate
+from service.tokens.service import Caller, authenticate, note_use
 
 bearer = HTTPBearer(
     auto_error=False,
@@ -16,11 +16,12 @@ bearer = HTTPBearer(
 )
 
 
-def get_platform(request: Request) -> Platform:
+async def get_platform(request: Request) -> Platform:
     platform: Platform = request.app.state.platform
     return platform
 
 
+# These are async for they wait for nothing: a dependency that is not costs every request a turn of a thread.
 PlatformDep = Annotated[Platform, Depends(get_platform)]
 
 
@@ -29,8 +30,11 @@ def get_caller(
 ) -> Caller:
     if credentials is None:
         raise Unauthorized("send the header Authorization: Bearer <token>")
-    with platform.database.session() as session:
-        caller = authenticate(session, credentials.credentials)
+    with platform.database.reading() as session:
+        caller, used = authenticate(session, credentials.credentials)
+    if used:
+        with platform.database.session() as session:
+            note_use(session, caller)
     request.state.caller = caller  # for the log
     if platform.rate_limiter:
         platform.rate_limiter.check(caller.token_id)
@@ -40,7 +44,7 @@ def get_caller(
 AnyCaller = Annotated[Caller, Depends(get_caller)]
 
 
-def get_entitled(scopes: SecurityScopes, caller: AnyCaller) -> Caller:
+async def get_entitled(scopes: SecurityScopes, caller: AnyCaller) -> Caller:
     caller.require(*scopes.scopes)  # type: ignore[arg-type]  # from below
     return caller
 

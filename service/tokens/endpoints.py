@@ -33,7 +33,7 @@ def issue(request: TokenIn, platform: PlatformDep, caller: Admin, idempotency: I
 @router.get("", summary="List tokens", responses=responses(401, 403, 422))
 def list_tokens(platform: PlatformDep, caller: Admin, paging: PageQuery) -> Page[TokenOut]:
     """Newest first, with their last use; revoked and expired ones included."""
-    with platform.database.session() as session:
+    with platform.database.reading() as session:
         rows, next_cursor = TokenRepository(session, caller.tenant_id).page(paging)
         return Page(items=[TokenOut.model_validate(row) for row in rows], next_cursor=next_cursor)
 

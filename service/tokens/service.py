@@ -61,8 +61,8 @@ def revoke(session: Session, tenant_id: str, token_id: str) -> None:
     token.revoked_at = token.revoked_at or utc_now()
 
 
-def authenticate(session: Session, secret: str) -> Caller:
-    """Who calls. Raises :class:`Unauthorized`."""
+def authenticate(session: Session, secret: str) -> tuple[Caller, bool]:
+    """Who calls, and whether it is time to note that. Raises :class:`Unauthorized`."""
     token, now = TenantsRepository(session).token_with(_digest(secret)), utc_now()
     if token is None:
         raise Unauthorized("this token is unknown; use one that the operator issued, or the one that aiao up wrote")
@@ -70,9 +70,13 @@ def authenticate(session: Session, secret: str) -> Caller:
         raise Unauthorized(f"the token {token.id} was revoked; ask an admin of your tenant for another one")
     if token.expires_at and token.expires_at <= now:
         raise Unauthorized(f"the token {token.id} has expired; ask an admin of your tenant for another one")
-    if token.last_used_at is None or token.last_used_at < now - timedelta(seconds=USE_SECONDS):
-        token.last_used_at = now
-    return Caller(token.tenant_id, token.id, frozenset(token.scopes))
+    long_ago = token.last_used_at is None or token.last_used_at < now - timedelta(seconds=USE_SECONDS)
+    return Caller(token.tenant_id, token.id, frozenset(token.scopes)), long_ago
+
+
+def note_use(session: Session, caller: Caller) -> None:
+    """Note that the caller's token was used just now."""
+    TokenRepository(session, caller.tenant_id).get(caller.token_id).last_used_at = utc_now()
 
 
 def _digest(secret: str) -> str:

@@ -48,7 +48,7 @@ def create(session: Session, tenant_id: str, metadata: Metadata, length: int) ->
 
 def find(platform: Platform, tenant_id: str, upload_id: str) -> Upload:
     """Raises :class:`service.errors.NotFound`, or :class:`Gone` for one that has expired."""
-    with platform.database.session() as session:
+    with platform.database.reading() as session:
         upload = UploadRepository(session, tenant_id).get(upload_id)
     if upload.expires_at < utc_now():
         raise Gone(f"{upload_id} has expired; begin it anew")
@@ -166,7 +166,7 @@ async def finish(platform: Platform, caller: Caller, upload: Upload) -> Artifact
 
 def _state(platform: Platform, upload: Upload) -> tuple[Artifact | None, Sequence[str]]:
     """The artifact that came of the upload, if one did, and else the keys of its parts."""
-    with platform.database.session() as session:
+    with platform.database.reading() as session:
         uploads = UploadRepository(session, upload.tenant_id)
         artifact_id = uploads.get(upload.id).artifact_id
         artifact = ArtifactRepository(session, upload.tenant_id).get(artifact_id) if artifact_id else None

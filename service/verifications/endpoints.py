@@ -56,7 +56,7 @@ def list_verifications(
     verdict: Verdict | None = None,
 ) -> Page[VerificationOut]:
     """All of them, or those against one model or with one verdict."""
-    with platform.database.session() as session:
+    with platform.database.reading() as session:
         rows, next_cursor = VerificationRepository(session, caller.tenant_id).page(paging, model_id=model_id, verdict=verdict)
         return Page(items=_shown(session, caller.tenant_id, rows), next_cursor=next_cursor)
 
@@ -64,7 +64,7 @@ def list_verifications(
 @router.get("/{verification_id}", summary="Show a verification", responses=responses(401, 404, 422))
 def show(verification_id: VerificationId, platform: PlatformDep, caller: Reader) -> VerificationOut:
     """The verdict and its figures; the full report is a call of its own."""
-    with platform.database.session() as session:
+    with platform.database.reading() as session:
         return _shown(session, caller.tenant_id, [VerificationRepository(session, caller.tenant_id).get(verification_id)])[0]
 
 
@@ -81,7 +81,7 @@ def report(
     accept: Accept = "",
 ) -> Response:
     """Everything that the verdict rests on, as versioned JSON or as a self-contained page."""
-    with platform.database.session() as session:
+    with platform.database.reading() as session:
         row = VerificationRepository(session, caller.tenant_id).get(verification_id)
         state = JobRepository(session, caller.tenant_id).get(row.job_id).state
     if row.report is None:

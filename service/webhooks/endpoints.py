@@ -42,7 +42,7 @@ def create(request: WebhookIn, platform: PlatformDep, caller: Admin, idempotency
 @router.get("", summary="List webhooks", responses=responses(401, 403, 422))
 def list_webhooks(platform: PlatformDep, caller: Admin, paging: PageQuery) -> Page[WebhookOut]:
     """Newest first."""
-    with platform.database.session() as session:
+    with platform.database.reading() as session:
         rows, next_cursor = WebhookRepository(session, caller.tenant_id).page(paging)
         return Page(items=[WebhookOut.model_validate(row) for row in rows], next_cursor=next_cursor)
 
@@ -58,7 +58,7 @@ def delete(webhook_id: WebhookId, platform: PlatformDep, caller: Admin) -> None:
 @router.get("/{webhook_id}/deliveries", summary="List what was delivered", responses=responses(401, 403, 404, 422))
 def list_deliveries(webhook_id: WebhookId, platform: PlatformDep, caller: Admin, paging: PageQuery) -> Page[DeliveryOut]:
     """What was delivered, when it is tried again, and what the address answered."""
-    with platform.database.session() as session:
+    with platform.database.reading() as session:
         webhook = WebhookRepository(session, caller.tenant_id).get(webhook_id)
         rows, next_cursor = DeliveryRepository(session, caller.tenant_id).page(paging, webhook_id=webhook.id)
         return Page(items=[DeliveryOut.model_validate(row) for row in rows], next_cursor=next_cursor)

@@ -1,0 +1,199 @@
+"""Requests a second, time until an answer, and time until a job runs, on a database with a million jobs.
+
+    python -m benchmarks.load [--jobs 1000000] [--models 100000] [--seconds 10] [--api-workers 2]
+
+Real uvicorn workers on PostgreSQL, asked by wrk (Debian's package of that name), which shares the cores with them.
+"""
+
+import argparse
+import re
+import statistics
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+import psycopg
+from sqlalchemy import text
+from sqlalchemy.dialects import postgresql
+
+from client import Client
+from examples.emoji.data import MODEL
+from service.artifacts.repository import ArtifactRepository
+from service.audits.repository import AuditRepository
+from service.database import Database
+from service.ids import new_id
+from service.jobs.repository import JobRepository
+from service.models.repository import ModelRepository
+from service.repository import TenantRepository
+from service.schemas import Paging
+from service.verifications.repository import VerificationRepository
+from tests.processes import System, postgres_database, private_redis, system, wait_for
+from tests.storm import EMBEDDING, VERIFICATION
+
+CONNECTIONS = 16
+DISPATCHED = 20
+WORKERS = 4
+
+FILL = """
+INSERT INTO jobs (id, tenant_id, kind, subject_id, state, attempt, rung_at, cancel_requested, created_at, finished_at)
+SELECT 'job_' || lpad(n::text, 26, '0'), '{tenant}', (ARRAY['embed','verify','audit'])[1 + n % 3], 'x',
+       CASE WHEN n % 1000 = 0 THEN 'failed' ELSE 'succeeded' END, 1, now(), false, now(), now()
+FROM generate_series(1, {jobs}) n;
+INSERT INTO artifacts (id, tenant_id, filename, sha256, size, kind, storage_key, created_at)
+SELECT 'art_' || lpad(n::text, 26, '0'), '{tenant}', 'model.zip', md5(n::text) || md5(n::text), 1, 'archive', 'a' || n, now()
+FROM generate_series(1, {models}) n;
+INSERT INTO models (id, tenant_id, name, status, artifact_id, options, job_id, created_at)
+SELECT 'mdl_' || lpad(n::text, 26, '0'), '{tenant}', 'model', CASE WHEN n % 100 = 0 THEN 'failed' ELSE 'ready' END,
+       'art_' || lpad(n::text, 26, '0'), '{{}}', 'job_' || lpad(n::text, 26, '0'), now()
+FROM generate_series(1, {models}) n;
+INSERT INTO owner_keys (id, tenant_id, model_id, commitment, created_at)
+SELECT 'key_' || lpad(n::text, 26, '0'), '{tenant}', 'mdl_' || lpad(n::text, 26, '0'), 'sha256:' || md5(n::text), now()
+FROM generate_series(1, {models}) n;
+INSERT INTO verifications (id, tenant_id, model_id, artifact_id, suspect_name, options, verdict, job_id, created_at)
+SELECT 'ver_' || lpad(n::text, 26, '0'), '{tenant}', 'mdl_' || lpad(n::text, 26, '0'), 'art_' || lpad(n::text, 26, '0'),
+       'a.zip', '{{}}', CASE WHEN n % 1000 = 0 THEN 'match' ELSE 'no-match' END, 'job_' || lpad(n::text, 26, '0'), now()
+FROM generate_series(1, {models}) n;
+INSERT INTO audits (id, tenant_id, model_id, preset, options, results, job_id, created_at)
+SELECT 'aud_' || lpad(n::text, 26, '0'), '{tenant}', 'mdl_' || lpad(n::text, 26, '0'), 'quick', '{{}}', '{{}}',
+       'job_' || lpad(n::text, 26, '0'), now()
+FROM generate_series(1, {models}) n;
+"""
+
+SUBMIT = """
+local n = 0
+request = function()
+  n = n + 1
+  return wrk.format("POST", "/v1/verifications", nil, '{"model_id": "%s", "artifact_id": "%s"}')
+end
+wrk.headers["Content-Type"] = "application/json"
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=1_000_000)
+    parser.add_argument("--models", type=int, default=100_000)
+    parser.add_argument("--seconds", type=int, default=10)
+    parser.add_argument("--api-workers", type=int, default=2)
+    chosen = parser.parse_args()
+    with crowded(chosen.jobs, chosen.models) as (running, token, url):
+        print(f"{chosen.jobs:,} jobs, {chosen.models:,} models; {chosen.api_workers} API processes, {CONNECTIONS} connections")
+        plans(url)
+        headers = {"Authorization": f"Bearer {token}"}
+        running.processes["api"].terminate()
+        running.processes["api"].wait()
+        running.start(
+            "api", "uvicorn", "--factory", "service.app:create_app", "--port", running.settings["AIAO_PORT"],
+            "--workers", str(chosen.api_workers), "--no-access-log",
+        )  # fmt: skip
+        wait_for(lambda: httpx.get(f"{running.url}/readyz", timeout=30).is_success, "the API is not ready")
+        middle = f"{chosen.jobs // 2:026}"
+        for name, path in {
+            "poll a job": f"/v1/jobs/job_{middle}",
+            "list jobs": "/v1/jobs?limit=50",
+            "list failed jobs": "/v1/jobs?state=failed&limit=50",
+            "list models": "/v1/models?limit=50",
+        }.items():
+            assert httpx.get(running.url + path, headers=headers).status_code == 200
+            print(f"{name}: {wrk(running, path, headers, chosen.seconds)}")
+        script = SUBMIT % (f"mdl_{1:026}", f"art_{1:026}")
+        print(f"submit a suspect: {wrk(running, '/', headers, chosen.seconds, script)}")
+    dispatch()
+
+
+@contextmanager
+def crowded(jobs: int, models: int) -> Iterator[tuple[System, str, str]]:
+    """The API on a full database, a token, and the database's URL."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        postgres_database() as url,
+        private_redis() as broker,
+        system(Path(folder), database_url=url, broker_url=broker, AIAO_QUEUE="nobody") as running,
+    ):
+        token = running.token("crowded")
+        with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+            tenant = connection.execute("SELECT id FROM tenants").fetchone()
+            assert tenant
+            for statement in FILL.format(tenant=tenant[0], jobs=jobs, models=models).split(";\n")[:-1]:
+                connection.execute(statement)
+            connection.execute("VACUUM ANALYZE")
+        yield running, token, url
+
+
+def plans(url: str) -> None:
+    """How PostgreSQL finds the page of each list: by which index."""
+    lists: list[tuple[type[TenantRepository], dict[str, str]]] = [
+        (JobRepository, {}), (JobRepository, {"state": "running"}), (JobRepository, {"kind": "audit"}), (ModelRepository, {}),
+        (ModelRepository, {"status": "failed"}), (VerificationRepository, {}), (VerificationRepository, {"verdict": "match"}),
+        (VerificationRepository, {"model_id": f"mdl_{7:026}"}), (AuditRepository, {"model_id": f"mdl_{7:026}"}),
+        (ArtifactRepository, {}), (ArtifactRepository, {"sha256": "0" * 64}),
+    ]  # fmt: skip
+    database = Database(url)
+    with database.session() as session:
+        tenant = session.scalar(text("SELECT id FROM tenants"))
+        for repository, filters in lists:
+            query = repository(session, tenant).query(Paging(50, None), **filters)
+            sql = query.compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True})
+            plan = "\n".join(session.scalars(text(f"EXPLAIN {sql}")))
+            scans = re.findall(r"(Index(?: Only)? Scan(?: Backward)?|Bitmap Index Scan|Seq Scan)(?: using| on) (\w+)", plan)
+            print(f"list of {repository.noun}s {filters or ''}: {'; '.join(' '.join(scan) for scan in scans)}")
+            assert "Seq Scan" not in plan, plan
+    database.dispose()
+
+
+def wrk(running: System, path: str, headers: dict[str, str], seconds: int, script: str = "") -> str:
+    """Requests a second and the time until an answer, as wrk tells them."""
+    command = ["wrk", "--threads", "1", "--connections", str(CONNECTIONS), "--duration", f"{seconds}s", "--latency"]
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
+        if script:
+            file.write(script)
+            file.flush()
+            command += ["--script", file.name]
+        for name, value in headers.items():
+            command += ["--header", f"{name}: {value}"]
+        told = subprocess.run([*command, running.url + path], check=True, capture_output=True, text=True).stdout
+    rate = re.search(r"Requests/sec:\s+([\d.]+)", told)
+    percentiles = dict(re.findall(r"(50|99)%\s+([\d.]+\w+)", told))
+    errors = re.search(r"Non-2xx or 3xx responses: (\d+)", told)
+    return f"{float(rate[1]):.0f} requests/s, p50 {percentiles['50']}, p99 {percentiles['99']}" + (
+        f", {errors[1]} REFUSED" if errors else ""
+    )
+
+
+def dispatch() -> None:
+    """From the answer 202 to the state running, with idle workers."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        postgres_database() as url,
+        private_redis() as broker,
+        system(Path(folder), database_url=url, broker_url=broker, AIAO_QUEUE=new_id("load"), OMP_NUM_THREADS="1") as running,
+        running.client() as client,
+    ):
+        for number in range(WORKERS):
+            running.start_worker(f"worker-{number}")
+        waits = [wait.total_seconds() for wait in dispatched(client)]
+    quantiles = statistics.quantiles(waits, n=20)
+    print(
+        f"202 to running, {WORKERS} workers, {len(waits)} jobs: p50 {statistics.median(waits):.3f} s, p95 {quantiles[-1]:.3f} s"
+    )
+
+
+def dispatched(client: Client) -> Iterator[timedelta]:
+    registration = client.models.register(MODEL, name="emoji", options=EMBEDDING)
+    registration.job.wait()
+    suspect = client.artifacts.get(registration.model.artifact_id)
+    body = {"model_id": registration.model.id, "artifact_id": suspect.id, "options": VERIFICATION}
+    for number in range(WORKERS + DISPATCHED):
+        job_id = client.post("/v1/verifications", json=body).json()["job"]["id"]
+        client.jobs.get(job_id).wait()
+        job = client.jobs.get(job_id)
+        if number >= WORKERS:  # the first one of each worker imports torch
+            yield job.started_at - job.created_at
+
+
+if __name__ == "__main__":
+    main()
