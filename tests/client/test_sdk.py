@@ -164,7 +164,8 @@ def test_lists_go_over_many_pages_newest_first(client, backstage):
 
 def tenant_of(client: Client, backstage) -> str:
     with backstage.database.session() as session:
-        return authenticate(session, client.http.headers["Authorization"].removeprefix("Bearer ")).tenant_id
+        caller, _ = authenticate(session, client.http.headers["Authorization"].removeprefix("Bearer "))
+        return caller.tenant_id
 
 
 def test_a_list_of_nothing_is_empty(client):

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -17,7 +17,9 @@ from service.tokens.tables import Tenant
 from tests.service import rows, uploads
 from tests.service.calls import append, begin, files, make_ready, post, problem, send, upload
 
-LATER = utc_now() + GRACE + timedelta(minutes=5)
+
+def later() -> datetime:
+    return utc_now() + GRACE + timedelta(minutes=5)
 
 
 def fresh(size: int = 1000) -> bytes:
@@ -141,7 +143,7 @@ def test_garbage_is_what_no_row_refers_to_and_old_enough(api, http, backstage, t
     make_ready(http, backstage, tmp_path)
     upload_id = begin(http, 5000)
     append(http, upload_id, b"a" * 1000).raise_for_status()
-    collect(backstage, LATER)  # what other tests left
+    collect(backstage, later())  # what other tests left
     referred = objects(api)
     (tmp_path / "file").write_bytes(b"1")
     stray = {f"artifacts/{new_id('art')}", f"marked/{new_id('mdl')}-1.zip", f"uploads/{upload_id}/{new_id('prt')}"}
@@ -150,5 +152,5 @@ def test_garbage_is_what_no_row_refers_to_and_old_enough(api, http, backstage, t
         backstage.storage.put(key, tmp_path / "file")
     (api.data_dir / "storage" / "artifacts" / f"{new_id('art')}#1").write_bytes(b"begun")
     assert collect(backstage) == 0
-    assert collect(backstage, LATER) == len(stray) + 1
+    assert collect(backstage, later()) == len(stray) + 1
     assert objects(api) == referred | {api.data_dir / "storage" / f"training/{running}.pt"}

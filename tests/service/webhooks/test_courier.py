@@ -19,6 +19,7 @@ from service.jobs.leases import Lease
 from service.jobs.reaper import reap
 from service.jobs.tables import Job
 from service.platform import Platform
+from service.schemas import Paging
 from service.webhooks import service
 from service.webhooks.courier import deliver_due, http_client, post
 from service.webhooks.repository import DeliveryRepository, WebhookRepository
@@ -61,7 +62,7 @@ def end_a_job(platform: Platform, tenant: str) -> str:
 
 def deliveries(platform: Platform, tenant: str) -> list[Delivery]:
     with platform.database.session() as session:
-        return DeliveryRepository(session, tenant).page(100, None)[0]
+        return DeliveryRepository(session, tenant).page(Paging(100))[0]
 
 
 def make_due(platform: Platform) -> None:
