@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 
+import httpx
 import pytest
 
 from aiao_core.key import commitment, encode_secret
@@ -14,6 +15,7 @@ from service.ids import new_id
 from tests.client.conftest import Shell
 from tests.processes import wait_for
 from tests.service import rows
+from tests.service.test_api_health import metric
 
 pytestmark = pytest.mark.parametrize("api", ["sqlite"], indirect=True, scope="session")
 
@@ -39,11 +41,12 @@ def test_a_model_is_registered_and_its_key_saved(user, client, folder):
 
 def test_a_key_file_is_not_overwritten_and_nothing_is_uploaded(user, client, folder, api):
     (user.folder / "mine.key.json").write_text("the only copy")
-    before = api.log("api").count("POST")
+    before = [job.id for job in client.jobs.list()]
     refusal = user.error("models", "register", str(folder), "--name", "mine", "--no-wait")
     assert "mine.key.json exists and is not overwritten; name another file with --key-file" in refusal
     assert (user.folder / "mine.key.json").read_text() == "the only copy"
-    assert api.log("api").count("POST") == before
+    assert [job.id for job in client.jobs.list()] == before
+    assert not list(client.artifacts.list())
     user.aiao("models", "register", str(folder), "--name", "mine", "--no-wait", "--key-file", "other.json")
     assert load_seed(user.folder / "other.json")
 
@@ -77,12 +80,19 @@ def interrupted(process) -> str:
     raise AssertionError("the process does not stop")
 
 
+def followed(api) -> float:
+    """How many streams of events were begun so far."""
+    labels = {"method": "GET", "route": "/v1/jobs/{job_id}/events", "status": "200"}
+    return metric(httpx.get(f"{api.url}/metrics").text, "aiao_request_seconds_count", **labels)
+
+
 def test_an_interrupted_registration_says_how_to_go_on(api, user, client, folder, publish):
+    before = followed(api)
     process = user.start("models", "register", str(folder), "--name", "mine")
     key_file = user.folder / "mine.key.json"
     wait_for(lambda: load_seed(key_file), "no key was saved")
     (model,) = client.models.list()
-    wait_for(lambda: f"{model.job_id}/events" in api.log("api"), "the job is not followed")
+    wait_for(lambda: followed(api) > before, "the job is not followed")
     err = interrupted(process)
     assert process.returncode == 130
     assert client.jobs.get(model.job_id).state == "queued"
