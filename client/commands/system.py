@@ -32,5 +32,5 @@ def demo(
     to: Annotated[Path, typer.Option(help="Folder for the reports.")] = Path("demo-output"),
     steps: Annotated[int | None, typer.Option(min=1, help="Embedding steps instead of the default.")] = None,
 ) -> None:
-    """Run the whole story on the shipped model: register, embed, steal, verify. About 13 minutes on 2 cores."""
+    """Run the whole story on the shipped model: register, embed, steal, verify. About 8 minutes on 2 cores."""
     run_demo(to, steps)
