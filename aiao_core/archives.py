@@ -22,6 +22,8 @@ DECOMPRESSORS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh"
 """By the first bytes of a compressed file."""
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""No fault of what is unpacked."""
+
 UNREADABLE = (
     OSError,
     EOFError,

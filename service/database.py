@@ -23,11 +23,8 @@ NAMING = {
 }
 
 
-POOL = 20
-"""Connections that a process keeps; the API answers from up to 40 threads."""
-
 IDLE_SECONDS = 2
-READING = {"reading": True}
+"""A connection that was not used for so long may have broken unnoticed."""
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -61,11 +58,11 @@ class Database:
     """One engine and its sessions."""
 
     def __init__(self, url: str) -> None:
-        self.engine = sa.create_engine(url, pool_size=POOL)
+        self.engine = sa.create_engine(url)
         _check_idle_connections(self.engine)
         if self.engine.dialect.name == "sqlite":
             _prepare_sqlite(self.engine)
-            self._reader = self.engine.execution_options(**READING)
+            self._reader = self.engine.execution_options(reading=True)
         else:
             self._reader = self.engine.execution_options(isolation_level="AUTOCOMMIT")
 

@@ -85,6 +85,10 @@ class UnsupportedTusVersion(ServiceError):
 class UploadTooLarge(ServiceError):
     status, slug = 413, "upload-too-large"
 
+    @classmethod
+    def beyond(cls, limit: int) -> "UploadTooLarge":
+        return cls(f"this upload has more than {limit} bytes, the largest that this service takes")
+
 
 class UnsupportedMediaType(ServiceError):
     status, slug = 415, "unsupported-media-type"

@@ -50,14 +50,14 @@ def name_the_request(task: Any, **_: Any) -> None:
 @worker_process_init.connect
 def listen(**_: Any) -> None:
     """In each process that runs tasks: SIGUSR2 means that its job is to be handed back at the next step."""
-    import worker.audit
-    import worker.embed
-    import worker.verify  # noqa: F401  # so that no job waits for torch
     from worker.metrics import serve
     from worker.running import STOPPING
 
-    signal.signal(signal.SIGUSR2, lambda *_: STOPPING.set())
+    signal.signal(signal.SIGUSR2, lambda *_: STOPPING.set())  # first: until then it would end the process
     serve(settings)
+    import worker.audit
+    import worker.embed
+    import worker.verify  # noqa: F401  # so that no job waits for torch
 
 
 @celeryd_after_setup.connect

@@ -36,7 +36,6 @@ logger = logging.getLogger(__name__)
 
 SUFFIXES = {"safetensors": ".safetensors", "pickle": ".bin", "gguf": ".gguf", "archive": ".archive", "images": ".archive"}
 
-
 STOPPING = threading.Event()
 """Set in a worker's process whose time is up."""
 
@@ -57,7 +56,7 @@ class Work:
         self.limits = Limits(total_bytes=platform.settings.max_unpacked_bytes)
 
     def artifact(self, artifact_id: str) -> Artifact:
-        with self.platform.database.session() as session:
+        with self.platform.database.reading() as session:
             return ArtifactRepository(session, self.job.tenant_id).get(artifact_id)
 
     def fetch(self, artifact: Artifact) -> Path:
@@ -183,7 +182,7 @@ def _platform() -> Platform:
 
 
 def _job(database: Database, job_id: str) -> Job:
-    with database.session() as session:
+    with database.reading() as session:
         job = LeaseRepository(session).get(job_id)
     if job is None:
         raise LeaseLost(job_id)

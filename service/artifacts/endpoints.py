@@ -53,7 +53,7 @@ async def upload(
     limit = platform.settings.max_upload_bytes
     announced = int(request.headers.get("content-length") or 0)
     if announced > limit:
-        raise UploadTooLarge(f"this upload has more than {limit} bytes, the largest that this service takes")
+        raise UploadTooLarge.beyond(limit)
     await run_in_threadpool(_check_quota, platform, caller, announced, sha256)
     try:
         received = await service.receive(

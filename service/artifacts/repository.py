@@ -36,19 +36,22 @@ class ArtifactRepository(TenantRepository[Artifact]):
     def user_of(self, artifact_id: str) -> str | None:
         """A model that can be verified against, or a job under way, that needs the artifact."""
         unfinished = Job.state.in_(("queued", "running"))
+        of_model = or_(Model.artifact_id == artifact_id, Model.images_artifact_id == artifact_id)
         questions = [
-            select(Model.id).where(
-                or_(Model.artifact_id == artifact_id, Model.images_artifact_id == artifact_id),
-                Model.status.in_(("embedding", "ready")),
-            ),
+            select(Model.id).where(of_model, Model.status.in_(("embedding", "ready"))),
             select(Job.id)
             .join(Verification, Verification.job_id == Job.id)
             .where(or_(Verification.artifact_id == artifact_id, Verification.base_artifact_id == artifact_id), unfinished),
             select(Job.id).join(Audit, Audit.job_id == Job.id).where(Audit.images_artifact_id == artifact_id, unfinished),
-            # A retired model's embedding or audits may still be at their last step.
-            select(Job.id)
-            .join(Model, Model.job_id == Job.id)
-            .where(or_(Model.artifact_id == artifact_id, Model.images_artifact_id == artifact_id), unfinished),
+            # A model may have been retired while its jobs run.
+            select(Job.id).join(Model, Model.job_id == Job.id).where(of_model, unfinished),
+            *(
+                select(Job.id)
+                .join(table, table.job_id == Job.id)
+                .join(Model, Model.id == table.model_id)
+                .where(of_model, unfinished)
+                for table in (Verification, Audit)
+            ),
         ]
         return next((user for question in questions if (user := self.session.scalar(question.limit(1)))), None)
 

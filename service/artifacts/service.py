@@ -48,7 +48,7 @@ async def receive(
         async for chunk in chunks:
             size += len(chunk)
             if size > max_bytes:
-                raise UploadTooLarge(f"this upload has more than {max_bytes} bytes, the largest that this service takes")
+                raise UploadTooLarge.beyond(max_bytes)
             digest.update(chunk)
             yield chunk
 

@@ -20,7 +20,7 @@ from service.vault import Vault
 def start(session: Session, vault: Vault, tenant_id: str, model_id: str, request: AuditIn) -> tuple[Audit, Job]:
     """An audit and its queued job.
 
-    Raises :class:`service.errors.NotFound` for an unknown model or artifact, :class:`Conflict` for a model that is not ready
+    Raises :class:`service.errors.NotFound` for an unknown model or artifact, :class:`Conflict` for a model that is not ready,
     :class:`InvalidArtifact` for what is no image set and :class:`service.errors.InvalidSecret`.
     """
     model = ModelRepository(session, tenant_id).get(model_id)

@@ -95,7 +95,7 @@ def create(
     """`Location` names the upload, to which PATCH appends. It lives for a day after its last bytes."""
     limit = platform.settings.max_upload_bytes
     if length > limit:
-        raise UploadTooLarge(f"this upload has more than {limit} bytes, the largest that this service takes")
+        raise UploadTooLarge.beyond(limit)
     with platform.database.session() as session:
         upload = service.create(session, caller.tenant_id, parse_metadata(metadata), length)
         record(session, caller.tenant_id, caller.token_id, "upload.create", upload.id)

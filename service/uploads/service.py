@@ -143,8 +143,11 @@ async def finish(platform: Platform, caller: Caller, upload: Upload) -> Artifact
             expected_sha256=upload.sha256,
             max_bytes=upload.length,
         )
-    except FileNotFoundError:  # another request was faster, and has deleted the parts
-        return await finish(platform, caller, upload)
+    except FileNotFoundError:  # perhaps another request was faster, and has deleted the parts
+        artifact, _ = await run_in_threadpool(_state, platform, upload)
+        if artifact:
+            return artifact
+        raise
     except InvalidArtifact:
         await run_in_threadpool(terminate, platform, caller.tenant_id, upload.id)
         raise
@@ -168,9 +171,9 @@ def _state(platform: Platform, upload: Upload) -> tuple[Artifact | None, Sequenc
     """The artifact that came of the upload, if one did, and else the keys of its parts."""
     with platform.database.reading() as session:
         uploads = UploadRepository(session, upload.tenant_id)
+        keys = uploads.parts(upload.id)  # first: another request that takes them away meanwhile has named its artifact by then
         artifact_id = uploads.get(upload.id).artifact_id
-        artifact = ArtifactRepository(session, upload.tenant_id).get(artifact_id) if artifact_id else None
-        return artifact, uploads.parts(upload.id)
+        return ArtifactRepository(session, upload.tenant_id).get(artifact_id) if artifact_id else None, keys
 
 
 async def _joined(storage: Storage, keys: Sequence[str]) -> AsyncIterator[bytes]:

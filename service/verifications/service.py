@@ -20,7 +20,7 @@ from service.verifications.tables import Verification
 def submit(session: Session, vault: Vault, tenant_id: str, request: VerificationIn) -> tuple[Verification, Job]:
     """A verification and its queued job.
 
-    Raises :class:`service.errors.NotFound` for an unknown model or artifact, :class:`Conflict` for a model that is not ready
+    Raises :class:`service.errors.NotFound` for an unknown model or artifact, :class:`Conflict` for a model that is not ready,
     :class:`InvalidArtifact` for an image set and :class:`service.errors.InvalidSecret`.
     """
     model = ModelRepository(session, tenant_id).get(request.model_id)

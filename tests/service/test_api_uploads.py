@@ -181,6 +181,17 @@ def test_the_last_request_may_be_repeated(http, backstage):
     assert count(backstage, "artifacts") == before
 
 
+def test_an_upload_whose_part_was_lost_fails_and_says_no_more(api, http):
+    content = weights()
+    upload_id = begin(http, len(content))
+    append(http, upload_id, content[:1000]).raise_for_status()
+    (part,) = files(api.data_dir / "storage" / "uploads" / upload_id)
+    part.unlink()
+    problem(append(http, upload_id, content[1000:], 1000), 500, "internal-server-error")
+    http.delete(f"/v1/uploads/{upload_id}", headers=TUS).raise_for_status()
+    assert not files(api.data_dir / "storage" / "uploads" / upload_id)
+
+
 @pytest.mark.usefixtures("no_part_left")
 def test_another_file_than_announced_is_refused_and_forgotten(http):
     content = weights()

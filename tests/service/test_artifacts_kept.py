@@ -106,6 +106,21 @@ def test_what_an_unfinished_job_needs_is_kept_and_a_report_outlives_its_suspect(
     problem(post(http, "/v1/verifications", body), 404, "not-found")
 
 
+@pytest.mark.parametrize("kind", ["verification", "audit"])
+def test_what_a_job_on_a_retired_model_needs_is_kept_until_it_ends(http, backstage, tmp_path, kind):
+    model_id, _ = make_ready(http, backstage, tmp_path)
+    artifact_id = http.get(f"/v1/models/{model_id}").json()["artifact_id"]
+    if kind == "verification":
+        answer = post(http, "/v1/verifications", {"model_id": model_id, "artifact_id": upload(http, fresh())})
+    else:
+        answer = post(http, f"/v1/models/{model_id}/audits", {"preset": "quick"})
+    job_id = answer.raise_for_status().json()["job"]["id"]
+    http.delete(f"/v1/models/{model_id}").raise_for_status()
+    assert job_id in problem(http.delete(f"/v1/artifacts/{artifact_id}"), 409, "conflict")
+    post(http, f"/v1/jobs/{job_id}/cancel", None).raise_for_status()
+    http.delete(f"/v1/artifacts/{artifact_id}").raise_for_status()
+
+
 def test_a_quota_is_kept_by_every_way_in(caller, backstage):
     http = caller()
     set_quota(backstage, http, 4000)
