@@ -170,7 +170,9 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     def unexpected(request: Request, error: Exception) -> JSONResponse:
         logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return problem(500, "internal-server-error", "the service failed; the operator finds the cause in its log")
+        detail = "the service failed; the operator finds the cause in its log"
+        # The server closes the connection after an unexpected error: a client must not send its next request on it.
+        return problem(500, "internal-server-error", detail, {"Connection": "close"})
 
     @app.exception_handler(OperationalError)
     def database_away(_: Request, error: OperationalError) -> JSONResponse:
