@@ -33,9 +33,9 @@ def _full() -> Iterator[Configuration]:
         if key == 1:
             yield _run("lazy_layers", Mark("emoji", AIAO, key))
             yield _run("spread", Mark("emoji", AIAO, key))
-        for model, keys in KEYS.items():
-            for number in range((key - 1) * keys // 3 + 1, key * keys // 3 + 1):
-                yield _run("erasure", Mark(model, AIAO, number))
+            for model, keys in KEYS.items():
+                for number in range(1, keys + 1):
+                    yield _run("erasure", Mark(model, AIAO, number))
         yield from _before_and_after([Mark("emoji", AIAO, key, variant) for variant in VARIANTS])
         yield _run("attacked", Mark("emoji", AIAO, key, "no-decoys"), attack=OVERWRITING)
 
