@@ -1,6 +1,6 @@
 """What every process of the service opens from its settings: database, storage, vault and the doorbell of the workers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 from service import tables
@@ -9,6 +9,7 @@ from service.jobs.doorbell import Doorbell
 from service.rate_limit import RateLimiter
 from service.settings import Settings
 from service.storage import Storage
+from service.tokens.service import RecentCallers
 from service.vault import Vault
 
 __all__ = ["Platform", "tables"]  # a mapper works only once every table it refers to is known
@@ -22,6 +23,7 @@ class Platform:
     vault: Vault
     doorbell: Doorbell
     rate_limiter: RateLimiter | None
+    recent_callers: RecentCallers = field(default_factory=RecentCallers)
 
     @classmethod
     def open(cls, settings: Settings) -> Self:

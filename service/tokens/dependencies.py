@@ -3,11 +3,15 @@
 from typing import Annotated
 
 from fastapi import Depends, Request, Security
+from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 
 from service.errors import Unauthorized
 from service.platform import Platform
 from service.tokens.service import Caller, authenticate, note_use
+
+READS = ("GET", "HEAD")
+"""Calls that change nothing; only for these an answer of a moment ago is good enough."""
 
 bearer = HTTPBearer(
     auto_error=False,
@@ -25,19 +29,28 @@ async def get_platform(request: Request) -> Platform:
 PlatformDep = Annotated[Platform, Depends(get_platform)]
 
 
-def get_caller(
+async def get_caller(
     request: Request, platform: PlatformDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]
 ) -> Caller:
     if credentials is None:
         raise Unauthorized("send the header Authorization: Bearer <token>")
+    secret = credentials.credentials
+    caller = platform.recent_callers.find(secret) if request.method in READS else None
+    if caller is None:
+        caller = await run_in_threadpool(_authenticated, platform, secret)
+        platform.recent_callers.note(secret, caller)
+    request.state.caller = caller  # for the log
+    if platform.rate_limiter:
+        await run_in_threadpool(platform.rate_limiter.check, caller.token_id)
+    return caller
+
+
+def _authenticated(platform: Platform, secret: str) -> Caller:
     with platform.database.reading() as session:
-        caller, used = authenticate(session, credentials.credentials)
+        caller, used = authenticate(session, secret)
     if used:
         with platform.database.session() as session:
             note_use(session, caller)
-    request.state.caller = caller  # for the log
-    if platform.rate_limiter:
-        platform.rate_limiter.check(caller.token_id)
     return caller
 
 

@@ -40,7 +40,7 @@ def list_tokens(platform: PlatformDep, caller: Admin, paging: PageQuery) -> Page
 
 @router.delete("/{token_id}", status_code=204, summary="Revoke a token", responses=responses(401, 403, 404, 422))
 def revoke(token_id: TokenId, platform: PlatformDep, caller: Admin) -> None:
-    """It is refused from now on."""
+    """From now on it changes nothing, and after a second it reads nothing."""
     with platform.database.session() as session:
         service.revoke(session, caller.tenant_id, token_id)
         record(session, caller.tenant_id, caller.token_id, "token.revoke", token_id)
