@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -96,15 +97,11 @@ class Redis:
 class Postgres:
     """A PostgreSQL cluster of its own."""
 
-    def __init__(self, folder: Path) -> None:
-        self.port, self.folder = free_port(), folder / "postgres"
-        self.folder.mkdir()
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.folder = Path(tempfile.mkdtemp(prefix="postgres-"))  # not in pytest's folders, which only their owner may enter
         if os.geteuid() == 0:  # PostgreSQL does not run as root
             shutil.chown(self.folder, "postgres", "postgres")
-            for parent in folder.parents:
-                if parent.stat().st_uid == 0 and not parent.stat().st_mode & 0o001:
-                    parent.chmod(parent.stat().st_mode | 0o001)
-            folder.chmod(0o711)
         self._run("initdb", "--auth", "trust", "--username", "postgres", "--no-sync", "--pgdata", str(self.folder))
         self.start()
 
@@ -130,6 +127,10 @@ class Postgres:
 
     def stop(self) -> None:
         self._run("pg_ctl", "stop", "--mode", "immediate", "--pgdata", str(self.folder))
+
+    def remove(self) -> None:
+        self.stop()
+        shutil.rmtree(self.folder)
 
     def _run(self, program: str, *arguments: str) -> None:
         folder = self.programs()

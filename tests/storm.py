@@ -111,8 +111,8 @@ class Storm:
 def brewing(folder: Path, *, rabbitmq: bool, workers: int, seed: int):
     """A storm about to break: everything is up."""
     with ExitStack() as stack:
-        postgres = Postgres(folder)
-        stack.callback(postgres.stop)
+        postgres = Postgres()
+        stack.callback(postgres.remove)
         broker = None if rabbitmq else Redis()
         if broker:
             stack.callback(broker.stop)
