@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aiao_core import __version__
-from service import errors, health, logs
+from service import errors, health, logs, telemetry
 from service.activity import endpoints as activity
 from service.artifacts import endpoints as artifacts
 from service.audits import endpoints as audits
@@ -43,15 +43,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         logs.configure(settings.log_format)
+        telemetry.configure("aiao-api")
         app.state.platform = Platform.open(settings)
         yield
         app.state.platform.close()
+        telemetry.close()
 
     app = FastAPI(title="AIAO ownership service", version=__version__, description=DESCRIPTION, lifespan=lifespan)
     errors.install(app)
     app.add_middleware(JsonLimit)
     app.add_middleware(RequestCounter)
     app.add_middleware(logs.RequestLog)
+    app.add_middleware(telemetry.RequestSpan)
     for part in (artifacts, uploads, models, keys, verifications, audits, jobs, tokens, activity, webhooks):
         app.include_router(part.router, responses=errors.responses(429))
     app.include_router(health.router)

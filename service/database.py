@@ -15,6 +15,8 @@ from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.types import TypeDecorator
 
+from service.telemetry import trace_queries
+
 NAMING = {
     "ix": "ix_%(column_0_label)s",
     "uq": "uq_%(table_name)s_%(column_0_name)s",
@@ -60,6 +62,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self.engine = sa.create_engine(url)
         _check_idle_connections(self.engine)
+        trace_queries(self.engine)
         if self.engine.dialect.name == "sqlite":
             _prepare_sqlite(self.engine)
             self._reader = self.engine.execution_options(reading=True)

@@ -11,6 +11,7 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.ids import new_id
+from service.telemetry import trace_id
 
 Format = Literal["text", "json"]
 Event = MutableMapping[str, Any]
@@ -31,6 +32,7 @@ def configure(form: Format) -> None:
     """Let every logger of the process write to the standard error, as ``form`` says."""
     shared = [
         structlog.contextvars.merge_contextvars,
+        _name_the_trace,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper("iso", utc=True),
@@ -57,6 +59,12 @@ def configure(form: Format) -> None:
         named.handlers, named.propagate = [], True
     for name, level in {"uvicorn.access": logging.CRITICAL, "httpx": logging.WARNING, "alembic": logging.WARNING}.items():
         logging.getLogger(name).setLevel(level)  # the first says less than our own line
+
+
+def _name_the_trace(_logger: object, _method: str, event: Event) -> Event:
+    if trace := trace_id():
+        event["trace_id"] = trace
+    return event
 
 
 class RequestLog:

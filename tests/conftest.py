@@ -1,6 +1,6 @@
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # As the worker does, and before torch is imported: API, worker and tests share two cores.
@@ -14,8 +14,10 @@ from hypothesis import HealthCheck, settings
 from client import Client
 from client.documents import Registration
 from examples.emoji.data import MODEL
+from service import telemetry
 from service.platform import Platform
 from service.settings import Settings
+from tests.collector import Collector, collector
 from tests.hub import Hub, hub
 from tests.processes import System, free_port, postgres_database, private_redis, system
 
@@ -78,7 +80,30 @@ def our_hub(tmp_path_factory) -> Iterator[Hub]:
 
 
 @pytest.fixture(scope="session")
-def production(tmp_path_factory, our_hub) -> Iterator[System]:
+def our_collector() -> Iterator[Collector]:
+    """Where the production system sends its traces."""
+    with collector() as running:
+        yield running
+
+
+@pytest.fixture
+def sent(our_collector, monkeypatch) -> Iterator[Callable[[], Collector]]:
+    """This process traces too; the call sends what it has so far. Ask for it before a database."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", our_collector.url)
+    for name in ("_provider", "_tracer"):
+        monkeypatch.setattr(telemetry, name, getattr(telemetry, name))  # put back at the end
+    telemetry.configure("tests")
+
+    def send() -> Collector:
+        telemetry._provider.force_flush()
+        return our_collector
+
+    yield send
+    telemetry.close()
+
+
+@pytest.fixture(scope="session")
+def production(tmp_path_factory, our_hub, our_collector) -> Iterator[System]:
     """API, reaper and worker on PostgreSQL and Redis."""
     with (
         postgres_database() as database,
@@ -91,6 +116,8 @@ def production(tmp_path_factory, our_hub) -> Iterator[System]:
             AIAO_LOG_FORMAT="json",
             AIAO_METRICS_PORT=str(free_port()),
             HF_ENDPOINT=our_hub.url,
+            OTEL_EXPORTER_OTLP_ENDPOINT=our_collector.url,
+            OTEL_BSP_SCHEDULE_DELAY="100",
         ) as running,
     ):
         running.start_worker()

@@ -12,9 +12,16 @@ import threading
 from typing import Any
 
 from celery import Celery
-from celery.signals import celeryd_after_setup, setup_logging, task_prerun, worker_process_init, worker_shutting_down
+from celery.signals import (
+    celeryd_after_setup,
+    setup_logging,
+    task_prerun,
+    worker_process_init,
+    worker_process_shutdown,
+    worker_shutting_down,
+)
 
-from service import logs
+from service import logs, telemetry
 from service.settings import Settings
 
 # Threads that wait for each other must not burn the cores meanwhile: where anything else runs on the machine, a training step
@@ -55,9 +62,15 @@ def listen(**_: Any) -> None:
 
     signal.signal(signal.SIGUSR2, lambda *_: STOPPING.set())  # first: until then it would end the process
     serve(settings)
+    telemetry.configure("aiao-worker")
     import worker.audit
     import worker.embed
     import worker.verify  # noqa: F401  # so that no job waits for torch
+
+
+@worker_process_shutdown.connect
+def send_the_last_spans(**_: Any) -> None:
+    telemetry.close()
 
 
 @celeryd_after_setup.connect

@@ -19,6 +19,7 @@ from service.audits.tables import Audit
 from service.keys import service as keys
 from service.models.repository import ModelRepository
 from service.models.tables import Model
+from service.telemetry import span
 from worker.running import Work
 from worker.source import source_features
 
@@ -34,11 +35,12 @@ def audit_model(work: Work) -> None:
     images = work.artifact(row.images_artifact_id) if row.images_artifact_id else None
     known = source_features(work, source, key)
     published = work.scratch / "marked.zip"
-    platform.storage.download(registered.checkpoint_key, published)
+    work.download(registered.checkpoint_key, published)
     with opened(published, work.limits) as folder:
         model = load_model(folder)
         model.denoiser.to(accelerator().device)
-        examples = _examples(work, folder, model, row, registered, images)
+        with span("examples"):
+            examples = _examples(work, folder, model, row, registered, images)
 
     def keep(result: AttackResult) -> None:
         with platform.database.session() as session:
@@ -50,19 +52,20 @@ def audit_model(work: Work) -> None:
     ]
     if images:
         inputs.append(AuditInput(role="images", name=images.filename, sha256=images.sha256))
-    report = audit(
-        model,
-        key,
-        examples,
-        [CATALOGUE[attack] for attack in row.attacks or PRESETS[row.preset]],
-        options=AuditOptions.model_validate(row.options),
-        subject=Audited(registered.name, tuple(inputs)),
-        source=known,
-        finished=[AttackResult.model_validate(result) for result in row.results.values()],
-        keep=keep,
-        progress=work.progress,
-    )
-    with platform.database.session() as session:
+    with span("run"):
+        report = audit(
+            model,
+            key,
+            examples,
+            [CATALOGUE[attack] for attack in row.attacks or PRESETS[row.preset]],
+            options=AuditOptions.model_validate(row.options),
+            subject=Audited(registered.name, tuple(inputs)),
+            source=known,
+            finished=[AttackResult.model_validate(result) for result in row.results.values()],
+            keep=keep,
+            progress=work.progress,
+        )
+    with span("store"), platform.database.session() as session:
         record_report(session, job.tenant_id, row.id, report)
         work.lease.succeed(session, f"/v1/audits/{row.id}")
 

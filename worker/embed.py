@@ -17,6 +17,7 @@ from service.keys import service as keys
 from service.models import service as models
 from service.models.repository import ModelRepository
 from service.models.tables import Model
+from service.telemetry import span
 from worker.running import Work
 from worker.training_state import TrainingState
 
@@ -31,17 +32,20 @@ def embed_model(work: Work) -> None:
     options = EmbeddingOptions.model_validate(row.options)
     with opened(work.fetch(work.artifact(row.artifact_id)), work.limits) as folder:
         model = load_model(folder)
-        if row.images_artifact_id is None:
-            examples = draw_examples(folder, model, options, work.progress)
-        else:
-            examples = load_examples(folder, model, work.fetch(work.artifact(row.images_artifact_id)))
-        embedding = embed(model, seed, examples=examples, options=options, store=state, progress=work.progress)
+        with span("examples"):
+            if row.images_artifact_id is None:
+                examples = draw_examples(folder, model, options, work.progress)
+            else:
+                examples = load_examples(folder, model, work.fetch(work.artifact(row.images_artifact_id)))
+        with span("run"):
+            embedding = embed(model, seed, examples=examples, options=options, store=state, progress=work.progress)
         save_model(model.denoiser, folder, work.scratch / "marked")
     _prove(work, embedding.key)
     pack(work.scratch / "marked", work.scratch / "marked.zip")
     _store(work, row, embedding.key, work.scratch / "marked.zip")
 
 
+@span("prove")
 def _prove(work: Work, key: OwnerKey) -> None:
     """An owner must not publish a mark that cannot be found: test the checkpoint as it was saved, in its own precision."""
     marked = load_model(work.scratch / "marked").denoiser.to(accelerator().device)
@@ -53,6 +57,7 @@ def _prove(work: Work, key: OwnerKey) -> None:
         )
 
 
+@span("store")
 def _store(work: Work, row: Model, key: OwnerKey, archive: Path) -> None:
     """Checkpoint, key and the job's end become visible together, or the checkpoint goes again.
 

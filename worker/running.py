@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from obstore.exceptions import BaseError
+from opentelemetry.trace import SpanKind
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from aiao_core.archives import DISK_FULL, Limits
 from aiao_core.errors import AiaoError
 from aiao_core.progress import Progress
+from service import telemetry
 from service.artifacts.repository import ArtifactRepository
 from service.artifacts.tables import Artifact
 from service.database import Database
@@ -63,8 +65,13 @@ class Work:
         """The artifact as a file in the scratch folder, named for its kind and not as the client wished."""
         path = self.scratch / (artifact.id + SUFFIXES[artifact.kind])
         if not path.exists():  # what was read is mapped, and must stay as it is
-            self.platform.storage.download(artifact.storage_key, path)
+            self.download(artifact.storage_key, path)
         return path
+
+    @telemetry.span("fetch")
+    def download(self, key: str, file: Path) -> None:
+        """Write the object ``key`` to ``file``."""
+        self.platform.storage.download(key, file)
 
     def progress(self, progress: Progress) -> None:
         """Called at every step: keeps the figures for the heartbeat, and raises if this attempt should stop."""
@@ -89,6 +96,7 @@ class Pace:
         now = time.monotonic()
         if progress.stage != self._stage:
             self._stage, self._began, self._first = progress.stage, now, progress.step
+            telemetry.event(progress.stage)
         done = progress.step - self._first
         left = (now - self._began) / done * (progress.total - progress.step) if done else None
         self._latest = asdict(progress) | {"seconds_left": left and round(left, 1)}
@@ -109,9 +117,12 @@ def run(job_id: str, task: Callable[[Work], None]) -> None:
     if lease is None:
         return
     job, start = lease.job, time.monotonic()
-    with bound(job_id=job_id, tenant_id=job.tenant_id, attempt=lease.attempt):
+    named: dict[str, Any] = {"job_id": job_id, "tenant_id": job.tenant_id, "attempt": lease.attempt}
+    with bound(**named), telemetry.span(f"process worker.{job.kind}", SpanKind.CONSUMER, parent=job.traceparent):
+        telemetry.note(kind=job.kind, **named)
         try:
             outcome = _attempt(platform, lease, task)
+            telemetry.note(outcome=outcome)
             logger.info("%s: %s in attempt %d", job_id, outcome, lease.attempt)
         finally:
             with _ending(job_id):
@@ -142,10 +153,12 @@ def _attempt(platform: Platform, lease: Lease, task: Callable[[Work], None]) -> 
             platform.doorbell.ring(job_id, lease.job.kind)
         return "handed back"
     except AiaoError as error:
+        telemetry.failed(error)
         with _ending(job_id):
             lease.fail({"code": error.code, "detail": str(error)})
         return "refused"
     except Exception as error:
+        telemetry.failed(error)
         passes = _passes(error)
         logger.exception("%s: attempt %d failed", job_id, lease.attempt)
         what = "could not go on" if passes else "failed"

@@ -6,9 +6,11 @@ from aiao_core.archives import opened
 from aiao_core.checkpoints import load_model
 from aiao_core.key import OwnerKey
 from service.artifacts.tables import Artifact
+from service.telemetry import span
 from worker.running import Work
 
 
+@span("read source")
 def source_features(work: Work, source: Artifact, key: OwnerKey) -> Reference:
     """What permuted channels are recognised by. The source itself goes again: a verification holds one model at a time."""
     with opened(work.fetch(source), work.limits) as folder:

@@ -12,6 +12,7 @@ from aiao_core import errors
 from aiao_core.checkpoints import build, fill
 from aiao_core.errors import InvalidCheckpoint
 from aiao_core.key import Architecture
+from service.telemetry import span
 from worker.confinement import ChildEnded, confined
 from worker.running import Work
 from worker.suspect_reading import NEEDS_BASE, read
@@ -35,6 +36,7 @@ class Reading:
         return denoiser
 
 
+@span("read suspect")
 def read_suspect(work: Work, suspect: Path, like: Architecture, base: Callable[[], tuple[Path, str]]) -> Reading:
     """Read the suspect at ``suspect``, a file or a folder, as one of the architecture ``like``.
 

@@ -11,6 +11,7 @@ from aiao_core.verification import Subject, verify
 from service.keys import service as keys
 from service.models.repository import ModelRepository
 from service.models.tables import Model
+from service.telemetry import span
 from service.verifications.repository import VerificationRepository
 from service.verifications.service import record_report
 from service.verifications.tables import Verification
@@ -38,15 +39,16 @@ def verify_suspect(work: Work) -> None:
         Input(role="watermarked", name=f"{model.name}, as published", sha256=model.checkpoint_sha256 or ""),
         Input(role="source", name=source.filename, sha256=source.sha256),
     )
-    report = verify(
-        suspect.load(key.architecture).to(accelerator().device),
-        key,
-        options=VerificationOptions.model_validate(row.options),
-        subject=Subject(submitted.name, suspect.form, inputs, model.name),
-        source=known,
-        progress=work.progress,
-    )
-    with platform.database.session() as session:
+    with span("run"):
+        report = verify(
+            suspect.load(key.architecture).to(accelerator().device),
+            key,
+            options=VerificationOptions.model_validate(row.options),
+            subject=Subject(submitted.name, suspect.form, inputs, model.name),
+            source=known,
+            progress=work.progress,
+        )
+    with span("store"), platform.database.session() as session:
         record_report(session, job.tenant_id, row.id, report)
         work.lease.succeed(session, f"/v1/verifications/{row.id}")
     VERDICTS.labels(report.verdict).inc()
@@ -56,7 +58,8 @@ def _submitted(work: Work, row: Verification) -> tuple[Path, Input]:
     """The suspect's file or folder, and its name and digest for the report."""
     if row.hub is not None:
         folder = work.scratch / "hub"
-        name = download(row.hub, folder, max_bytes=work.limits.total_bytes, progress=work.progress)
+        with span("fetch"):
+            name = download(row.hub, folder, max_bytes=work.limits.total_bytes, progress=work.progress)
         return folder, Input(role="suspect", name=name, sha256=sha256_path(folder))
     artifact = work.artifact(row.artifact_id)
     return work.fetch(artifact), Input(role="suspect", name=artifact.filename, sha256=artifact.sha256)
@@ -75,7 +78,7 @@ class Base:
     def __call__(self) -> tuple[Path, str]:
         if self.row.base_artifact_id is None:
             file = self.work.scratch / "marked.zip"
-            self.work.platform.storage.download(self.model.checkpoint_key, file)
+            self.work.download(self.model.checkpoint_key, file)
             return file, "the registered watermarked model"
         artifact = self.work.artifact(self.row.base_artifact_id)
         self.inputs.append(Input(role="base", name=artifact.filename, sha256=artifact.sha256))

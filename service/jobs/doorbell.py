@@ -4,7 +4,10 @@ import logging
 
 from celery import Celery
 from kombu.exceptions import OperationalError
+from opentelemetry.trace import SpanKind
 from structlog.contextvars import get_contextvars
+
+from service.telemetry import span
 
 logger = logging.getLogger(__name__)
 
@@ -24,9 +27,10 @@ class Doorbell:
         try:
             # So that the worker's log names the request that the job came with.
             context = {"request_id": get_contextvars().get("request_id")}
-            self._celery.send_task(
-                f"worker.{kind}", args=[job_id], headers=context, queue=self._queue, retry=False, ignore_result=True
-            )
+            with span(f"send worker.{kind}", SpanKind.PRODUCER):
+                self._celery.send_task(
+                    f"worker.{kind}", args=[job_id], headers=context, queue=self._queue, retry=False, ignore_result=True
+                )
         except (OperationalError, OSError) as error:
             logger.warning("the broker did not take the ring for %s: %s; the reaper will ring again", job_id, error)
 

@@ -16,6 +16,7 @@ from service.jobs.repository import JobRepository
 from service.jobs.schemas import JobKind, JobOut, JobState
 from service.platform import Platform
 from service.schemas import JobId, Page, PageQuery
+from service.telemetry import untraced
 from service.tokens.dependencies import PlatformDep, Reader, Writer
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -60,7 +61,7 @@ async def events(job_id: JobId, platform: PlatformDep, caller: Reader) -> EventS
         yield ServerSentEvent(event="job", data=job.model_dump_json())
         while job.state not in service.FINAL:
             await asyncio.sleep(POLL_SECONDS)
-            latest = await run_in_threadpool(_job, platform, caller.tenant_id, job_id)
+            latest = await run_in_threadpool(untraced()(_job), platform, caller.tenant_id, job_id)
             if latest != job:
                 job = latest
                 yield ServerSentEvent(event="job", data=job.model_dump_json())

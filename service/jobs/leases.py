@@ -11,6 +11,7 @@ from service.database import Database, utc_now
 from service.jobs.outcomes import ended, record_failure
 from service.jobs.repository import LeaseRepository
 from service.jobs.tables import Job
+from service.telemetry import untraced
 
 
 class LeaseLost(Exception):
@@ -52,6 +53,7 @@ class Lease:
             session.refresh(job)
         return cls(database, job, seconds)
 
+    @untraced()
     def check(self) -> None:
         """Raise :class:`LeaseLost` or :class:`CancelRequested` if this attempt should stop.
 

@@ -9,6 +9,7 @@ from service.jobs.repository import JobRepository, LeaseRepository
 from service.jobs.schemas import JobKind
 from service.jobs.tables import Job
 from service.storage import Storage
+from service.telemetry import note, traceparent
 
 FINAL = ("succeeded", "failed", "canceled")
 
@@ -18,8 +19,9 @@ def create(session: Session, tenant_id: str, kind: JobKind, subject_id: str) -> 
     now = utc_now()
     job = Job(
         id=new_id("job"), tenant_id=tenant_id, kind=kind, subject_id=subject_id, state="queued", attempt=0, rung_at=now,
-        cancel_requested=False, created_at=now,
+        cancel_requested=False, traceparent=traceparent(), created_at=now,
     )  # fmt: skip
+    note(job_id=job.id, kind=kind)
     return JobRepository(session, tenant_id).add(job)
 
 

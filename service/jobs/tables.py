@@ -34,6 +34,8 @@ class Job(Base):
     progress: Mapped[dict[str, Any] | None]
     result: Mapped[str | None]
     error: Mapped[dict[str, Any] | None]
+    traceparent: Mapped[str | None]
+    """Where every attempt goes on with the trace of the request, whoever rings."""
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]

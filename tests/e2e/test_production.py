@@ -122,13 +122,15 @@ def test_the_report_is_json_or_a_page(owner, registered, marked):
     assert owner.verifications.get(submission.verification.id).log10_p == document["test"]["log10_p"]
 
 
-def test_the_key_is_kept_encrypted_and_its_public_part_tells_no_secret(production, owner, registered, marked):
+def test_the_key_is_kept_encrypted_and_its_public_part_tells_no_secret(production, our_collector, owner, registered, marked):
     seed, secret = decode_secret(registered.secret_key), registered.secret_key
     public = json.dumps(owner.models.public_key(registered.model.id))
     assert registered.model.commitment in public
     everything = {name: production.log(name) for name in production.processes}
     everything |= {"database": dump_of(production.settings["AIAO_DATABASE_URL"]), "public key": public}
     everything |= {"processes": command_lines(), "broker": dump_of_redis(production.settings["AIAO_BROKER_URL"])}
+    everything |= {"spans": our_collector.text}
+    assert all(sent in everything["spans"] for sent in (registered.job.id, "INSERT INTO owner_keys"))
     key_encryption_key = (production.data_dir / "key-encryption-key").read_text().strip()
     token = owner.http.headers["authorization"].removeprefix("Bearer ")
     # The database shows bytes as hex.

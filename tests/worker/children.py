@@ -82,6 +82,10 @@ def write_a_line() -> dict[str, int]:
     os._exit(3)
 
 
+def modules() -> dict[str, list[str]]:
+    return {"loaded": list(sys.modules)}
+
+
 def environment() -> dict[str, str]:
     return dict(os.environ)
 

@@ -98,6 +98,12 @@ def test_a_child_does_not_know_the_workers_environment(monkeypatch):
     assert not [name for name in run(children.environment) if name.startswith("AIAO")]
 
 
+def test_a_child_sends_no_traces():
+    loaded = run(children.modules)["loaded"]
+    assert "torch" in loaded
+    assert not [name for name in loaded if name.startswith("opentelemetry")]
+
+
 def test_the_server_ends_with_its_worker():
     run(children.add, one=1, other=1)
     server = _server()
