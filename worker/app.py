@@ -62,10 +62,11 @@ def listen(**_: Any) -> None:
 
     signal.signal(signal.SIGUSR2, lambda *_: STOPPING.set())  # first: until then it would end the process
     serve(settings)
-    telemetry.configure("aiao-worker")
     import worker.audit
     import worker.embed
     import worker.verify  # noqa: F401  # so that no job waits for torch
+
+    telemetry.configure("aiao-worker")
 
 
 @worker_process_shutdown.connect

@@ -28,6 +28,16 @@ def caller() -> Caller:
     return Caller()
 
 
+def wait_for_requests(our_collector, caller: Caller, count: int = 1) -> list[str]:
+    """The names of the requests in the caller's trace. They end last, so that their queries have been heard of too."""
+
+    def names() -> list[str]:
+        return [span.name for span in our_collector.spans(caller.trace_id) if span.kind == SERVER]
+
+    wait_for(lambda: len(names()) >= count, "the requests are not heard of")
+    return names()
+
+
 @pytest.fixture(scope="module")
 def verify(owner, registered):
     """Submits the model's source as a suspect, with these headers."""
@@ -43,6 +53,7 @@ def verify(owner, registered):
 def test_one_trace_leads_from_the_client_to_the_workers_stages(production, our_collector, owner, verify, caller):
     job_id = verify(caller.headers())
     owner.jobs.get(job_id).wait()
+    wait_for_requests(our_collector, caller)
 
     def ended() -> bool:
         return "process worker.verify" in {span.name for span in our_collector.spans(caller.trace_id)}
@@ -99,14 +110,14 @@ def test_the_log_names_the_trace(production, owner, verify, caller):
 def test_a_client_that_does_not_trace_its_call_is_not_traced(our_collector, owner, verify, caller):
     owner.jobs.get(verify(caller.headers(flags="00"))).wait()
     owner.http.get("/v1/models", headers=(later := Caller()).headers())
-    wait_for(lambda: our_collector.spans(later.trace_id), "nothing is heard")
+    wait_for_requests(our_collector, later)
     assert our_collector.spans(caller.trace_id) == []
 
 
 def test_a_stream_of_events_is_one_query_in_its_trace(our_collector, owner, verify, caller):
     """It asks again for as long as the job runs."""
     owner.http.get(f"/v1/jobs/{verify({})}/events", headers=caller.headers()).raise_for_status()
-    wait_for(lambda: our_collector.spans(caller.trace_id), "nothing is heard")
+    wait_for_requests(our_collector, caller)
     texts = [span.attributes.get("db.query.text", "") for span in our_collector.spans(caller.trace_id)]
     assert len([text for text in texts if "FROM jobs" in text]) == 1
 
@@ -115,12 +126,7 @@ def test_what_somebody_typed_is_in_no_span(our_collector, owner, caller):
     typed = {"tracestate": "aiao1abc=aiao1abc", "baggage": "aiao1abc=1", "user-agent": "aiao1abc", "host": "aiao1abc"}
     owner.http.get("/v1/models/mdl_aiao1abc?name=aiao1abc", headers=caller.headers() | typed)
     owner.http.request("PROPFIND", "/v1/aiao1abc", headers=caller.headers())
-
-    def names() -> list[str]:
-        return [span.name for span in our_collector.spans(caller.trace_id) if span.kind == SERVER]
-
-    wait_for(lambda: len(names()) == 2, "the requests are not heard of")
-    assert names() == ["GET /v1/models/{model_id}", "_OTHER unknown"]
+    assert wait_for_requests(our_collector, caller, 2) == ["GET /v1/models/{model_id}", "_OTHER unknown"]
     assert "aiao1abc" not in our_collector.text
 
 
@@ -129,8 +135,7 @@ def test_a_traceparent_that_is_none_begins_a_trace(owner, sent):
     assert owner.http.get("/v1/models", headers=[("traceparent", sent)]).status_code == 200
 
 
-def test_probes_are_not_traced(our_collector, production, owner, caller):
+def test_probes_are_not_traced(our_collector, owner, caller):
     for path in ("/healthz", "/readyz", "/metrics", "/v1/models"):
         owner.http.get(path, headers=caller.headers())
-    wait_for(lambda: our_collector.spans(caller.trace_id), "nothing is heard")
-    assert [span.name for span in our_collector.spans(caller.trace_id) if span.kind == SERVER] == ["GET /v1/models"]
+    assert wait_for_requests(our_collector, caller) == ["GET /v1/models"]
