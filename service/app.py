@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aiao_core import __version__
-from service import errors, health, logs, telemetry
+from service import errors, etags, health, logs, telemetry
 from service.activity import endpoints as activity
 from service.artifacts import endpoints as artifacts
 from service.audits import endpoints as audits
@@ -51,6 +51,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     app = FastAPI(title="AIAO ownership service", version=__version__, description=DESCRIPTION, lifespan=lifespan)
     errors.install(app)
+    etags.install(app)
     app.add_middleware(JsonLimit)
     app.add_middleware(RequestCounter)
     app.add_middleware(logs.RequestLog)

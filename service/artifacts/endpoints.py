@@ -11,6 +11,7 @@ from service.artifacts import service
 from service.artifacts.repository import ArtifactRepository
 from service.artifacts.schemas import SHA256, ArtifactOut
 from service.errors import InvalidArtifact, UploadTooLarge, responses
+from service.etags import PreconditionDep, conditional, weak
 from service.idempotency import Idempotency, IdempotentUpload
 from service.platform import Platform
 from service.schemas import ArtifactId, Name, Page, PageQuery
@@ -92,11 +93,13 @@ def list_artifacts(
         return Page(items=[ArtifactOut.model_validate(row) for row in rows], next_cursor=next_cursor)
 
 
-@router.get("/{artifact_id}", summary="Show an artifact", responses=responses(401, 404, 422))
-def show(artifact_id: ArtifactId, platform: PlatformDep, caller: Reader) -> ArtifactOut:
+@router.get("/{artifact_id}", summary="Show an artifact", responses=conditional() | responses(401, 404, 422))
+def show(artifact_id: ArtifactId, platform: PlatformDep, caller: Reader, precondition: PreconditionDep) -> ArtifactOut:
     """Digest, size and kind of an uploaded file."""
     with platform.database.reading() as session:
-        return ArtifactOut.model_validate(ArtifactRepository(session, caller.tenant_id).get(artifact_id))
+        artifact = ArtifactRepository(session, caller.tenant_id).get(artifact_id)
+        precondition.check(weak(artifact.id))
+        return ArtifactOut.model_validate(artifact)
 
 
 @router.delete("/{artifact_id}", status_code=204, summary="Delete an artifact", responses=responses(401, 403, 404, 409, 422))

@@ -12,6 +12,7 @@ from service.audits.repository import AuditRepository
 from service.audits.schemas import AuditIn, AuditOut, AuditStarted
 from service.audits.tables import Audit
 from service.errors import Conflict, responses
+from service.etags import PreconditionDep, conditional, weak
 from service.idempotency import IdempotentJson
 from service.jobs.repository import JobRepository
 from service.jobs.schemas import JobOut, shown_with_job
@@ -56,11 +57,13 @@ def list_audits(model_id: ModelId, platform: PlatformDep, caller: Reader, paging
         return Page(items=_shown(session, caller.tenant_id, rows), next_cursor=next_cursor)
 
 
-@router.get("/audits/{audit_id}", summary="Show an audit", responses=responses(401, 404, 422))
-def show(audit_id: AuditId, platform: PlatformDep, caller: Reader) -> AuditOut:
+@router.get("/audits/{audit_id}", summary="Show an audit", responses=conditional() | responses(401, 404, 422))
+def show(audit_id: AuditId, platform: PlatformDep, caller: Reader, precondition: PreconditionDep) -> AuditOut:
     """The attacks by their outcome; the full report is a call of its own."""
     with platform.database.reading() as session:
-        return _shown(session, caller.tenant_id, [AuditRepository(session, caller.tenant_id).get(audit_id)])[0]
+        shown = _shown(session, caller.tenant_id, [AuditRepository(session, caller.tenant_id).get(audit_id)])[0]
+        precondition.check(weak(shown.id, shown.status, shown.summary is not None))
+        return shown
 
 
 @router.get(
@@ -73,6 +76,7 @@ def report(
     audit_id: AuditId,
     platform: PlatformDep,
     caller: Reader,
+    precondition: PreconditionDep,
     accept: Accept = "",
 ) -> Response:
     """What the watermark withstands and where it ends, as versioned JSON or as a self-contained page."""
@@ -82,7 +86,7 @@ def report(
     if row.report is None:
         raise Conflict(f"{audit_id} has no report: it is {state}; follow {row.job_id}")
     stored = row.report
-    return report_response(stored, lambda: to_html(AuditReport.from_json(stored)), accept)
+    return report_response(stored, lambda: to_html(AuditReport.from_json(stored)), accept, precondition)
 
 
 def _shown(session: Session, tenant_id: str, rows: list[Audit]) -> list[AuditOut]:

@@ -10,6 +10,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from service.activity.service import record
 from service.errors import responses
+from service.etags import PreconditionDep, conditional, weak
 from service.idempotency import IdempotentJson
 from service.jobs import service
 from service.jobs.repository import JobRepository
@@ -43,10 +44,13 @@ def list_jobs(
         return Page(items=[JobOut.model_validate(row) for row in rows], next_cursor=next_cursor)
 
 
-@router.get("/{job_id}", summary="Show a job", responses=responses(401, 404, 422))
-def show(job_id: JobId, platform: PlatformDep, caller: Reader) -> JobOut:
+@router.get("/{job_id}", summary="Show a job", responses=conditional() | responses(401, 404, 422))
+def show(job_id: JobId, platform: PlatformDep, caller: Reader, precondition: PreconditionDep) -> JobOut:
     """State, progress, where the result is, and what went wrong."""
-    return _job(platform, caller.tenant_id, job_id)
+    with platform.database.reading() as session:
+        job = JobRepository(session, caller.tenant_id).get(job_id)
+        precondition.check(weak(job.id, job.state, job.attempt, job.cancel_requested, job.progress))
+        return JobOut.model_validate(job)
 
 
 @router.get(

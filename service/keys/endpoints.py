@@ -3,6 +3,7 @@
 from fastapi import APIRouter
 
 from service.errors import Conflict, responses
+from service.etags import PreconditionDep, conditional, weak
 from service.keys.repository import KeyRepository
 from service.keys.schemas import PublicKeyOut
 from service.models.repository import ModelRepository
@@ -12,12 +13,13 @@ from service.tokens.dependencies import PlatformDep, Reader
 router = APIRouter(prefix="/v1/models", tags=["keys"])
 
 
-@router.get("/{model_id}/key", summary="Show the public key", responses=responses(401, 404, 409, 422))
-def show(model_id: ModelId, platform: PlatformDep, caller: Reader) -> PublicKeyOut:
+@router.get("/{model_id}/key", summary="Show the public key", responses=conditional() | responses(401, 404, 409, 422))
+def show(model_id: ModelId, platform: PlatformDep, caller: Reader, precondition: PreconditionDep) -> PublicKeyOut:
     """The public part of a model's key. With the secret it makes the whole key again, for `aiao verify --offline`."""
     with platform.database.reading() as session:
         model = ModelRepository(session, caller.tenant_id).get(model_id)
         key = KeyRepository(session, caller.tenant_id).of_model(model_id)
         if key.public_key is None:
             raise Conflict(f"the key of {model_id} is not complete: the model is {model.status}; follow {model.job_id}")
+        precondition.check(weak(key.id))
         return PublicKeyOut.model_validate(key.public_key | {"model_id": model_id, "created_at": key.created_at})

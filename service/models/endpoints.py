@@ -6,6 +6,7 @@ from sqlalchemy.orm import Session
 
 from service.activity.service import record
 from service.errors import Conflict, responses
+from service.etags import PreconditionDep, conditional, strong, weak
 from service.idempotency import IdempotentJson
 from service.jobs.schemas import JobOut
 from service.keys.repository import KeyRepository
@@ -51,11 +52,13 @@ def list_models(platform: PlatformDep, caller: Reader, paging: PageQuery, status
         return Page(items=_shown(session, caller.tenant_id, rows), next_cursor=next_cursor)
 
 
-@router.get("/{model_id}", summary="Show a model", responses=responses(401, 404, 422))
-def show(model_id: ModelId, platform: PlatformDep, caller: Reader) -> ModelOut:
+@router.get("/{model_id}", summary="Show a model", responses=conditional() | responses(401, 404, 422))
+def show(model_id: ModelId, platform: PlatformDep, caller: Reader, precondition: PreconditionDep) -> ModelOut:
     """Status: embedding, ready, failed or retired."""
     with platform.database.reading() as session:
-        return _shown(session, caller.tenant_id, [ModelRepository(session, caller.tenant_id).get(model_id)])[0]
+        model = ModelRepository(session, caller.tenant_id).get(model_id)
+        precondition.check(weak(model.id, model.status, model.checkpoint_sha256))
+        return _shown(session, caller.tenant_id, [model])[0]
 
 
 @router.delete("/{model_id}", status_code=204, summary="Retire a model", responses=responses(401, 403, 404, 422))
@@ -70,25 +73,23 @@ def retire(model_id: ModelId, platform: PlatformDep, caller: ModelWriter) -> Non
     "/{model_id}/checkpoint",
     summary="Download the watermarked checkpoint",
     response_class=StreamingResponse,
-    responses={
-        200: {
-            "content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}},
-            "description": "A diffusers pipeline folder as .zip.",
-        }
-    }
+    responses=conditional(
+        content={"application/zip": {"schema": {"type": "string", "format": "binary"}}},
+        description="A diffusers pipeline folder as .zip.",
+    )
     | responses(401, 404, 409, 422),
 )
-def checkpoint(model_id: ModelId, platform: PlatformDep, caller: Reader) -> StreamingResponse:
+def checkpoint(model_id: ModelId, platform: PlatformDep, caller: Reader, precondition: PreconditionDep) -> StreamingResponse:
     """The pipeline folder with marked weights, which any diffusers user loads unchanged. Publish this, not the source."""
     with platform.database.session() as session:
         model = ModelRepository(session, caller.tenant_id).get(model_id)
         if model.checkpoint_key is None:
             raise Conflict(f"{model_id} has no checkpoint: it is {model.status}; follow {model.job_id}")
+        headers = precondition.check(strong(model.checkpoint_sha256))
         record(session, caller.tenant_id, caller.token_id, "checkpoint.download", model_id)
-    headers = {
+    headers |= {
         "Content-Length": str(model.checkpoint_size),
         "Content-Disposition": f'attachment; filename="{model_id}.zip"',
-        "ETag": f'"{model.checkpoint_sha256}"',
     }
     return StreamingResponse(platform.storage.stream(model.checkpoint_key), headers=headers, media_type="application/zip")
 

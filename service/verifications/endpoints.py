@@ -10,6 +10,7 @@ from aiao_core.report import Report
 from aiao_core.report_html import to_html
 from service.activity.service import record
 from service.errors import Conflict, responses
+from service.etags import PreconditionDep, conditional, weak
 from service.idempotency import IdempotentJson
 from service.ids import pattern
 from service.jobs.repository import JobRepository
@@ -61,11 +62,16 @@ def list_verifications(
         return Page(items=_shown(session, caller.tenant_id, rows), next_cursor=next_cursor)
 
 
-@router.get("/{verification_id}", summary="Show a verification", responses=responses(401, 404, 422))
-def show(verification_id: VerificationId, platform: PlatformDep, caller: Reader) -> VerificationOut:
+@router.get("/{verification_id}", summary="Show a verification", responses=conditional() | responses(401, 404, 422))
+def show(
+    verification_id: VerificationId, platform: PlatformDep, caller: Reader, precondition: PreconditionDep
+) -> VerificationOut:
     """The verdict and its figures; the full report is a call of its own."""
     with platform.database.reading() as session:
-        return _shown(session, caller.tenant_id, [VerificationRepository(session, caller.tenant_id).get(verification_id)])[0]
+        row = VerificationRepository(session, caller.tenant_id).get(verification_id)
+        shown = _shown(session, caller.tenant_id, [row])[0]
+        precondition.check(weak(shown.id, shown.status, shown.verdict))
+        return shown
 
 
 @router.get(
@@ -78,6 +84,7 @@ def report(
     verification_id: VerificationId,
     platform: PlatformDep,
     caller: Reader,
+    precondition: PreconditionDep,
     accept: Accept = "",
 ) -> Response:
     """Everything that the verdict rests on, as versioned JSON or as a self-contained page."""
@@ -87,7 +94,7 @@ def report(
     if row.report is None:
         raise Conflict(f"{verification_id} has no report: it is {state}; follow {row.job_id}")
     stored = row.report
-    return report_response(stored, lambda: to_html(Report.from_json(stored)), accept)
+    return report_response(stored, lambda: to_html(Report.from_json(stored)), accept, precondition)
 
 
 def _shown(session: Session, tenant_id: str, rows: list[Verification]) -> list[VerificationOut]:
