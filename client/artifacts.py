@@ -1,28 +1,26 @@
-"""Uploaded files. Uploads are resumable (tus 1.0): one that breaks off goes on where it stopped."""
+"""Uploaded files. An upload that breaks off goes on where it stopped, by tus 1.0 or, a large one, in the service's bucket."""
 
 import base64
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
 
 from aiao_core.archives import pack
 from aiao_core.digests import sha256_file
+from client import direct_upload
+from client.direct_upload import chunks
 from client.documents import Artifact
 from client.errors import ApiError, ClientError
 from client.http import is_passing, read
-from client.resource import RECONNECT_SECONDS, RECONNECT_TRIES, Resource
+from client.resource import LAST_ANSWER_SECONDS, RECONNECT_SECONDS, RECONNECT_TRIES, Bytes, Resource
 
-CHUNK = 1 << 20
 TUS = {"Tus-Resumable": "1.0.0"}
-LAST_ANSWER_SECONDS = 3600
-"""After the last byte the service reads a large file once more before it answers."""
-
-Bytes = Callable[[int, int], None]
-"""Called with the bytes that have been transferred and their total."""
+DIRECT_BYTES = 64 << 20
+"""Smaller files are not worth the calls."""
 
 
 class Artifacts(Resource):
@@ -35,7 +33,11 @@ class Artifacts(Resource):
             size = file.stat().st_size
             if size == 0:
                 raise ClientError(f"{path} is empty")
-            metadata = f"filename {_base64(name)},sha256 {_base64(sha256_file(file))}"
+            sha256 = sha256_file(file)
+            if size > DIRECT_BYTES:
+                with suppress(direct_upload.Unavailable):
+                    return direct_upload.send(self._client, file, name, sha256, progress)
+            metadata = f"filename {_base64(name)},sha256 {_base64(sha256)}"
             headers = TUS | {"Upload-Length": str(size), "Upload-Metadata": metadata}
             place = self._client.send("POST", "/v1/uploads", headers=headers).headers["Location"]
             return self.get(self._append(place, file, size, progress))
@@ -105,13 +107,11 @@ def _as_file(path: Path) -> Iterator[Path]:
 
 
 def _chunks(file: Path, offset: int, total: int, progress: Bytes | None) -> Iterator[bytes]:
-    with file.open("rb") as stream:
-        stream.seek(offset)
-        while chunk := stream.read(CHUNK):
-            yield chunk
-            offset += len(chunk)
-            if progress:
-                progress(offset, total)
+    for chunk in chunks(file, offset, total - offset):
+        yield chunk
+        offset += len(chunk)
+        if progress:
+            progress(offset, total)
 
 
 def _base64(text: str) -> str:

@@ -1,6 +1,6 @@
 """What every kind of thing that a client can name has in common."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from client.documents import Page
@@ -9,9 +9,18 @@ from client.http import Document, read
 if TYPE_CHECKING:
     from client.api import Client
 
+CHUNK = 1 << 20
+"""Bytes of a file that are sent or written at once."""
+
 RECONNECT_SECONDS = 1.0
 RECONNECT_TRIES = 300
 """An embedding takes hours: the minutes of an upgrade of the service must not end the wait for it, or an upload."""
+
+LAST_ANSWER_SECONDS = 3600
+"""After the last byte the service reads a large file once more before it answers."""
+
+Bytes = Callable[[int, int], None]
+"""Called with the bytes that have been transferred and their total."""
 
 
 class Resource:

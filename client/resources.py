@@ -7,7 +7,7 @@ from typing import Any
 
 from aiao_core.digests import sha256_file
 from aiao_core.hub import SCHEME
-from client.artifacts import CHUNK, Bytes, check_exists
+from client.artifacts import check_exists
 from client.documents import (
     Audit,
     AuditStart,
@@ -20,7 +20,7 @@ from client.documents import (
 )
 from client.errors import ClientError
 from client.http import check, is_passing, reachable, read
-from client.resource import RECONNECT_SECONDS, RECONNECT_TRIES, Resource
+from client.resource import CHUNK, RECONNECT_SECONDS, RECONNECT_TRIES, Bytes, Resource
 
 
 class Models(Resource):

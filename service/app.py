@@ -19,6 +19,7 @@ from service import errors, etags, health, logs, telemetry
 from service.activity import endpoints as activity
 from service.artifacts import endpoints as artifacts
 from service.audits import endpoints as audits
+from service.direct_uploads import endpoints as direct_uploads
 from service.jobs import endpoints as jobs
 from service.keys import endpoints as keys
 from service.models import endpoints as models
@@ -56,7 +57,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(RequestCounter)
     app.add_middleware(logs.RequestLog)
     app.add_middleware(telemetry.RequestSpan)
-    for part in (artifacts, uploads, models, keys, verifications, audits, jobs, tokens, activity, webhooks):
+    for part in (artifacts, uploads, direct_uploads, models, keys, verifications, audits, jobs, tokens, activity, webhooks):
         app.include_router(part.router, responses=errors.responses(429))
     app.include_router(health.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]

@@ -78,6 +78,12 @@ class Gone(ServiceError):
     status, slug = 410, "gone"
 
 
+class NoDirectUploads(ServiceError):
+    """The storage is a folder, or a bucket that clients cannot reach."""
+
+    status, slug = 409, "no-direct-uploads"
+
+
 class UnsupportedTusVersion(ServiceError):
     status, slug = 412, "unsupported-tus-version"
 
@@ -100,6 +106,12 @@ class QuotaExceeded(ServiceError):
 
 class InvalidArtifact(ServiceError):
     status, slug = 422, "invalid-artifact"
+
+
+class InvalidParts(ServiceError):
+    """Parts of a direct upload are missing, or are not those that the client means."""
+
+    status, slug = 422, "invalid-parts"
 
 
 class ChecksumMismatch(ServiceError):

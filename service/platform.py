@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from service import tables
+from service.bucket import Bucket
 from service.database import Database
 from service.jobs.doorbell import Doorbell
 from service.rate_limit import RateLimiter
@@ -20,6 +21,8 @@ class Platform:
     settings: Settings
     database: Database
     storage: Storage
+    bucket: Bucket | None
+    """Where clients send large files, if they can."""
     vault: Vault
     doorbell: Doorbell
     rate_limiter: RateLimiter | None
@@ -28,10 +31,12 @@ class Platform:
     @classmethod
     def open(cls, settings: Settings) -> Self:
         settings.scratch_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        storage = Storage(settings.storage_url)
         return cls(
             settings=settings,
             database=Database(settings.database_url),
-            storage=Storage(settings.storage_url),
+            storage=storage,
+            bucket=Bucket.of(storage, settings.direct_upload_endpoint),
             vault=Vault.open(settings),
             doorbell=Doorbell(settings.broker_url, settings.queue),
             rate_limiter=RateLimiter(settings.rate_limit, settings.redis_url) if settings.rate_limit else None,

@@ -21,6 +21,12 @@ class Settings(BaseSettings):
     database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite in the data folder.")
     broker_url: str = Field("", description="Celery broker; empty: the private Redis on a socket in the data folder.")
     storage_url: str = Field("", description="Artifacts, as file://, s3://, gs:// or az:// URL; empty: in the data folder.")
+    direct_upload_endpoint: str = Field(
+        "",
+        pattern=r"^(none|https?://[^/\s]+)?$",
+        description="Where clients reach the S3 store, to send large files straight to it; empty: where the service does; "
+        "none: they do not.",
+    )
     key_encryption_key: SecretStr | None = Field(
         None,
         description="Encrypts the owners' keys: 32 bytes in base64, file:PATH, aws-kms:KEY or vault-transit:KEY; absent: a "

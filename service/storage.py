@@ -94,7 +94,7 @@ class Storage:
             yield [Stored(each["path"], each["size"], each["last_modified"]) for each in some]
 
     def drop_unfinished(self, before: datetime) -> int:
-        """Delete what killed processes had begun to write into a folder; a bucket has rules of its own for that."""
+        """Delete what killed processes had begun to write into a folder; for S3 see :class:`service.bucket.Bucket`."""
         unfinished = (
             [file for file in Path(self.store.prefix or "").rglob("*") if re.search(r"#\d+$", file.name)]
             if isinstance(self.store, LocalStore)

@@ -17,6 +17,7 @@ from examples.emoji.data import MODEL
 from service import telemetry
 from service.platform import Platform
 from service.settings import Settings
+from tests import stores
 from tests.collector import Collector, collector
 from tests.hub import Hub, hub
 from tests.processes import System, free_port, postgres_database, private_redis, system
@@ -42,6 +43,13 @@ def redis_url() -> Iterator[str]:
 def postgres_url() -> Iterator[str]:
     with postgres_database() as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def bucket(tmp_path_factory) -> Iterator[stores.Store]:
+    """An S3 bucket."""
+    with stores.s3(tmp_path_factory.mktemp("bucket")) as store:
+        yield store
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])

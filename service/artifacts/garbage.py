@@ -1,4 +1,4 @@
-"""Delete what nobody refers to: uploads that have expired, and objects that a killed process left in storage."""
+"""Delete what nobody refers to: uploads that have expired, and what killed processes left in storage."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -8,8 +8,11 @@ from pathlib import PurePosixPath
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from service.artifacts.service import storage_key
 from service.artifacts.tables import Artifact
 from service.database import utc_now
+from service.direct_uploads import repository as direct_uploads
+from service.direct_uploads.service import discard
 from service.jobs.outcomes import training_state_key
 from service.jobs.service import FINAL
 from service.jobs.tables import Job
@@ -40,7 +43,7 @@ def collect(platform: Platform, now: datetime | None = None) -> int:
     for key in keys:
         platform.storage.delete(key)
         logger.info("%s: deleted, nothing refers to it", key)
-    return len(keys) + platform.storage.drop_unfinished(now - GRACE)
+    return len(keys) + _expired_direct_uploads(platform, now) + _unfinished(platform, now - GRACE)
 
 
 def _expired_parts(platform: Platform, now: datetime) -> list[str]:
@@ -51,18 +54,52 @@ def _expired_parts(platform: Platform, now: datetime) -> list[str]:
     return keys
 
 
+def _expired_direct_uploads(platform: Platform, now: datetime) -> int:
+    with platform.database.session() as session:
+        uploads = direct_uploads.expired(session, now)
+        for upload in uploads:
+            session.delete(upload)
+    for upload in uploads:
+        discard(platform, upload)
+    return len(uploads)
+
+
+def _unfinished(platform: Platform, before: datetime) -> int:
+    """Delete what was begun before then, and never became an object."""
+    count = platform.storage.drop_unfinished(before)
+    if platform.bucket:
+        begun = [each for folder in REFERRED for each in platform.bucket.unfinished(folder, before)]
+        with platform.database.session() as session:
+            kept = {storage_key(each) for each in direct_uploads.under_way(session, map(_name, dict(begun)))}
+        for key, multipart_id in begun:
+            if key not in kept:
+                platform.bucket.abort(key, multipart_id)
+                count += 1
+    return count
+
+
 def _column(column: InstrumentedAttribute[str] | InstrumentedAttribute[str | None], *conditions: ColumnElement[bool]) -> Refers:
     return lambda session, keys: set(session.scalars(select(column).where(column.in_(keys), *conditions)))
 
 
+def _artifacts(session: Session, keys: Iterable[str]) -> set[str | None]:
+    """Also those of direct uploads, which seem as old as their first call, and are read before an artifact refers to them."""
+    read = direct_uploads.under_way(session, map(_name, keys))
+    return _column(Artifact.storage_key, Artifact.deleted_at.is_(None))(session, keys) | {storage_key(each) for each in read}
+
+
 def _training(session: Session, keys: Iterable[str]) -> set[str | None]:
-    jobs = [PurePosixPath(key).stem for key in keys]
+    jobs = [_name(key) for key in keys]
     query = select(Job.id).where(Job.id.in_(jobs), Job.state.not_in(FINAL))
     return {training_state_key(job) for job in session.scalars(query)}
 
 
+def _name(key: str) -> str:
+    return PurePosixPath(key).stem
+
+
 REFERRED: dict[str, Refers] = {
-    "artifacts": _column(Artifact.storage_key, Artifact.deleted_at.is_(None)),
+    "artifacts": _artifacts,
     "marked": _column(Model.checkpoint_key),
     "training": _training,
     "uploads": _column(UploadPart.storage_key),

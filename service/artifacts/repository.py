@@ -6,6 +6,7 @@ from sqlalchemy import func, or_, select
 
 from service.artifacts.tables import Artifact
 from service.audits.tables import Audit
+from service.direct_uploads.tables import DirectUpload
 from service.jobs.tables import Job
 from service.models.tables import Model
 from service.repository import TenantRepository
@@ -60,8 +61,11 @@ class ArtifactRepository(TenantRepository[Artifact]):
         mine = self._mine().subquery()
         objects = select(func.max(mine.c.size).label("size")).group_by(mine.c.storage_key).subquery()
         stored = self.session.scalar(select(func.sum(objects.c.size))) or 0
-        announced = select(func.sum(Upload.length)).where(Upload.tenant_id == self.tenant_id, Upload.artifact_id.is_(None))
-        return int(stored) + int(self.session.scalar(announced) or 0)
+        under_way = 0
+        for table, announced in ((Upload, Upload.length), (DirectUpload, DirectUpload.size)):
+            query = select(func.sum(announced)).where(table.tenant_id == self.tenant_id, table.artifact_id.is_(None))
+            under_way += int(self.session.scalar(query) or 0)
+        return int(stored) + under_way
 
     def _mine(self) -> Any:
         return super()._mine().where(Artifact.deleted_at.is_(None))

@@ -31,10 +31,7 @@ class Received:
     sha256: str
     size: int
     kind: Kind
-
-    @property
-    def storage_key(self) -> str:
-        return storage_key(self.artifact_id)
+    storage_key: str
 
 
 async def receive(
@@ -55,14 +52,30 @@ async def receive(
     key = storage_key(artifact_id)
     await storage.receive(key, hashed())
     try:
-        sha256 = digest.hexdigest()
-        if expected_sha256 and sha256 != expected_sha256:
-            raise InvalidArtifact(f"the upload was damaged on the way: its SHA-256 is {sha256}; send it again")
+        _check_digest(digest.hexdigest(), expected_sha256)
         kind = await asyncio.to_thread(_kind, storage, key, size, filename)
     except BaseException:
         storage.delete(key)
         raise
-    return Received(artifact_id, filename, sha256, size, kind)
+    return Received(artifact_id, filename, digest.hexdigest(), size, kind, key)
+
+
+async def recognise(storage: Storage, key: str, *, filename: str, expected_sha256: str | None, expected_size: int) -> Received:
+    """What is in an object that came into storage by another way? It is read once. Raises :class:`InvalidArtifact`."""
+    digest, size = hashlib.sha256(), 0
+    async for chunk in storage.stream_async(key):
+        size += len(chunk)
+        digest.update(chunk)
+    if size != expected_size:
+        raise InvalidArtifact(f"{size} bytes came in, and not the {expected_size} that were announced; send the file again")
+    _check_digest(digest.hexdigest(), expected_sha256)
+    kind = await asyncio.to_thread(_kind, storage, key, size, filename)
+    return Received(new_id("art"), filename, digest.hexdigest(), size, kind, key)
+
+
+def _check_digest(sha256: str, expected: str | None) -> None:
+    if expected and sha256 != expected:
+        raise InvalidArtifact(f"the upload was damaged on the way: its SHA-256 is {sha256}; send it again")
 
 
 def _kind(storage: Storage, key: str, size: int, filename: str) -> Kind:

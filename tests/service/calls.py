@@ -2,6 +2,8 @@
 
 import base64
 import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import httpx
 
 from service.models.service import Checkpoint
 from service.platform import Platform
+from tests.processes import System
 from tests.service import rows, uploads
 
 PROBLEM = "application/problem+json"
@@ -24,6 +27,18 @@ def problem(answer: httpx.Response, status: int, slug: str) -> str:
     assert body["title"]
     assert len(body["detail"]) > 10
     return body["detail"]
+
+
+@contextmanager
+def callers(api: System, backstage: Platform) -> Iterator[Callable[[], httpx.Client]]:
+    """Makes HTTP clients, each with the token of a new tenant, until the block ends."""
+    with ExitStack() as clients:
+
+        def call() -> httpx.Client:
+            headers = {"Authorization": f"Bearer {rows.token(backstage.database)}"}
+            return clients.enter_context(httpx.Client(base_url=api.url, headers=headers, timeout=30))
+
+        yield call
 
 
 def post(http: httpx.Client, path: str, body: object, **headers: str) -> httpx.Response:
@@ -89,6 +104,7 @@ class Owned:
     audit_id: str
     audit_report: str
     upload_id: str
+    direct_upload_id: str
     token_id: str
     webhook_id: str
     delivery_id: str
@@ -112,7 +128,7 @@ def own(http: httpx.Client, backstage: Platform, folder: Path) -> Owned:
     return Owned(
         model_id, checkpoint, embedding["model"]["id"], embedding["job"]["id"], artifact_id, verification_id,
         report.to_json(), finished, audit_id, audit_report.to_json(), upload_id,
-        token["id"], webhook, deliveries[0]["id"],
+        rows.direct_upload(backstage.database, tenant_id), token["id"], webhook, deliveries[0]["id"],
     )  # fmt: skip
 
 

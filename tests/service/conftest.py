@@ -10,7 +10,7 @@ from service.platform import Platform
 from service.settings import Settings
 from tests.processes import System, postgres_database
 from tests.service import rows
-from tests.service.calls import Owned, own
+from tests.service.calls import Owned, callers, own
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -52,16 +52,8 @@ def tenant(platform: Platform) -> str:
 @pytest.fixture(scope="session")
 def caller(api: System, backstage: Platform) -> Iterator[Callable[[], httpx.Client]]:
     """Makes HTTP clients, each with the token of a new tenant."""
-    clients = []
-
-    def call() -> httpx.Client:
-        headers = {"Authorization": f"Bearer {rows.token(backstage.database)}"}
-        clients.append(httpx.Client(base_url=api.url, headers=headers, timeout=30))
-        return clients[-1]
-
-    yield call
-    for client in clients:
-        client.close()
+    with callers(api, backstage) as call:
+        yield call
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,8 @@ from aiao_core.report import BitTest, Interval, LayerResult, Report
 from service.artifacts.tables import Artifact
 from service.audits import service as audits
 from service.database import Database, utc_now
+from service.direct_uploads.service import LIFETIME
+from service.direct_uploads.tables import DirectUpload
 from service.ids import new_id
 from service.jobs.leases import Lease
 from service.jobs.tables import Job
@@ -48,6 +50,19 @@ def artifact(database: Database, tenant_id: str, kind: str = "archive") -> str:
             )
         )  # fmt: skip
     return artifact_id
+
+
+def direct_upload(database: Database, tenant_id: str) -> str:
+    """A direct upload's row alone, as if the storage were a bucket."""
+    upload_id, now = new_id("mpu"), utc_now()
+    with database.session() as session:
+        session.add(
+            DirectUpload(
+                id=upload_id, tenant_id=tenant_id, filename="model.zip", size=1, part_bytes=1, multipart_id="none",
+                created_at=now, expires_at=now + LIFETIME,
+            )
+        )  # fmt: skip
+    return upload_id
 
 
 def registered(platform: Platform, tenant_id: str) -> tuple[Model, Job, str]:

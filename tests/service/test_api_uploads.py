@@ -287,3 +287,13 @@ def test_the_same_file_by_another_way_shares_its_object(api, http):
     other = append(http, upload_id, content).raise_for_status().headers["aiao-artifact"]
     assert other != one
     assert files(api.data_dir / "storage" / "artifacts") == before
+
+
+def test_a_folder_takes_no_direct_uploads_and_says_what_does(http, owned):
+    answers = [
+        http.post("/v1/direct-uploads", json={"filename": "a", "size": 10}),
+        http.get(f"/v1/direct-uploads/{owned.direct_upload_id}/parts"),
+        http.post(f"/v1/direct-uploads/{owned.direct_upload_id}/complete", json={"parts": [{"number": 1, "etag": "a"}]}),
+    ]
+    for answer in answers:
+        assert "POST /v1/uploads" in problem(answer, 409, "no-direct-uploads")

@@ -1,0 +1,28 @@
+"""Queries for direct uploads: a tenant's own, and those of every tenant that have expired or that the bucket knows."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from service.direct_uploads.tables import DirectUpload
+from service.repository import TenantRepository
+
+
+class DirectUploadRepository(TenantRepository[DirectUpload]):
+    """One tenant's direct uploads."""
+
+    table, noun = DirectUpload, "direct upload"
+
+
+def expired(session: Session, now: datetime) -> Sequence[DirectUpload]:
+    """Direct uploads of every tenant that nobody goes on with."""
+    return session.scalars(
+        select(DirectUpload).where(DirectUpload.expires_at < now).order_by(DirectUpload.expires_at).limit(100)
+    ).all()
+
+
+def under_way(session: Session, upload_ids: Iterable[str]) -> set[str]:
+    """Which of these have not expired, whoever's they are."""
+    return set(session.scalars(select(DirectUpload.id).where(DirectUpload.id.in_(upload_ids))))

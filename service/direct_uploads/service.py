@@ -1,0 +1,202 @@
+"""Direct uploads: a client sends a large file to the storage's bucket in parts, which the service then reads and judges itself.
+
+Only the service completes a multipart upload, and what is completed nobody can change any more: what it reads is what it keeps.
+The object stays where it is and becomes the artifact's, if the tenant does not have the same content already.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+
+from fastapi.concurrency import run_in_threadpool
+from sqlalchemy.orm import Session
+
+from service.activity.service import record
+from service.artifacts.repository import ArtifactRepository
+from service.artifacts.service import Received, check_quota, keep, lock_tenant, recognise, storage_key
+from service.artifacts.tables import Artifact
+from service.bucket import MOST_PARTS, Bucket, Part
+from service.database import utc_now
+from service.direct_uploads.repository import DirectUploadRepository
+from service.direct_uploads.schemas import DirectUploadIn, PartOut
+from service.direct_uploads.tables import DirectUpload
+from service.errors import Gone, InvalidArtifact, InvalidParts, NoDirectUploads
+from service.ids import new_id
+from service.platform import Platform
+from service.tokens.service import Caller
+
+PART_BYTES = 16 << 20
+"""Unless a file would have more parts than S3 lists at once."""
+
+LIFETIME = timedelta(days=1)
+"""After the last call for its parts an upload is kept for so long."""
+
+Kept = Callable[[Session, Artifact], None]
+
+NAMED = 10
+"""So many parts an error names."""
+
+
+def bucket_of(platform: Platform) -> Bucket:
+    """Raises :class:`NoDirectUploads`."""
+    if platform.bucket is None:
+        raise NoDirectUploads(
+            "the storage of this service takes no files from clients; send the file by the resumable protocol, POST /v1/uploads"
+        )
+    return platform.bucket
+
+
+@contextmanager
+def begun(platform: Platform, tenant_id: str, request: DirectUploadIn) -> Iterator[Callable[[Session], DirectUpload]]:
+    """Begins an upload in the bucket, and yields what stores its row; if that is not called or fails, the upload is aborted."""
+    bucket, now = bucket_of(platform), utc_now()
+    upload_id, part_bytes = new_id("mpu"), max(PART_BYTES, -(-request.size // MOST_PARTS))
+    multipart_id, stored = bucket.begin(storage_key(upload_id)), False
+    upload = DirectUpload(
+        id=upload_id, tenant_id=tenant_id, filename=request.filename, sha256=request.sha256, size=request.size,
+        part_bytes=part_bytes, multipart_id=multipart_id, created_at=now, expires_at=now + LIFETIME,
+    )  # fmt: skip
+
+    def store(session: Session) -> DirectUpload:
+        nonlocal stored
+        lock_tenant(session, tenant_id)
+        check_quota(session, tenant_id, request.size, request.sha256)
+        stored = True
+        return DirectUploadRepository(session, tenant_id).add(upload)
+
+    try:
+        yield store
+    except BaseException:
+        stored = False
+        raise
+    finally:
+        if not stored:
+            bucket.abort(storage_key(upload_id), multipart_id)
+
+
+def go_on(platform: Platform, tenant_id: str, upload_id: str) -> DirectUpload:
+    """The upload, which now lives for another day.
+
+    Raises :class:`service.errors.NotFound`, :class:`NoDirectUploads`, or :class:`Gone` for one that has expired.
+    """
+    with platform.database.session() as session:
+        upload = DirectUploadRepository(session, tenant_id).get(upload_id, lock=True)
+        bucket_of(platform)
+        if upload.expires_at < utc_now():
+            raise Gone(f"{upload_id} has expired; begin it anew")
+        upload.expires_at = utc_now() + LIFETIME
+        return upload
+
+
+def parts(platform: Platform, upload: DirectUpload, after: int, limit: int) -> list[PartOut]:
+    """So many parts after number ``after``, each with where to send it."""
+    bucket, key = bucket_of(platform), storage_key(upload.id)
+    there = _there(bucket, upload)
+    numbers = range(after + 1, min(after + limit, upload.parts) + 1)
+    return [
+        PartOut(
+            number=number,
+            size=upload.size_of(number),
+            url=bucket.sign(key, upload.multipart_id, number, upload.size_of(number)),
+            etag=there[number].etag if number in there else None,
+        )
+        for number in numbers
+    ]
+
+
+def terminate(platform: Platform, tenant_id: str, upload_id: str) -> None:
+    """Forget an upload. An artifact that came of it stays."""
+    with platform.database.session() as session:
+        upload = DirectUploadRepository(session, tenant_id).get(upload_id, lock=True)
+        session.delete(upload)
+    discard(platform, upload)
+
+
+def discard(platform: Platform, upload: DirectUpload) -> None:
+    """Delete what has come in of an upload that is forgotten."""
+    if upload.artifact_id is None:
+        if platform.bucket:
+            platform.bucket.abort(storage_key(upload.id), upload.multipart_id)
+        platform.storage.delete(storage_key(upload.id))
+
+
+async def complete(platform: Platform, caller: Caller, upload: DirectUpload, etags: Mapping[int, str], kept: Kept) -> Artifact:
+    """The artifact of an upload whose parts have these ETags. Calls ``kept`` in the transaction that stores it.
+
+    Raises :class:`InvalidParts`, after which the upload can be mended, or :class:`InvalidArtifact`; it is then forgotten.
+    May be called again, also at the same time: there is one artifact.
+    """
+    if artifact := await run_in_threadpool(_artifact, platform, upload):
+        return artifact
+    await run_in_threadpool(_join, platform, upload, etags)
+    try:
+        received = await recognise(
+            platform.storage,
+            storage_key(upload.id),
+            filename=upload.filename,
+            expected_sha256=upload.sha256,
+            expected_size=upload.size,
+        )
+    except (FileNotFoundError, InvalidArtifact) as error:
+        # Perhaps another call was faster, found that the tenant has this content already, and has deleted the object.
+        if artifact := await run_in_threadpool(_artifact, platform, upload):
+            return artifact
+        if isinstance(error, FileNotFoundError):
+            raise _lost(upload) from error
+        await run_in_threadpool(terminate, platform, caller.tenant_id, upload.id)
+        raise
+    return await run_in_threadpool(_keep, platform, caller, upload, received, kept)
+
+
+def _artifact(platform: Platform, upload: DirectUpload) -> Artifact | None:
+    with platform.database.reading() as session:
+        artifact_id = DirectUploadRepository(session, upload.tenant_id).get(upload.id).artifact_id
+        return ArtifactRepository(session, upload.tenant_id).get(artifact_id) if artifact_id else None
+
+
+def _there(bucket: Bucket, upload: DirectUpload) -> dict[int, Part]:
+    try:
+        return bucket.parts(storage_key(upload.id), upload.multipart_id)
+    except FileNotFoundError as error:
+        raise _lost(upload) from error
+
+
+def _lost(upload: DirectUpload) -> Gone:
+    return Gone(f"the bucket no longer takes parts of {upload.id}; complete it if all were sent, or begin it anew")
+
+
+def _join(platform: Platform, upload: DirectUpload, etags: Mapping[int, str]) -> None:
+    """Make the object of its parts, unless a call that broke off has done so."""
+    bucket, key = bucket_of(platform), storage_key(upload.id)
+    try:
+        there = bucket.parts(key, upload.multipart_id)
+        needed = range(1, upload.parts + 1)
+        if missing := [number for number in needed if number not in there]:
+            raise InvalidParts(f"{_list(missing)} not in the bucket; send what is missing, and complete the upload then")
+        if set(etags) != set(needed):
+            raise InvalidParts(f"name each of the parts 1 to {upload.parts} once")
+        wrong = [n for n in needed if there[n] != Part(upload.size_of(n), etags[n].strip('"'))]
+        if wrong:
+            raise InvalidParts(f"{_list(wrong)} there with another ETag or size than named; send them again")
+        bucket.complete(key, upload.multipart_id, {number: there[number] for number in needed})
+    except FileNotFoundError:
+        return  # who reads the object sees whether it is there
+
+
+def _list(numbers: list[int]) -> str:
+    more = f" and {len(numbers) - NAMED} more" if len(numbers) > NAMED else ""
+    return f"{len(numbers)} of the parts ({', '.join(map(str, numbers[:NAMED]))}{more}) are"
+
+
+def _keep(platform: Platform, caller: Caller, upload: DirectUpload, received: Received, kept: Kept) -> Artifact:
+    with platform.database.session() as session:
+        row = DirectUploadRepository(session, caller.tenant_id).get(upload.id, lock=True)
+        if row.artifact_id:  # another call was faster
+            return ArtifactRepository(session, caller.tenant_id).get(row.artifact_id)
+        artifact = keep(session, caller.tenant_id, received)
+        record(session, caller.tenant_id, caller.token_id, "artifact.upload", artifact.id)
+        row.artifact_id = artifact.id
+        kept(session, artifact)
+    if artifact.storage_key != received.storage_key:
+        platform.storage.delete(received.storage_key)
+    return artifact
