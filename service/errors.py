@@ -102,6 +102,12 @@ class InvalidArtifact(ServiceError):
     status, slug = 422, "invalid-artifact"
 
 
+class NotEnoughMemory(ServiceError):
+    """No worker could run the job."""
+
+    status, slug = 422, "not-enough-memory"
+
+
 class ChecksumMismatch(ServiceError):
     """460 is tus's own."""
 

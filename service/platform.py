@@ -31,7 +31,7 @@ class Platform:
             database=Database(settings.database_url),
             storage=Storage(settings.storage_url),
             vault=Vault.open(settings),
-            doorbell=Doorbell(settings.broker_url, settings.queue),
+            doorbell=Doorbell(settings.broker_url, settings.fleet),
             rate_limiter=RateLimiter(settings.rate_limit, settings.redis_url) if settings.rate_limit else None,
         )
 

@@ -4,11 +4,13 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
+from obstore.exceptions import BaseError
 from sqlalchemy.orm import Session
 
 from service.activity.service import record
+from service.artifacts.denoisers import UNKNOWN, Denoiser, inspect
 from service.artifacts.kinds import kind_of
 from service.artifacts.repository import ArtifactRepository
 from service.artifacts.schemas import Kind
@@ -31,6 +33,8 @@ class Received:
     sha256: str
     size: int
     kind: Kind
+    denoiser: Denoiser | None
+    """Of an archive."""
 
     @property
     def storage_key(self) -> str:
@@ -58,16 +62,28 @@ async def receive(
         sha256 = digest.hexdigest()
         if expected_sha256 and sha256 != expected_sha256:
             raise InvalidArtifact(f"the upload was damaged on the way: its SHA-256 is {sha256}; send it again")
-        kind = await asyncio.to_thread(_kind, storage, key, size, filename)
+        kind, denoiser = await asyncio.to_thread(_recognised, storage, key, size, filename)
     except BaseException:
         storage.delete(key)
         raise
-    return Received(artifact_id, filename, sha256, size, kind)
+    return Received(artifact_id, filename, sha256, size, kind, denoiser)
 
 
-def _kind(storage: Storage, key: str, size: int, filename: str) -> Kind:
+def _recognised(storage: Storage, key: str, size: int, filename: str) -> tuple[Kind, Denoiser | None]:
     with storage.open(key) as file:
-        return kind_of(file, size, filename)
+        kind = kind_of(file, size, filename)
+        return kind, inspect(file) if kind == "archive" else None
+
+
+def denoiser_of(storage: Storage, artifact: Artifact) -> Denoiser:
+    """How large the model in an artifact is. One from before that was noted is looked at now."""
+    if artifact.denoiser:
+        return Denoiser(**artifact.denoiser)
+    try:
+        with storage.open(artifact.storage_key) as file:
+            return inspect(file)
+    except (OSError, BaseError):  # nothing depends on it so much that the storage must answer now
+        return UNKNOWN
 
 
 def keep(session: Session, tenant_id: str, received: Received) -> Artifact:
@@ -82,6 +98,7 @@ def keep(session: Session, tenant_id: str, received: Received) -> Artifact:
         sha256=received.sha256,
         size=received.size,
         kind=received.kind,
+        denoiser=asdict(received.denoiser) if received.denoiser else None,
         storage_key=twin.storage_key if twin else received.storage_key,
         created_at=utc_now(),
     )

@@ -123,7 +123,7 @@ def test_a_job_that_is_well_is_left_alone(platform, tenant):
 
 def test_a_lost_verification_is_rung_for_as_a_verification(platform, tenant):
     with platform.database.session() as session:
-        job = jobs.create(session, tenant, "verify", "ver_1")
+        job = jobs.create(session, tenant, "verify", "ver_1", None)
     for _ in range(platform.settings.max_attempts):
         lose_worker(platform, job)
         reap(platform)
@@ -133,7 +133,7 @@ def test_a_lost_verification_is_rung_for_as_a_verification(platform, tenant):
 
 def test_a_job_outlives_a_broker_that_is_down(platform, job):
     lose_worker(platform, job)
-    deaf = replace(platform, doorbell=Doorbell(f"redis://127.0.0.1:{free_port()}/0", platform.settings.queue))
+    deaf = replace(platform, doorbell=Doorbell(f"redis://127.0.0.1:{free_port()}/0", platform.settings.fleet))
     reap(deaf)
     deaf.doorbell.close()
     assert rows.job(platform.database, job.id).state == "queued"
