@@ -7,7 +7,7 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from service.errors import NotEnoughMemory
 
-ENTRY = re.compile(r"([a-z][a-z0-9-]{0,62}):([0-9.]+[A-Za-z]*)")
+ENTRY = re.compile(r"([a-z][a-z0-9-]{0,62}):([0-9.]+[A-Za-z]+)")
 GIB = 1 << 30
 
 
@@ -59,8 +59,8 @@ class Fleet:
         largest = self.queues[-1]
         if memory_bytes and largest.memory_bytes and not largest.holds(memory_bytes):
             raise NotEnoughMemory(
-                f"this job needs about {memory_bytes / GIB:.1f} GiB of memory, but the largest workers of this service have "
-                f"{largest.memory_bytes / GIB:.1f} GiB; for an embedding choose a smaller batch_size or "
+                f"this job needs about {memory_bytes / GIB:.2f} GiB of memory, but the largest workers of this service have "
+                f"{largest.memory_bytes / GIB:.2f} GiB; for an embedding choose a smaller batch_size or "
                 "gradient_checkpointing, or ask the operator for larger workers"
             )
         return memory_bytes

@@ -10,7 +10,7 @@ NEEDS = st.integers(0, 1 << 45)
 
 
 def fleet(limits: list[int]) -> Fleet:
-    return Fleet.parse("aiao", " ".join(f"q{number}:{limit}" for number, limit in enumerate(limits)))
+    return Fleet.parse("aiao", " ".join(f"q{number}:{limit}B" for number, limit in enumerate(limits)))
 
 
 def test_without_a_list_there_is_one_queue_that_takes_everything():
@@ -32,12 +32,12 @@ def test_a_list_names_queues_under_the_one_setting_and_their_memory():
 @pytest.mark.parametrize(
     "text",
     [
-        "cpu", "cpu:", ":8GiB", "cpu:much", "cpu:0", "cpu:-1GiB", "CPU:8GiB", "a.b:8GiB", "gpu:22GiB cpu:8GiB", "a:8GiB b:8GiB",
-        "cpu:8GiB cpu:22GiB", "cpu:8GiB,gpu:22GiB", "x" * 64 + ":8GiB", "cpu:1e400GiB",
+        "cpu", "cpu:", "cpu:8", ":8GiB", "cpu:much", "cpu:0GiB", "cpu:-1GiB", "CPU:8GiB", "a.b:8GiB", "gpu:22GiB cpu:8GiB",
+        "a:8GiB b:8GiB", "cpu:8GiB cpu:22GiB", "cpu:8GiB,gpu:22GiB", "x" * 64 + ":8GiB", "cpu:1e400GiB",
     ],
 )  # fmt: skip
 def test_a_list_that_means_nothing_is_refused(text):
-    with pytest.raises(ValueError, match="as gpu:22GiB is|more memory than the one before"):
+    with pytest.raises(ValueError, match=r"as gpu:22GiB is|more memory than the one before"):
         Fleet.parse("aiao", text)
 
 
@@ -69,6 +69,6 @@ def test_a_job_of_which_nobody_knows_what_it_needs_goes_where_there_is_most(limi
 
 
 def test_a_refusal_names_what_is_needed_and_what_there_is():
-    with pytest.raises(NotEnoughMemory, match=r"about 30\.5 GiB .* have 22\.0 GiB; .* batch_size") as refused:
+    with pytest.raises(NotEnoughMemory, match=r"about 30\.50 GiB .* have 22\.00 GiB; .* batch_size") as refused:
         Fleet.parse("aiao", "cpu:8GiB gpu:22GiB").accepted(int(30.5 * GIB))
     assert (refused.value.status, refused.value.slug) == (422, "not-enough-memory")

@@ -5,6 +5,7 @@ import pytest
 from sqlalchemy import update
 
 from service.database import utc_now
+from service.fleet import GIB, Fleet
 from service.jobs import service as jobs
 from service.jobs.doorbell import Doorbell
 from service.jobs.leases import Lease
@@ -129,6 +130,32 @@ def test_a_lost_verification_is_rung_for_as_a_verification(platform, tenant):
         reap(platform)
     assert heard(platform) == [("worker.verify", job.id)] * (platform.settings.max_attempts - 1)
     assert rows.job(platform.database, job.id).error["code"] == "worker-lost"
+
+
+def test_a_job_is_rung_for_again_where_its_memory_is_and_where_there_is_most_if_nobody_knows_it(platform, tenant):
+    fleet = Fleet.parse(platform.settings.queue, "cpu:8GiB gpu:22GiB")
+    mixed = replace(platform, doorbell=Doorbell(platform.settings.broker_url, fleet))
+    with platform.database.session() as session:
+        small, large, unknown = (jobs.create(session, tenant, "verify", f"ver_{need}", need) for need in (GIB, 9 * GIB, None))
+    for job in (small, large, unknown):
+        lose_worker(platform, job)
+    reap(mixed)
+    mixed.doorbell.close()
+    assert [rings(platform.settings.broker_url, name) for name in fleet.names] == [
+        [("worker.verify", small.id)],
+        [("worker.verify", large.id), ("worker.verify", unknown.id)],
+    ]
+
+
+def test_the_estimate_is_told_where_workers_keep_dying(platform, tenant):
+    with platform.database.session() as session:
+        job = jobs.create(session, tenant, "verify", "ver_1", 3 * GIB)
+    for _ in range(platform.settings.max_attempts):
+        lose_worker(platform, job)
+        reap(platform)
+    error = rows.job(platform.database, job.id).error
+    assert error["code"] == "worker-lost"
+    assert "for lack of memory (its estimate is 3.0 GiB)" in error["detail"]
 
 
 def test_a_job_outlives_a_broker_that_is_down(platform, job):
