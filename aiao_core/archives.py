@@ -174,8 +174,7 @@ def _zip_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
 def _tar_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
     with path.open("rb") as file:
         decompressor = _decompressor(file)
-        plain = _ShortReads(decompressor(file, "rb") if decompressor else file)
-        with tarfile.open(fileobj=plain, mode="r:") as archive:
+        with plain_tar(decompressor(file, "rb") if decompressor else file) as archive:
             for entry in archive:
                 if entry.isdir():
                     continue
@@ -184,6 +183,11 @@ def _tar_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
                     raise UnsafeArchive(f"the archive holds {entry.name!r}, a link or device; pack plain files only")
                 with content:
                     yield entry.name, content
+
+
+def plain_tar(stream: IO[bytes]) -> tarfile.TarFile:
+    """A TAR archive without compression. Raises :class:`UnsafeArchive` where much would be read at once."""
+    return tarfile.open(fileobj=_ShortReads(stream), mode="r:")
 
 
 class _ShortReads:

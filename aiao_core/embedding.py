@@ -78,7 +78,7 @@ def embed(
 
     training = Training(model, key, examples, options)
     if state is not None:
-        training.restore(state["training"])
+        training.restore(state.pop("training"))  # which would hold a third copy of the weights to the end
     while training.step < options.steps:
         training.advance()
         if store and training.step % options.checkpoint_every == 0:

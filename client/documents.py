@@ -59,6 +59,7 @@ class Job(_Document):
     state: Literal["queued", "running", "succeeded", "failed", "canceled"]
     attempt: int
     subject_id: str
+    memory_bytes: int | None = None
     progress: Progress | None
     result: str | None
     error: Failure | None

@@ -143,7 +143,7 @@ def _start(settings: Settings, processes: list[Process], stop: threading.Event) 
     redis_socket = settings.data_dir / "redis.sock"
     if settings.broker_url.endswith(str(redis_socket)):
         launch("redis", [redis_server(), *_redis_options(settings.data_dir, redis_socket)], platform.doorbell.ping)
-    celery = [python, "-m", "celery", "--app", "worker.app", "worker", "--concurrency", "1", "--queues", settings.queue]
+    celery = [python, "-m", "celery", "--app", "worker.app", "worker", "--concurrency", "1"]
     hush = ["--loglevel", "INFO", "--without-gossip", "--without-mingle", "--hostname", f"aiao-{os.getpid()}@%h"]
     processes.append(Process("worker", celery + hush, logs / "worker.log", environment))
     for name, module in (("reaper", "service.jobs.reaper"), ("courier", "service.webhooks.courier")):

@@ -114,6 +114,12 @@ class InvalidParts(ServiceError):
     status, slug = 422, "invalid-parts"
 
 
+class NotEnoughMemory(ServiceError):
+    """No worker could run the job."""
+
+    status, slug = 422, "not-enough-memory"
+
+
 class ChecksumMismatch(ServiceError):
     """460 is tus's own."""
 

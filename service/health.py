@@ -1,6 +1,8 @@
 """Liveness, readiness and figures for an operator's monitoring."""
 
+from collections import Counter
 from collections.abc import Callable
+from datetime import datetime
 from typing import Literal
 
 from fastapi import APIRouter, Response
@@ -24,11 +26,12 @@ class Metrics:
         self.requests = Histogram(
             "aiao_request_seconds", "Answered requests and their time", ["method", "route", "status"], registry=self.registry
         )
-        self.jobs = Gauge("aiao_jobs", "Unfinished jobs by kind and state", ["kind", "state"], registry=self.registry)
+        labels = ["kind", "state", "queue"]
+        self.jobs = Gauge("aiao_jobs", "Unfinished jobs by kind, state and queue", labels, registry=self.registry)
         self.oldest = Gauge(
             "aiao_oldest_job_seconds",
-            "Age of the oldest unfinished job by kind and state",
-            ["kind", "state"],
+            "Age of the oldest unfinished job by kind, state and queue",
+            labels,
             registry=self.registry,
         )
 
@@ -68,12 +71,18 @@ METRICS = Metrics()
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 def metrics(platform: PlatformDep) -> Response:
-    """Answered requests of this process, and unfinished jobs by kind and state."""
+    """Answered requests of this process, and unfinished jobs by kind, state and queue."""
     with platform.database.reading() as session:
         unfinished = LeaseRepository(session).unfinished()
+    counts: Counter[tuple[str, str, str]] = Counter()
+    oldest: dict[tuple[str, str, str], datetime] = {}
+    for kind, state, memory_bytes, count, created_at in unfinished:
+        labels = kind, state, platform.settings.fleet.queue_for(memory_bytes)
+        counts[labels] += count
+        oldest[labels] = min(created_at, oldest.get(labels, created_at))
     for gauge in (METRICS.jobs, METRICS.oldest):
         gauge.clear()
-    for kind, state, count, oldest in unfinished:
-        METRICS.jobs.labels(kind, state).set(count)
-        METRICS.oldest.labels(kind, state).set((utc_now() - oldest).total_seconds())
+    for labels, count in counts.items():
+        METRICS.jobs.labels(*labels).set(count)
+        METRICS.oldest.labels(*labels).set((utc_now() - oldest[labels]).total_seconds())
     return Response(generate_latest(METRICS.registry), media_type=CONTENT_TYPE_LATEST)

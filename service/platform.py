@@ -38,7 +38,7 @@ class Platform:
             storage=storage,
             bucket=Bucket.of(storage, settings.direct_upload_endpoint),
             vault=Vault.open(settings),
-            doorbell=Doorbell(settings.broker_url, settings.queue),
+            doorbell=Doorbell(settings.broker_url, settings.fleet),
             rate_limiter=RateLimiter(settings.rate_limit, settings.redis_url) if settings.rate_limit else None,
         )
 

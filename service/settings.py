@@ -8,6 +8,8 @@ from limits import parse
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.fleet import Fleet
+
 
 class Settings(BaseSettings):
     """Where things are and how patient the service is."""
@@ -48,6 +50,13 @@ class Settings(BaseSettings):
     )
     torch_threads: int = Field(0, ge=0, description="CPU threads of a worker; 0: one for each core.")
     queue: str = Field("aiao", description="Celery queue between the API and its workers.")
+    queues: str = Field(
+        "",
+        description="Instead of that one, queues by the memory that a job needs, the smallest first, such as "
+        "`cpu:8GiB gpu:22GiB`: then `aiao.cpu` and `aiao.gpu`; empty: one queue.",
+    )
+    job_seconds: float = Field(0, ge=0, description="How long one attempt at a job may take; 0: as long as it does.")
+    gpu: bool = Field(False, description="Whether a worker must have a GPU: it starts only where torch sees one, and no other.")
     private_webhooks: bool = Field(
         False, description="Whether webhooks may be private addresses, and http: for a closed network."
     )
@@ -75,6 +84,17 @@ class Settings(BaseSettings):
         if text:
             parse(text)  # raises ValueError
         return text
+
+    @field_validator("queues")
+    @classmethod
+    def _are_queues(cls, text: str) -> str:
+        Fleet.parse("", text)  # raises ValueError
+        return text
+
+    @property
+    def fleet(self) -> Fleet:
+        """The queues, and which jobs go where."""
+        return Fleet.parse(self.queue, self.queues)
 
     @property
     def scratch_dir(self) -> Path:

@@ -128,7 +128,8 @@ class System:
         self.start("api", "uvicorn", "--factory", "service.app:create_app", "--port", port, "--timeout-graceful-shutdown", "1")
         wait_for(lambda: httpx.get(f"{self.url}/readyz", timeout=5).is_success, f"the API is not ready, see {self.data_dir}")
 
-    def start_worker(self, name: str = "worker") -> subprocess.Popen[bytes]:
+    def start_worker(self, name: str = "worker", queues: str = "", app: str = "worker.app") -> subprocess.Popen[bytes]:
+        """A worker of all queues, or of these."""
         options = (
             "--concurrency",
             "1",
@@ -139,8 +140,8 @@ class System:
             "--hostname",
             f"{name}@%h",
         )
-        queue = self.settings.get("AIAO_QUEUE", "aiao")
-        return self.start(name, "celery", "--app", "worker.app", "worker", "--queues", queue, *options)
+        chosen = ("--queues", queues) if queues else ()
+        return self.start(name, "celery", "--app", app, "worker", *chosen, *options)
 
     def start_reaper(self) -> None:
         self.start("reaper", "service.jobs.reaper")

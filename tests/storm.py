@@ -20,6 +20,7 @@ from client import Client, ClientError, Registration
 from examples.emoji.data import MODEL
 from service.artifacts.garbage import GRACE, collect
 from service.database import utc_now
+from service.fleet import Fleet
 from service.ids import new_id
 from service.platform import Platform
 from service.settings import Settings
@@ -33,6 +34,9 @@ OUTAGE_SECONDS = 4
 PAUSE_SECONDS = 5
 RABBITMQ_PORT = 5672
 DISK_MEGABYTES = 700
+QUEUES = "small:2100MiB large:64GiB"
+"""Verifications go to the one, embeddings to the other; every worker takes both."""
+
 FINAL = ("succeeded", "failed", "canceled")
 
 
@@ -90,7 +94,12 @@ class Storm:
             self.broker.restart()
         else:
             with Connection(f"amqp://guest:guest@127.0.0.1:{RABBITMQ_PORT}//") as connection:
-                connection.default_channel.queue_purge(self.system.settings["AIAO_QUEUE"])
+                for queue in self.queues:
+                    connection.default_channel.queue_purge(queue)
+
+    @property
+    def queues(self) -> list[str]:
+        return Fleet.parse(self.system.settings["AIAO_QUEUE"], QUEUES).names
 
     def cut(self, name: str) -> None:
         self.wires[name].cut()
@@ -128,6 +137,7 @@ def brewing(folder: Path, *, rabbitmq: bool, workers: int, seed: int):
                 database_url=postgres.url.replace(str(postgres.port), str(wires["database"].port)),
                 broker_url=f"amqp://guest:guest@127.0.0.1:{port}//" if rabbitmq else f"redis://127.0.0.1:{port}/0",
                 AIAO_QUEUE=new_id("storm"),
+                AIAO_QUEUES=QUEUES,
                 AIAO_MAX_ATTEMPTS="1000",
                 AIAO_LEASE_SECONDS="15",
                 AIAO_REAP_SECONDS="1",

@@ -1,6 +1,8 @@
 """The Celery application.
 
-    celery --app worker.app worker --concurrency 1 --queues aiao
+    celery --app worker.app worker --concurrency 1
+
+It takes jobs from every queue of the settings; ``--queues aiao.gpu`` picks some.
 
 Tasks are acknowledged early on purpose: a broker re-delivers a late-acknowledged task that outlives its visibility timeout, and
 an embedding outlives it. The database's lease brings a lost job back instead.
@@ -14,15 +16,18 @@ from typing import Any
 from celery import Celery
 from celery.signals import (
     celeryd_after_setup,
+    celeryd_init,
     setup_logging,
     task_prerun,
     worker_process_init,
     worker_process_shutdown,
     worker_shutting_down,
 )
+from kombu import Exchange, Queue
 
 from service import logs, telemetry
 from service.settings import Settings
+from worker.gpu import only_gpu
 
 # Threads that wait for each other must not burn the cores meanwhile: where anything else runs on the machine, a training step
 # takes several times as long. Read when torch is imported, which happens in the task's process.
@@ -32,7 +37,11 @@ settings = Settings()
 
 app = Celery("aiao", broker=settings.broker_url, include=["worker.tasks"])
 app.conf.update(
-    task_default_queue=settings.queue,
+    task_default_queue=settings.fleet.names[-1],
+    task_queues=[Queue(name, Exchange(name), name) for name in settings.fleet.names],
+    task_create_missing_queues=False,  # a worker that listens where nobody rings is a mistake
+    # An attempt that is still in the same step so long after its job has failed for its time will never notice.
+    task_time_limit=settings.job_seconds + settings.lease_seconds if settings.job_seconds else None,
     task_ignore_result=True,
     task_acks_late=False,
     worker_prefetch_multiplier=1,
@@ -41,6 +50,12 @@ app.conf.update(
     broker_connection_max_retries=None,
     worker_proc_alive_timeout=300,  # torch is imported meanwhile
 )
+
+
+@celeryd_init.connect
+def look_for_the_gpu(**_: Any) -> None:
+    if settings.gpu:
+        only_gpu()
 
 
 @setup_logging.connect

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -43,6 +44,13 @@ STOPPING = threading.Event()
 
 PASSING = (OperationalError, InterfaceError, BaseError, VaultError)
 """The database, the storage or the key service does not answer: by no fault of the job."""
+
+
+OUT_OF_MEMORY = {
+    "code": "out-of-memory",
+    "detail": "the worker, or its GPU, has not the memory that this job needs; for an embedding choose a smaller batch_size or "
+    "gradient_checkpointing, or ask the operator for a larger worker",
+}
 
 
 class WorkerStopping(Exception):
@@ -142,7 +150,7 @@ def _attempt(platform: Platform, lease: Lease, task: Callable[[Work], None]) -> 
                 task(work)
         return "succeeded"
     except LeaseLost:
-        return "lost its lease"
+        return "timed out" if lease.timed_out else "lost its lease"
     except CancelRequested:
         with _ending(job_id):
             lease.cancel()
@@ -150,7 +158,7 @@ def _attempt(platform: Platform, lease: Lease, task: Callable[[Work], None]) -> 
     except WorkerStopping:
         with _ending(job_id):
             lease.hand_back()
-            platform.doorbell.ring(job_id, lease.job.kind)
+            platform.doorbell.ring(lease.job)
         return "handed back"
     except AiaoError as error:
         telemetry.failed(error)
@@ -161,6 +169,10 @@ def _attempt(platform: Platform, lease: Lease, task: Callable[[Work], None]) -> 
         telemetry.failed(error)
         passes = _passes(error)
         logger.exception("%s: attempt %d failed", job_id, lease.attempt)
+        if _out_of_memory(error):
+            with _ending(job_id):
+                lease.fail(OUT_OF_MEMORY)
+            return "out of memory"
         what = "could not go on" if passes else "failed"
         detail = f"the worker {what} ({type(error).__name__}); the operator finds the cause in its log under {job_id}"
         with _ending(job_id):
@@ -169,6 +181,11 @@ def _attempt(platform: Platform, lease: Lease, task: Callable[[Work], None]) -> 
             else:
                 lease.fail({"code": "internal-error", "detail": detail})
         return "interrupted" if passes else "failed"
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether there was no more, of the machine's or of its GPU's: torch says it in a RuntimeError."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in ("out of memory", "allocate memory"))
 
 
 def _passes(error: Exception) -> bool:
@@ -189,6 +206,14 @@ def _ending(job_id: str) -> Iterator[None]:
         logger.exception("%s: its end cannot be noted", job_id)
 
 
+def _took_too_long(seconds: float) -> dict[str, str]:
+    return {
+        "code": "time-limit",
+        "detail": f"the job was not done after {seconds:g} seconds, the longest that this service lets one run; use fewer "
+        "steps or a smaller model, or ask the operator for more time or a faster worker",
+    }
+
+
 @cache
 def _platform() -> Platform:
     return Platform.open(Settings())
@@ -204,14 +229,24 @@ def _job(database: Database, job_id: str) -> Job:
 
 @contextmanager
 def _heartbeat(work: Work) -> Iterator[None]:
-    """Renew the lease and write the progress from a thread of its own, also while one step takes long."""
-    stop = threading.Event()
+    """Renew the lease and write the progress from a thread of its own, also while one step takes long.
+
+    Once the attempt has had its time, the job fails here, whatever the step is at; the next step then finds its lease lost.
+    """
+    stop, settings = threading.Event(), work.platform.settings
+    deadline = time.monotonic() + (settings.job_seconds or math.inf)
 
     def beat() -> None:
-        while not stop.wait(work.platform.settings.heartbeat_seconds):
+        while not stop.wait(settings.heartbeat_seconds):
             try:
+                if time.monotonic() > deadline:
+                    work.lease.fail(_took_too_long(settings.job_seconds))
+                    work.lease.timed_out = True
+                    return
                 if not work.lease.renew(work.pace.latest()):
                     return  # the next step notices it too, and stops
+            except LeaseLost:
+                return
             except Exception:  # the database may be away for a moment; the lease outlives that
                 logger.exception("%s: no heartbeat", work.job.id)
 

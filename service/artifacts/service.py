@@ -4,11 +4,13 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
+from obstore.exceptions import BaseError
 from sqlalchemy.orm import Session
 
 from service.activity.service import record
+from service.artifacts.denoisers import UNKNOWN, Denoiser, inspect
 from service.artifacts.kinds import kind_of
 from service.artifacts.repository import ArtifactRepository
 from service.artifacts.schemas import Kind
@@ -31,6 +33,8 @@ class Received:
     sha256: str
     size: int
     kind: Kind
+    denoiser: Denoiser | None
+    """Of an archive."""
     storage_key: str
 
 
@@ -53,11 +57,11 @@ async def receive(
     await storage.receive(key, hashed())
     try:
         _check_digest(digest.hexdigest(), expected_sha256)
-        kind = await asyncio.to_thread(_kind, storage, key, size, filename)
+        kind, denoiser = await asyncio.to_thread(_recognised, storage, key, size, filename)
     except BaseException:
         storage.delete(key)
         raise
-    return Received(artifact_id, filename, digest.hexdigest(), size, kind, key)
+    return Received(artifact_id, filename, digest.hexdigest(), size, kind, denoiser, key)
 
 
 async def recognise(storage: Storage, key: str, *, filename: str, expected_sha256: str | None, expected_size: int) -> Received:
@@ -69,8 +73,8 @@ async def recognise(storage: Storage, key: str, *, filename: str, expected_sha25
     if size != expected_size:
         raise InvalidArtifact(f"{size} bytes came in, and not the {expected_size} that were announced; send the file again")
     _check_digest(digest.hexdigest(), expected_sha256)
-    kind = await asyncio.to_thread(_kind, storage, key, size, filename)
-    return Received(new_id("art"), filename, digest.hexdigest(), size, kind, key)
+    kind, denoiser = await asyncio.to_thread(_recognised, storage, key, size, filename)
+    return Received(new_id("art"), filename, digest.hexdigest(), size, kind, denoiser, key)
 
 
 def _check_digest(sha256: str, expected: str | None) -> None:
@@ -78,9 +82,21 @@ def _check_digest(sha256: str, expected: str | None) -> None:
         raise InvalidArtifact(f"the upload was damaged on the way: its SHA-256 is {sha256}; send it again")
 
 
-def _kind(storage: Storage, key: str, size: int, filename: str) -> Kind:
+def _recognised(storage: Storage, key: str, size: int, filename: str) -> tuple[Kind, Denoiser | None]:
     with storage.open(key) as file:
-        return kind_of(file, size, filename)
+        kind = kind_of(file, size, filename)
+        return kind, inspect(file) if kind == "archive" else None
+
+
+def denoiser_of(storage: Storage, artifact: Artifact) -> Denoiser:
+    """How large the model in an artifact is. One from before that was noted is looked at now."""
+    if artifact.denoiser:
+        return Denoiser(**artifact.denoiser)
+    try:
+        with storage.open(artifact.storage_key) as file:
+            return inspect(file)
+    except (OSError, BaseError):  # nothing depends on it so much that the storage must answer now
+        return UNKNOWN
 
 
 def keep(session: Session, tenant_id: str, received: Received) -> Artifact:
@@ -95,6 +111,7 @@ def keep(session: Session, tenant_id: str, received: Received) -> Artifact:
         sha256=received.sha256,
         size=received.size,
         kind=received.kind,
+        denoiser=asdict(received.denoiser) if received.denoiser else None,
         storage_key=twin.storage_key if twin else received.storage_key,
         created_at=utc_now(),
     )

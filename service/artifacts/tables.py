@@ -1,6 +1,7 @@
 """Uploaded files."""
 
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import BigInteger, ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column
@@ -23,6 +24,8 @@ class Artifact(Base):
     sha256: Mapped[str]
     size: Mapped[int] = mapped_column(BigInteger)
     kind: Mapped[str]
+    denoiser: Mapped[dict[str, Any] | None]
+    """Of an archive: how large its denoiser is, as :class:`service.artifacts.denoisers.Denoiser`."""
     storage_key: Mapped[str] = mapped_column(index=True)
     created_at: Mapped[datetime]
     deleted_at: Mapped[datetime | None]

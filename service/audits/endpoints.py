@@ -38,13 +38,13 @@ def start(
     with platform.database.session() as session:
         if replay := idempotency.replay(session):
             return replay
-        audit, job = service.start(session, platform.vault, caller.tenant_id, model_id, request)
+        audit, job = service.start(session, platform, caller.tenant_id, model_id, request)
         record(session, caller.tenant_id, caller.token_id, "audit.start", audit.id)
         answer = AuditStarted(audit=_shown(session, caller.tenant_id, [audit])[0], job=JobOut.model_validate(job))
         headers = {"Location": f"/v1/jobs/{job.id}", "Retry-After": "2"}
         body = answer.model_dump(mode="json")
         idempotency.remember(session, 202, body, headers)
-    platform.doorbell.ring(job.id, job.kind)
+    platform.doorbell.ring(job)
     return JSONResponse(body, 202, headers)
 
 

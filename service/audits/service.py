@@ -4,34 +4,38 @@ from sqlalchemy.orm import Session
 
 from aiao_core.audit_report import AttackResult, AuditReport
 from service.artifacts.repository import ArtifactRepository
+from service.artifacts.service import denoiser_of
 from service.audits.repository import AuditRepository
 from service.audits.schemas import AuditIn
 from service.audits.tables import Audit
 from service.database import utc_now
 from service.errors import Conflict, InvalidArtifact
 from service.ids import new_id
+from service.jobs import memory
 from service.jobs import service as jobs
 from service.jobs.tables import Job
 from service.keys import service as keys
 from service.models.repository import ModelRepository
-from service.vault import Vault
+from service.platform import Platform
 
 
-def start(session: Session, vault: Vault, tenant_id: str, model_id: str, request: AuditIn) -> tuple[Audit, Job]:
+def start(session: Session, platform: Platform, tenant_id: str, model_id: str, request: AuditIn) -> tuple[Audit, Job]:
     """An audit and its queued job.
 
     Raises :class:`service.errors.NotFound` for an unknown model or artifact, :class:`Conflict` for a model that is not ready,
-    :class:`InvalidArtifact` for what is no image set and :class:`service.errors.InvalidSecret`.
+    :class:`InvalidArtifact` for what is no image set, :class:`service.errors.InvalidSecret` and
+    :class:`service.errors.NotEnoughMemory`.
     """
     model = ModelRepository(session, tenant_id).get(model_id)
     if model.status != "ready":
         raise Conflict(f"{model.id} is {model.status}; only a model that is ready can be audited")
-    images = request.images_artifact_id
-    if images and ArtifactRepository(session, tenant_id).get_for_use(images).kind not in ("images", "archive"):
+    images, artifacts = request.images_artifact_id, ArtifactRepository(session, tenant_id)
+    if images and artifacts.get_for_use(images).kind not in ("images", "archive"):
         raise InvalidArtifact("images_artifact_id must be an image set: a .zip or .tar of images, or an .npz")
     audit_id = new_id("aud")
-    job = jobs.create(session, tenant_id, "audit", audit_id)
-    keys.lend(session, vault, model, job.id, request.secret_key)
+    needed = platform.settings.fleet.accepted(memory.of_audit(denoiser_of(platform.storage, artifacts.get(model.artifact_id))))
+    job = jobs.create(session, tenant_id, "audit", audit_id, needed)
+    keys.lend(session, platform.vault, model, job.id, request.secret_key)
     audit = Audit(
         id=audit_id,
         tenant_id=tenant_id,

@@ -28,6 +28,8 @@ class Lease:
     def __init__(self, database: Database, job: Job, seconds: float) -> None:
         self.database, self.job, self.seconds = database, job, seconds
         self.job_id, self.attempt = job.id, job.attempt
+        self.timed_out = False
+        """Whether the job has failed because this attempt took too long."""
         self._last_check = time.monotonic()
 
     @classmethod

@@ -13,8 +13,10 @@ from datetime import timedelta
 
 from service.artifacts.garbage import collect
 from service.database import utc_now
+from service.fleet import GIB
 from service.jobs.outcomes import discard_training_state, ended, record_failure
 from service.jobs.repository import LeaseRepository
+from service.jobs.tables import Job
 from service.logs import configure
 from service.platform import Platform
 from service.settings import Settings
@@ -29,13 +31,13 @@ RING_AGAIN_SECONDS = 30
 def reap(platform: Platform) -> None:
     """One round: running jobs without a living worker are queued again, up to the limit of attempts, and rung for."""
     now = utc_now()
-    to_ring: list[tuple[str, str]] = []
+    to_ring: list[Job] = []
     with platform.database.session() as session:
         leases = LeaseRepository(session)
         for job in leases.to_reap(now, now - timedelta(seconds=RING_AGAIN_SECONDS)):
             if job.state == "running" and (job.cancel_requested or job.attempts_that_count >= platform.settings.max_attempts):
                 state = "canceled" if job.cancel_requested else "failed"
-                error = None if job.cancel_requested else _worker_lost(job.attempts_that_count)
+                error = None if job.cancel_requested else _worker_lost(job)
                 if leases.change(job.id, "running", job.attempt, state=state, error=error, finished_at=now, lease_until=None):
                     record_failure(session, job, error or {"code": "canceled", "detail": "the job was canceled"})
                     discard_training_state(platform.storage, job.id)
@@ -43,16 +45,17 @@ def reap(platform: Platform) -> None:
                     ended(session, job)
                     logger.warning("%s: %s, its worker is gone after attempt %d", job.id, state, job.attempt)
             elif leases.change(job.id, job.state, job.attempt, state="queued", lease_until=None, rung_at=now):
-                to_ring.append((job.id, job.kind))
+                to_ring.append(job)
                 logger.warning("%s: rung for again, it was %s after attempt %d", job.id, job.state, job.attempt)
-    for job_id, kind in to_ring:
-        platform.doorbell.ring(job_id, kind)
+    for job in to_ring:
+        platform.doorbell.ring(job)
 
 
-def _worker_lost(attempts: int) -> dict[str, str]:
+def _worker_lost(job: Job) -> dict[str, str]:
+    estimate = f" (its estimate is {job.memory_bytes / GIB:.1f} GiB)" if job.memory_bytes else ""
     return {
         "code": "worker-lost",
-        "detail": f"the worker died {attempts} times over this job, perhaps for lack of memory; "
+        "detail": f"the worker died {job.attempts_that_count} times over this job, perhaps for lack of memory{estimate}; "
         "try smaller options, or ask the operator for a larger worker",
     }
 

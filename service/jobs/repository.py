@@ -43,8 +43,9 @@ class LeaseRepository:
         forgotten: ColumnElement[bool] = and_(Job.state == "queued", Job.rung_at < rung_before)
         return list(self.session.scalars(select(Job).where(or_(lost, forgotten)).order_by(Job.id)))
 
-    def unfinished(self) -> list[tuple[str, str, int, datetime]]:
-        """Kind, state, number and oldest time of the jobs that are queued or running."""
-        query = select(Job.kind, Job.state, func.count(), func.min(Job.created_at, type_=UtcDateTime()))
-        rows = self.session.execute(query.where(Job.state.in_(("queued", "running"))).group_by(Job.kind, Job.state))
-        return [(kind, state, count, oldest) for kind, state, count, oldest in rows]
+    def unfinished(self) -> list[tuple[str, str, int | None, int, datetime]]:
+        """Kind, state and need of memory, and of each the number and oldest time, of the jobs that are queued or running."""
+        alike = (Job.kind, Job.state, Job.memory_bytes)
+        query = select(*alike, func.count(), func.min(Job.created_at, type_=UtcDateTime()))
+        rows = self.session.execute(query.where(Job.state.in_(("queued", "running"))).group_by(*alike))
+        return [(kind, state, memory_bytes, count, oldest) for kind, state, memory_bytes, count, oldest in rows]

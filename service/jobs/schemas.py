@@ -32,6 +32,10 @@ class JobOut(Schema):
     subject_id: str = Field(
         examples=["mdl_01kaw3v0h9m6f0x2e7d8c9b1a5"], description="The model, verification or audit it works on."
     )
+    memory_bytes: int | None = Field(
+        examples=[2415919104],
+        description="How much memory it needs at most, by an estimate: it waits for a worker that has so much. Null: unknown.",
+    )
     progress: ProgressOut | None
     result: str | None = Field(examples=["/v1/models/mdl_01kaw3v0h9m6f0x2e7d8c9b1a5"], description="Where the result is.")
     error: Failure | None

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, text
+from sqlalchemy import BigInteger, ForeignKey, Index, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.database import Base
@@ -28,6 +28,8 @@ class Job(Base):
     attempt: Mapped[int] = mapped_column(default=0)
     hand_backs: Mapped[int] = mapped_column(default=0, server_default=text("0"))
     """Attempts that ended because their worker was told to stop: they do not count against the job."""
+    memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """What it needs, by an estimate; null for a job from before there was one, and where nobody can tell."""
     lease_until: Mapped[datetime | None]
     rung_at: Mapped[datetime]
     cancel_requested: Mapped[bool] = mapped_column(default=False)

@@ -32,7 +32,7 @@ def register(request: ModelIn, platform: PlatformDep, caller: ModelWriter, idemp
     with platform.database.session() as session:
         if replay := idempotency.replay(session):
             return replay
-        model, job, secret = service.register(session, platform.vault, caller.tenant_id, request)
+        model, job, secret = service.register(session, platform, caller.tenant_id, request)
         record(session, caller.tenant_id, caller.token_id, "model.register", model.id)
         answer = Registered(
             model=_shown(session, caller.tenant_id, [model])[0], job=JobOut.model_validate(job), secret_key=secret
@@ -40,7 +40,7 @@ def register(request: ModelIn, platform: PlatformDep, caller: ModelWriter, idemp
         headers = {"Location": f"/v1/jobs/{job.id}", "Retry-After": "2"}
         body = answer.model_dump(mode="json")
         idempotency.remember(session, 202, body | {"secret_key": None}, headers)
-    platform.doorbell.ring(job.id, job.kind)
+    platform.doorbell.ring(job)
     return JSONResponse(body, 202, headers)
 
 

@@ -6,31 +6,37 @@ from sqlalchemy.orm import Session
 
 from aiao_core.key import OwnerKey
 from service.artifacts.repository import ArtifactRepository
+from service.artifacts.service import denoiser_of
 from service.database import utc_now
 from service.errors import InvalidArtifact
 from service.ids import new_id
+from service.jobs import memory
 from service.jobs import service as jobs
 from service.jobs.tables import Job
 from service.keys import service as keys
 from service.models.repository import ModelRepository
 from service.models.schemas import ModelIn
 from service.models.tables import Model
+from service.platform import Platform
 from service.storage import Storage
 from service.vault import Vault
 
 
-def register(session: Session, vault: Vault, tenant_id: str, request: ModelIn) -> tuple[Model, Job, str]:
+def register(session: Session, platform: Platform, tenant_id: str, request: ModelIn) -> tuple[Model, Job, str]:
     """A model under embedding, its queued job and the secret key.
 
-    Raises :class:`service.errors.NotFound` for an unknown artifact and :class:`InvalidArtifact` for one of another kind.
+    Raises :class:`service.errors.NotFound` for an unknown artifact, :class:`InvalidArtifact` for one of another kind and
+    :class:`service.errors.NotEnoughMemory`.
     """
     artifacts = ArtifactRepository(session, tenant_id)
-    if artifacts.get_for_use(request.artifact_id).kind != "archive":
+    source = artifacts.get_for_use(request.artifact_id)
+    if source.kind != "archive":
         raise InvalidArtifact("artifact_id must be a diffusers pipeline folder, packed as .zip or .tar")
     if request.images_artifact_id and artifacts.get_for_use(request.images_artifact_id).kind not in ("images", "archive"):
         raise InvalidArtifact("images_artifact_id must be an image set: a .zip or .tar of images, or an .npz")
     model_id = new_id("mdl")
-    job = jobs.create(session, tenant_id, "embed", model_id)
+    needed = platform.settings.fleet.accepted(memory.of_embedding(denoiser_of(platform.storage, source), request.options))
+    job = jobs.create(session, tenant_id, "embed", model_id, needed)
     model = Model(
         id=model_id,
         tenant_id=tenant_id,
@@ -44,7 +50,7 @@ def register(session: Session, vault: Vault, tenant_id: str, request: ModelIn) -
         created_at=utc_now(),
     )
     ModelRepository(session, tenant_id).add(model)
-    return model, job, keys.create(session, vault, model)
+    return model, job, keys.create(session, platform.vault, model)
 
 
 def retire(session: Session, storage: Storage, tenant_id: str, model_id: str) -> None:

@@ -38,13 +38,13 @@ def submit(request: VerificationIn, platform: PlatformDep, caller: VerificationW
     with platform.database.session() as session:
         if replay := idempotency.replay(session):
             return replay
-        verification, job = service.submit(session, platform.vault, caller.tenant_id, request)
+        verification, job = service.submit(session, platform, caller.tenant_id, request)
         record(session, caller.tenant_id, caller.token_id, "verification.submit", verification.id)
         answer = Submitted(verification=_shown(session, caller.tenant_id, [verification])[0], job=JobOut.model_validate(job))
         headers = {"Location": f"/v1/jobs/{job.id}", "Retry-After": "2"}
         body = answer.model_dump(mode="json")
         idempotency.remember(session, 202, body, headers)
-    platform.doorbell.ring(job.id, job.kind)
+    platform.doorbell.ring(job)
     return JSONResponse(body, 202, headers)
 
 

@@ -4,24 +4,27 @@ from sqlalchemy.orm import Session
 
 from aiao_core.report import Report
 from service.artifacts.repository import ArtifactRepository
+from service.artifacts.service import denoiser_of
 from service.database import utc_now
 from service.errors import Conflict, InvalidArtifact
 from service.ids import new_id
+from service.jobs import memory
 from service.jobs import service as jobs
 from service.jobs.tables import Job
 from service.keys import service as keys
 from service.models.repository import ModelRepository
-from service.vault import Vault
+from service.platform import Platform
 from service.verifications.repository import VerificationRepository
 from service.verifications.schemas import VerificationIn
 from service.verifications.tables import Verification
 
 
-def submit(session: Session, vault: Vault, tenant_id: str, request: VerificationIn) -> tuple[Verification, Job]:
+def submit(session: Session, platform: Platform, tenant_id: str, request: VerificationIn) -> tuple[Verification, Job]:
     """A verification and its queued job.
 
     Raises :class:`service.errors.NotFound` for an unknown model or artifact, :class:`Conflict` for a model that is not ready,
-    :class:`InvalidArtifact` for an image set and :class:`service.errors.InvalidSecret`.
+    :class:`InvalidArtifact` for an image set, :class:`service.errors.InvalidSecret` and
+    :class:`service.errors.NotEnoughMemory`.
     """
     model = ModelRepository(session, tenant_id).get(request.model_id)
     if model.status != "ready":
@@ -33,8 +36,11 @@ def submit(session: Session, vault: Vault, tenant_id: str, request: Verification
     if request.base_artifact_id and artifacts.get_for_use(request.base_artifact_id).kind == "images":
         raise InvalidArtifact("base_artifact_id is an image set; the base of an adapter is a checkpoint")
     verification_id = new_id("ver")
-    job = jobs.create(session, tenant_id, "verify", verification_id)
-    keys.lend(session, vault, model, job.id, request.secret_key)
+    needed = platform.settings.fleet.accepted(
+        memory.of_verification(denoiser_of(platform.storage, artifacts.get(model.artifact_id)))
+    )
+    job = jobs.create(session, tenant_id, "verify", verification_id, needed)
+    keys.lend(session, platform.vault, model, job.id, request.secret_key)
     verification = Verification(
         id=verification_id,
         tenant_id=tenant_id,

@@ -1,6 +1,7 @@
 """The compose file: valid, and every setting and module that it names is there."""
 
 import importlib.util
+import re
 import shutil
 import subprocess
 
@@ -50,3 +51,10 @@ def test_only_the_api_is_reachable_and_only_from_this_machine():
 def test_images_are_built_from_stages_that_exist():
     stages = {line.split()[-1] for line in (PROJECT / "docker/Dockerfile").read_text().splitlines() if line.startswith("FROM")}
     assert {service["build"]["target"] for service in OURS.values() if "build" in service} <= stages
+
+
+@pytest.mark.parametrize("name", [name for name in OURS if "worker" in name])
+def test_a_worker_takes_the_one_queue_that_there_is_unless_the_operator_says_otherwise(name):
+    assert OURS[name]["environment"]["AIAO_QUEUES"] == "${AIAO_QUEUES:-}"
+    assert re.search(r"--concurrency 1 --queues \$\{\w+:-aiao\} ", OURS[name]["command"])
+    assert Settings().fleet.names == ["aiao"]

@@ -69,7 +69,7 @@ def registered(platform: Platform, tenant_id: str) -> tuple[Model, Job, str]:
     """A model under embedding, its queued job, and its secret."""
     request = ModelIn(name="model", artifact_id=artifact(platform.database, tenant_id))
     with platform.database.session() as session:
-        return models.register(session, platform.vault, tenant_id, request)
+        return models.register(session, platform, tenant_id, request)
 
 
 def job(database: Database, job_id: str) -> Job:

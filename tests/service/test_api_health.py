@@ -78,9 +78,10 @@ def test_metrics_count_requests_by_route_and_status(api, http, owned):
     assert counted() == before + 3
 
 
-def test_metrics_count_jobs_by_kind_and_state(api, http):
+def test_metrics_count_jobs_by_kind_state_and_queue(api, http):
     def queued() -> float:
-        return metric(httpx.get(f"{api.url}/metrics").text, "aiao_jobs", kind="embed", state="queued")
+        labels = {"kind": "embed", "state": "queued", "queue": api.settings["AIAO_QUEUE"]}
+        return metric(httpx.get(f"{api.url}/metrics").text, "aiao_jobs", **labels)
 
     before = queued()
     job_id = register(http)["job"]["id"]

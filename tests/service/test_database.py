@@ -125,6 +125,20 @@ AN_AUDIT = [
 ]
 
 
+def test_a_job_from_before_the_estimates_waits_with_none_and_outlives_a_step_back(database):
+    with database.engine.begin() as connection:
+        command.downgrade(alembic_config(connection), "0011")
+        for statement in OLDER_ROWS:
+            connection.exec_driver_sql(statement)
+    database.migrate()
+    with database.engine.begin() as connection:
+        assert connection.exec_driver_sql("SELECT memory_bytes FROM jobs").fetchall() == [(None,)]
+        assert connection.exec_driver_sql("SELECT denoiser FROM artifacts").fetchall() == [(None,)]
+        connection.exec_driver_sql(f"UPDATE jobs SET memory_bytes = {1 << 62}")
+        command.downgrade(alembic_config(connection), "0011")
+        assert connection.exec_driver_sql("SELECT id FROM jobs").fetchall() == [("j",)]
+
+
 def test_migrating_twice_changes_nothing(database):
     database.migrate()
     assert tables(database) == {*Base.metadata.tables, "alembic_version"}

@@ -42,7 +42,8 @@ def test_every_document_of_one_thing_is_tried_here_and_promises_its_tag(api):
     singles = {
         path: item["get"]
         for path, item in document.items()
-        if "{" in path and "get" in item and not path.endswith("/events")
+        # An upload under way is never the same again.
+        if "{" in path and "get" in item and not path.endswith("/events") and not path.startswith("/v1/direct-uploads")
         and "cursor" not in {each["name"] for each in item["get"]["parameters"]}
     }  # fmt: skip
     assert set(singles) == {path for path, _ in THINGS}

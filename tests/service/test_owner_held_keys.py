@@ -125,7 +125,7 @@ def test_a_secret_of_another_shape_is_not_repeated(http, held, secret):
 def owner_held(platform, tenant: str) -> tuple[str, str, str]:
     request = ModelIn(name="mine", artifact_id=rows.artifact(platform.database, tenant), custody="owner")
     with platform.database.session() as session:
-        model, job, secret = register(session, platform.vault, tenant, request)
+        model, job, secret = register(session, platform, tenant, request)
     return model.id, job.id, secret
 
 

@@ -31,4 +31,4 @@ def platform(tmp_path, monkeypatch, redis_url):
 @pytest.fixture
 def job_id(platform) -> str:
     with platform.database.session() as session:
-        return jobs.create(session, TENANT, "verify", new_id("ver")).id
+        return jobs.create(session, TENANT, "verify", new_id("ver"), None).id

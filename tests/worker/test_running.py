@@ -5,6 +5,7 @@ import os
 import obstore
 import pytest
 import sqlalchemy as sa
+import torch
 from safetensors import SafetensorError
 
 from aiao_core.errors import InvalidCheckpoint
@@ -14,6 +15,7 @@ from service.jobs import service as jobs
 from service.jobs.leases import CancelRequested, LeaseLost
 from service.jobs.repository import LeaseRepository
 from service.key_encryption import VaultError
+from tests.processes import wait_for
 from worker import running
 from worker.scratch import LOCK, remove_abandoned
 
@@ -116,8 +118,6 @@ def test_the_heartbeat_writes_progress_and_holds_the_lease_during_one_long_step(
     def task(work) -> None:
         first = job(platform, job_id).lease_until
         work.progress(Progress("embedding", 5, 10, {"response": 0.5}))
-        from tests.processes import wait_for
-
         wait_for(lambda: job(platform, job_id).progress, "no progress was written")
         wait_for(lambda: job(platform, job_id).lease_until > first, "the lease was not renewed")
         finish(work)
@@ -140,6 +140,50 @@ def test_what_a_killed_attempt_left_is_removed_and_what_a_living_one_needs_is_no
     os.utime(beginning, (0, 0))
     remove_abandoned(platform.settings.scratch_dir)
     assert scratch_of(platform) == []
+
+
+@pytest.mark.parametrize(
+    "allocate",
+    [lambda: torch.empty(1 << 50), lambda: bytearray(1 << 60)],
+    ids=["torch", "Python"],
+)
+def test_a_job_that_gets_no_memory_fails_in_words_for_its_owner(platform, job_id, allocate):
+    def task(work) -> None:
+        allocate()
+
+    running.run(job_id, task)
+    failed = job(platform, job_id)
+    assert (failed.state, failed.attempt, failed.error["code"]) == ("failed", 1, "out-of-memory")
+    assert "batch_size" in failed.error["detail"]
+
+
+@pytest.fixture
+def hasty(monkeypatch, platform):
+    """A worker's platform with a time limit."""
+    monkeypatch.setenv("AIAO_JOB_SECONDS", "0.3")
+    running._platform.cache_clear()
+    return platform
+
+
+def test_a_job_fails_at_its_time_limit_also_within_one_long_step(hasty, job_id):
+    def task(work) -> None:
+        wait_for(lambda: job(hasty, job_id).state == "failed", "the job goes on for ever")
+        with pytest.raises(LeaseLost):
+            work.progress(Progress("embedding", 1, 2))
+        finish(work)
+
+    running.run(job_id, task)
+    failed = job(hasty, job_id)
+    assert (failed.state, failed.attempt, failed.result) == ("failed", 1, None)
+    assert failed.error["code"] == "time-limit"
+    assert "not done after 0.3 seconds" in failed.error["detail"]
+    assert running.JOB_SECONDS.labels("verify", "timed out")._sum.get() > 0
+    assert scratch_of(hasty) == []
+
+
+def test_a_time_limit_is_no_concern_of_a_job_that_is_done_before(hasty, job_id):
+    running.run(job_id, finish)
+    assert job(hasty, job_id).state == "succeeded"
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,10 @@ import pytest
 import redis
 from kombu.exceptions import OperationalError
 
+from service.fleet import Fleet
 from service.ids import new_id
 from service.jobs.doorbell import Doorbell
+from service.jobs.tables import Job
 from tests import processes
 from tests.processes import free_port, private_redis
 from tests.service.jobs.rings import rings
@@ -17,17 +19,17 @@ def queue() -> str:
 
 
 def test_a_ring_arrives_in_the_queue_of_the_workers(redis_url, queue):
-    doorbell = Doorbell(redis_url, queue)
+    doorbell = Doorbell(redis_url, Fleet.parse(queue, ""))
     doorbell.ping()
-    doorbell.ring("job_1", "embed")
-    doorbell.ring("job_2", "verify")
+    doorbell.ring(Job(id="job_1", kind="embed"))
+    doorbell.ring(Job(id="job_2", kind="verify"))
     doorbell.close()
     assert rings(redis_url, queue) == [("worker.embed", "job_1"), ("worker.verify", "job_2")]
 
 
 def test_a_ring_holds_nothing_but_the_job_and_asks_for_no_answer(redis_url, queue):
-    doorbell = Doorbell(redis_url, queue)
-    doorbell.ring("job_1", "embed")
+    doorbell = Doorbell(redis_url, Fleet.parse(queue, ""))
+    doorbell.ring(Job(id="job_1", kind="embed"))
     doorbell.close()
     with redis.Redis.from_url(redis_url) as broker:
         (message,) = broker.lrange(queue, 0, -1)
@@ -36,8 +38,8 @@ def test_a_ring_holds_nothing_but_the_job_and_asks_for_no_answer(redis_url, queu
 
 
 def test_a_broker_that_is_down_is_survived_and_a_ping_says_so(queue, caplog):
-    doorbell = Doorbell(f"redis://127.0.0.1:{free_port()}/0", queue)
-    doorbell.ring("job_1", "embed")
+    doorbell = Doorbell(f"redis://127.0.0.1:{free_port()}/0", Fleet.parse(queue, ""))
+    doorbell.ring(Job(id="job_1", kind="embed"))
     assert "job_1" in caplog.text
     assert "reaper will ring again" in caplog.text
     with pytest.raises(OperationalError):
@@ -47,10 +49,10 @@ def test_a_broker_that_is_down_is_survived_and_a_ping_says_so(queue, caplog):
 
 def test_a_broker_that_dies_under_an_open_connection_is_survived(queue, caplog):
     with private_redis() as url:
-        doorbell = Doorbell(url, queue)
-        doorbell.ring("job_1", "embed")
+        doorbell = Doorbell(url, Fleet.parse(queue, ""))
+        doorbell.ring(Job(id="job_1", kind="embed"))
         assert rings(url, queue) == [("worker.embed", "job_1")]
-    doorbell.ring("job_2", "embed")
+    doorbell.ring(Job(id="job_2", kind="embed"))
     assert "job_2" in caplog.text
     doorbell.close()
 
@@ -58,10 +60,10 @@ def test_a_broker_that_dies_under_an_open_connection_is_survived(queue, caplog):
 def test_a_broker_that_comes_back_is_used_again(queue, monkeypatch):
     port = free_port()
     monkeypatch.setattr(processes, "free_port", lambda: port)
-    doorbell = Doorbell(f"redis://127.0.0.1:{port}/0", queue)
+    doorbell = Doorbell(f"redis://127.0.0.1:{port}/0", Fleet.parse(queue, ""))
     for job_id in ("job_1", "job_2"):
         with private_redis() as url:
-            doorbell.ring(job_id, "embed")
+            doorbell.ring(Job(id=job_id, kind="embed"))
             assert rings(url, queue) == [("worker.embed", job_id)]
-        doorbell.ring("job_lost", "embed")
+        doorbell.ring(Job(id="job_lost", kind="embed"))
     doorbell.close()

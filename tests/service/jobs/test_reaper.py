@@ -5,6 +5,7 @@ import pytest
 from sqlalchemy import update
 
 from service.database import utc_now
+from service.fleet import GIB, Fleet
 from service.jobs import service as jobs
 from service.jobs.doorbell import Doorbell
 from service.jobs.leases import Lease
@@ -123,7 +124,7 @@ def test_a_job_that_is_well_is_left_alone(platform, tenant):
 
 def test_a_lost_verification_is_rung_for_as_a_verification(platform, tenant):
     with platform.database.session() as session:
-        job = jobs.create(session, tenant, "verify", "ver_1")
+        job = jobs.create(session, tenant, "verify", "ver_1", None)
     for _ in range(platform.settings.max_attempts):
         lose_worker(platform, job)
         reap(platform)
@@ -131,9 +132,35 @@ def test_a_lost_verification_is_rung_for_as_a_verification(platform, tenant):
     assert rows.job(platform.database, job.id).error["code"] == "worker-lost"
 
 
+def test_a_job_is_rung_for_again_where_its_memory_is_and_where_there_is_most_if_nobody_knows_it(platform, tenant):
+    fleet = Fleet.parse(platform.settings.queue, "cpu:8GiB gpu:22GiB")
+    mixed = replace(platform, doorbell=Doorbell(platform.settings.broker_url, fleet))
+    with platform.database.session() as session:
+        small, large, unknown = (jobs.create(session, tenant, "verify", f"ver_{need}", need) for need in (GIB, 9 * GIB, None))
+    for job in (small, large, unknown):
+        lose_worker(platform, job)
+    reap(mixed)
+    mixed.doorbell.close()
+    assert [rings(platform.settings.broker_url, name) for name in fleet.names] == [
+        [("worker.verify", small.id)],
+        [("worker.verify", large.id), ("worker.verify", unknown.id)],
+    ]
+
+
+def test_the_estimate_is_told_where_workers_keep_dying(platform, tenant):
+    with platform.database.session() as session:
+        job = jobs.create(session, tenant, "verify", "ver_1", 3 * GIB)
+    for _ in range(platform.settings.max_attempts):
+        lose_worker(platform, job)
+        reap(platform)
+    error = rows.job(platform.database, job.id).error
+    assert error["code"] == "worker-lost"
+    assert "for lack of memory (its estimate is 3.0 GiB)" in error["detail"]
+
+
 def test_a_job_outlives_a_broker_that_is_down(platform, job):
     lose_worker(platform, job)
-    deaf = replace(platform, doorbell=Doorbell(f"redis://127.0.0.1:{free_port()}/0", platform.settings.queue))
+    deaf = replace(platform, doorbell=Doorbell(f"redis://127.0.0.1:{free_port()}/0", platform.settings.fleet))
     reap(deaf)
     deaf.doorbell.close()
     assert rows.job(platform.database, job.id).state == "queued"

@@ -1,0 +1,151 @@
+"""What an uploaded pipeline folder says of its denoiser, without torch: enough to estimate the memory of its jobs.
+
+All of it is the client's word. A lie misleads the estimate of the client's own jobs; a worker checks everything.
+"""
+
+import json
+import re
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import PurePosixPath
+from typing import IO, Any, BinaryIO
+
+from aiao_core.archives import is_compressed, plain_tar
+from aiao_core.errors import UnsafeArchive
+
+DENOISERS = ("unet", "transformer")
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
+"""Bytes of a number by safetensors' names."""
+
+HALF = 2
+"""Bytes of a number in a file that does not say: at most twice as many are counted as there are."""
+
+SHARD = re.compile(r"-\d{5}-of-\d{5}")
+DEFAULT_SIDE = 128
+"""Where the configuration names no size: that of the largest models."""
+
+MAX_SIDE = 4096
+MAX_PARAMETERS = 1 << 40
+MAX_CONFIG_BYTES = 64 << 10
+MAX_HEADER_BYTES = 1 << 20
+MAX_HEADERS = 64
+MAX_TAR_ENTRIES = 256
+"""Each costs a read somewhere in the file; a pipeline folder has some thirty."""
+
+UNREADABLE = (
+    OSError, EOFError, ValueError, TypeError, AttributeError, LookupError, RuntimeError, OverflowError,
+    struct.error, zlib.error, zipfile.BadZipFile, tarfile.TarError, UnsafeArchive,
+)  # fmt: skip
+"""What the libraries raise for archives that no packer wrote."""
+
+Entry = tuple[PurePosixPath, int, Callable[[], IO[bytes] | None]]
+"""A file of an archive: its path, its bytes, and how to open it."""
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """How large a model is."""
+
+    class_name: str
+    parameters: int | None
+    """Numbers of the denoiser; 0 if the archive holds none, None if that cannot be told, as in a compressed TAR archive."""
+    positions: int
+    """Height times width of x_t, at the size that the model is made for."""
+    text_parameters: int
+    """Numbers of the text encoders."""
+
+
+UNKNOWN = Denoiser("", None, 0, 0)
+
+
+def inspect(file: BinaryIO) -> Denoiser:
+    """The denoiser of a pipeline folder that is packed in ``file``."""
+    config: Any = {}
+    numbers: dict[PurePosixPath, int] = {}
+    headers = 0
+    try:
+        for path, size, open_entry in _entries(file):
+            part = path.parent.name
+            if len(path.parts) > 3 or part not in (*DENOISERS, *TEXT_ENCODERS):
+                continue
+            variant = path.with_name(SHARD.sub("", path.name))
+            if path.name == "config.json" and part in DENOISERS:
+                config = json.loads(_read(open_entry, MAX_CONFIG_BYTES))
+            elif path.suffix == ".safetensors" and headers < MAX_HEADERS:
+                headers += 1
+                numbers[variant] = numbers.get(variant, 0) + _numbers(open_entry, size)
+            elif path.suffix in (".safetensors", *PICKLES):
+                numbers[variant] = numbers.get(variant, 0) + size // HALF
+        return Denoiser(
+            class_name=_identifier(config.get("_class_name")),
+            parameters=min(MAX_PARAMETERS, _largest(numbers, *DENOISERS)),
+            positions=_positions(config.get("sample_size")),
+            text_parameters=min(MAX_PARAMETERS, sum(_largest(numbers, part) for part in TEXT_ENCODERS)),
+        )
+    except UNREADABLE:
+        return UNKNOWN
+
+
+def _entries(file: BinaryIO) -> Iterator[Entry]:
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            for entry in archive.infolist():
+                yield PurePosixPath(entry.filename), entry.file_size, partial(archive.open, entry)
+        return
+    file.seek(0)
+    if is_compressed(file):
+        raise ValueError("all of it would have to be read")
+    with plain_tar(file) as tar:
+        for number, member in enumerate(islice(tar, MAX_TAR_ENTRIES + 1)):
+            if number == MAX_TAR_ENTRIES:
+                raise ValueError("this is hardly a model")
+            if member.isreg():
+                yield PurePosixPath(member.name), member.size, partial(tar.extractfile, member)
+
+
+def _numbers(open_entry: Callable[[], IO[bytes] | None], size: int) -> int:
+    """How many numbers a safetensors file of ``size`` bytes holds, by its header."""
+    prefix = _read(open_entry, 8)
+    length = int.from_bytes(prefix, "little")
+    if length > MAX_HEADER_BYTES:
+        return size // HALF
+    header = json.loads(_read(open_entry, 8 + length)[8:])
+    count = 0
+    for name, tensor in header.items():
+        if name != "__metadata__":
+            start, end = tensor["data_offsets"]
+            count += int(end - start) // WIDTHS.get(tensor["dtype"], 1)
+    if not 0 <= count <= size:
+        raise ValueError("a header that announces so much is none")
+    return count
+
+
+def _read(open_entry: Callable[[], IO[bytes] | None], size: int) -> bytes:
+    stream = open_entry()
+    if stream is None:
+        raise ValueError("this is no plain file")
+    with stream:
+        return stream.read(size)
+
+
+def _largest(numbers: dict[PurePosixPath, int], *parts: str) -> int:
+    """Of the variants of a part, in half and in single precision, one is read: all have as many numbers."""
+    return max((count for variant, count in numbers.items() if variant.parent.name in parts), default=0)
+
+
+def _identifier(value: Any) -> str:
+    return value if isinstance(value, str) and len(value) <= 100 and value.isascii() and value.isidentifier() else ""
+
+
+def _positions(size: Any) -> int:
+    sides = size if isinstance(size, list) else [size]
+    known = [side for side in sides if type(side) is int and 0 < side <= MAX_SIDE]
+    return known[0] * known[-1] if known and len(known) == len(sides) <= 2 else DEFAULT_SIDE**2
