@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aiao_core import __version__
-from service import errors, etags, health, logs, telemetry
+from service import errors, etags, health, links, logs, telemetry
 from service.activity import endpoints as activity
 from service.artifacts import endpoints as artifacts
 from service.audits import endpoints as audits
@@ -65,13 +65,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's document with problem documents instead of its own validation errors."""
+    """FastAPI's document with problem documents instead of its own validation errors, and with links."""
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         schemas = document["components"]["schemas"]
         schemas["Problem"] = errors.Problem.model_json_schema()
         for name in ("HTTPValidationError", "ValidationError"):
             schemas.pop(name, None)
+        links.add(document)
         app.openapi_schema = document
     return app.openapi_schema
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from http import HTTPStatus
+from http import HTTPMethod, HTTPStatus
 from typing import Any, ClassVar
 
 from fastapi import FastAPI, Request
@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 logger = logging.getLogger(__name__)
 
@@ -179,11 +180,12 @@ def install(app: FastAPI) -> None:
         return problem(422, "invalid-request", _in_words(error.errors()))
 
     @app.exception_handler(HTTPException)
-    def http_error(_: Request, error: HTTPException) -> JSONResponse:
+    def http_error(request: Request, error: HTTPException) -> JSONResponse:
         phrase = HTTPStatus(error.status_code).phrase
         slug = SLUGS.get(error.status_code, phrase.lower().replace(" ", "-"))
         detail = UNROUTED.get(error.status_code, phrase) if error.detail == phrase else str(error.detail)
-        return problem(error.status_code, slug, detail, dict(error.headers) if error.headers else None)
+        headers = {"Allow": _allowed(request)} if error.status_code == 405 else dict(error.headers or {})
+        return problem(error.status_code, slug, detail, headers)
 
     @app.exception_handler(Exception)
     def unexpected(request: Request, error: Exception) -> JSONResponse:
@@ -196,6 +198,17 @@ def install(app: FastAPI) -> None:
     def database_away(_: Request, error: OperationalError) -> JSONResponse:
         logger.error("the database does not answer: %s", error.orig)
         return problem(503, "not-ready", "the database does not answer; try again in a moment", {"Retry-After": "2"})
+
+
+def _allowed(request: Request) -> str:
+    """All methods that the path takes; Starlette names those of one route."""
+    asked = {"type": "http", "path": request.scope["path"], "root_path": request.scope["root_path"]}
+    taken = (
+        method
+        for method in HTTPMethod
+        if any(route.matches(asked | {"method": method.value})[0] is Match.FULL for route in request.app.routes)
+    )
+    return ", ".join(taken)
 
 
 def _in_words(errors: Sequence[Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, Header, Request, Response
 
 from aiao_core import __version__
+from service.schemas import header
 
 CACHE_CONTROL = "private, no-cache"
 """What is kept is asked for again at each use, so that it is shown only to a token that may see it still."""
@@ -17,8 +18,7 @@ OPAQUE_TAG = re.compile(r'"[\x21\x23-\x7e\x80-\xff]*"')
 
 def conditional(**success: Any) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI description of such answers; ``success`` is what else there is to say of 200."""
-    description = "Send it as `If-None-Match` to get this again only if it has changed."
-    headers = {"ETag": {"description": description, "required": True, "schema": {"type": "string"}}}
+    headers = {"ETag": header("string", "Send it as `If-None-Match` to get this again only if it has changed.")}
     return {
         200: {"headers": headers} | success,
         304: {"description": "What you hold, by `If-None-Match`, is what would be sent.", "headers": headers},

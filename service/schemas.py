@@ -1,7 +1,7 @@
 """Parts that several schemas share."""
 
 from dataclasses import dataclass
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from fastapi import Depends, Path, Query
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
@@ -64,6 +64,22 @@ async def get_paging(limit: Limit = 50, cursor: Cursor = None, order: Order = "n
 
 
 PageQuery = Annotated[Paging, Depends(get_paging)]
+
+
+def one_of(first: str, second: str) -> dict[str, Any]:
+    """The JSON Schema of an object in which one of two fields is given, and the other left out or null.
+
+    By ``not``, for generators of clients make several types of a ``oneOf``, and lose the other fields.
+    """
+    given, null = {"not": {"type": "null"}}, {"type": "null"}
+    both = {"required": [first, second], "properties": {first: given, second: given}}
+    neither = {"properties": {first: null, second: null}}
+    return {"not": {"anyOf": [both, neither]}}
+
+
+def header(kind: str, description: str, *, required: bool = True) -> dict[str, Any]:
+    """The OpenAPI description of a header of an answer."""
+    return {"description": description, "required": required, "schema": {"type": kind}}
 
 
 def identifier(prefix: str) -> object:

@@ -8,7 +8,7 @@ from aiao_core.audit_options import Attacks, AuditOptions, Preset
 from aiao_core.audit_report import Summary
 from service.ids import pattern
 from service.jobs.schemas import JobOut, JobState
-from service.schemas import Failure, Schema, SecretKey
+from service.schemas import Failure, Schema, SecretKey, one_of
 
 
 class AuditIn(BaseModel):
@@ -20,9 +20,9 @@ class AuditIn(BaseModel):
             "examples": [
                 {"preset": "quick"},
                 {"attacks": ["magnitude-pruning-30", "full-fine-tuning-200"], "options": {"seed": 1}},
-            ],
-            "oneOf": [{"required": ["preset"]}, {"required": ["attacks"]}],
-        },
+            ]
+        }
+        | one_of("preset", "attacks"),
     )
 
     preset: Preset | None = Field(None, description="A set of attacks: `quick` for minutes, `full` for all of them.")

@@ -15,7 +15,7 @@ from fastapi.routing import APIRoute
 
 from service.activity.service import record
 from service.errors import Conflict, ServiceError, UnsupportedMediaType, UnsupportedTusVersion, UploadTooLarge, responses
-from service.schemas import UploadId
+from service.schemas import UploadId, header
 from service.tokens.dependencies import PlatformDep, Reader, Writer
 from service.uploads import service
 from service.uploads.schemas import ALGORITHMS, Checksum, parse_metadata
@@ -24,6 +24,8 @@ from service.uploads.tables import Upload
 VERSION = "1.0.0"
 ARTIFACT = "AIAO-Artifact"
 """Names the artifact that came of an upload."""
+UPLOAD = "AIAO-Upload"
+"""Names the upload, for clients that take identifiers instead of addresses."""
 
 
 class TusRoute(APIRoute):
@@ -44,19 +46,29 @@ class TusRoute(APIRoute):
         return versioned
 
 
-def speaks_tus(
-    version: Annotated[str | None, Header(alias="Tus-Resumable", json_schema_extra={"enum": [VERSION]})] = None,
-) -> None:
+def speaks_tus(version: Annotated[str | None, Header(alias="Tus-Resumable", include_in_schema=False)] = None) -> None:
     if version != VERSION:
         raise UnsupportedTusVersion(f"send the header Tus-Resumable: {VERSION}", {"Tus-Version": VERSION})
 
 
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"], route_class=TusRoute)
 TUS = [Depends(speaks_tus)]
+TUS_HEADER = {"name": "Tus-Resumable", "in": "header", "required": True, "schema": {"type": "string", "enum": [VERSION]}}
+SPEAKS_TUS = {"parameters": [TUS_HEADER]}
+"""Said here, for whoever leaves it out gets the 412 of the protocol, and not the 422 of what FastAPI requires."""
 
 Offset = Annotated[int, Header(alias="Upload-Offset", ge=0, description="How many bytes are there already.")]
 PATCH_TYPE = "application/offset+octet-stream"
-BODY = {"requestBody": {"required": True, "content": {PATCH_TYPE: {"schema": {"type": "string", "format": "binary"}}}}}
+BODY = SPEAKS_TUS | {
+    "requestBody": {"required": True, "content": {PATCH_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
+}
+
+
+WHERE = {
+    "Upload-Offset": header("integer", "How many bytes are there."),
+    "Upload-Expires": header("string", "When the upload is forgotten, unless more bytes come in."),
+}
+CAME_OF_IT = {ARTIFACT: header("string", "The artifact that came of the upload, once all bytes are there.", required=False)}
 
 
 @router.options("", status_code=204, summary="What this server can do of the tus protocol")
@@ -75,8 +87,16 @@ def options(platform: PlatformDep) -> Response:
     "",
     status_code=201,
     summary="Begin a resumable upload",
+    response_class=Response,
     dependencies=TUS,
-    responses=responses(400, 401, 403, 412, 413, 422),
+    responses={
+        201: {
+            "headers": WHERE
+            | {"Location": header("string", "The upload's address."), UPLOAD: header("string", "The upload's identifier.")}
+        }
+    }
+    | responses(400, 401, 403, 412, 413, 422),
+    openapi_extra=SPEAKS_TUS,
 )
 def create(
     platform: PlatformDep,
@@ -92,14 +112,15 @@ def create(
         ),
     ],
 ) -> Response:
-    """`Location` names the upload, to which PATCH appends. It lives for a day after its last bytes."""
+    """`Location` is the upload's address, `AIAO-Upload` its identifier. It lives for a day after its last bytes."""
     limit = platform.settings.max_upload_bytes
     if length > limit:
         raise UploadTooLarge.beyond(limit)
     with platform.database.session() as session:
         upload = service.create(session, caller.tenant_id, parse_metadata(metadata), length)
         record(session, caller.tenant_id, caller.token_id, "upload.create", upload.id)
-    return Response(status_code=201, headers={"Location": f"{router.prefix}/{upload.id}"} | _where(upload, 0))
+    headers = {"Location": f"{router.prefix}/{upload.id}", UPLOAD: upload.id}
+    return Response(status_code=201, headers=headers | _where(upload, 0))
 
 
 @router.head(
@@ -107,7 +128,9 @@ def create(
     summary="How much of an upload is there?",
     response_class=Response,
     dependencies=TUS,
-    responses=responses(401, 404, 410, 412, 422),
+    responses={200: {"headers": WHERE | CAME_OF_IT | {"Upload-Length": header("integer", "Bytes of the whole file.")}}}
+    | responses(401, 404, 410, 412, 422),
+    openapi_extra=SPEAKS_TUS,
 )
 def show(upload_id: UploadId, platform: PlatformDep, caller: Reader) -> Response:
     """`Upload-Offset` bytes have come in of `Upload-Length`; go on from there. `AIAO-Artifact` names what came of them all."""
@@ -123,7 +146,7 @@ def show(upload_id: UploadId, platform: PlatformDep, caller: Reader) -> Response
     status_code=204,
     summary="Append to an upload",
     dependencies=TUS,
-    responses=responses(400, 401, 403, 404, 409, 410, 412, 413, 415, 422, 460),
+    responses={204: {"headers": WHERE | CAME_OF_IT}} | responses(400, 401, 403, 404, 409, 410, 412, 413, 415, 422, 460),
     openapi_extra=BODY,
 )
 async def append(
@@ -161,6 +184,7 @@ async def append(
     summary="Give an upload up",
     dependencies=TUS,
     responses=responses(401, 403, 404, 412, 422),
+    openapi_extra=SPEAKS_TUS,
 )
 def terminate(upload_id: UploadId, platform: PlatformDep, caller: Writer) -> Response:
     """What has come in is deleted; an artifact that came of it stays."""

@@ -9,7 +9,7 @@ from aiao_core.hub import MAX_REFERENCE, REFERENCE
 from aiao_core.options import VerificationOptions
 from service.ids import pattern
 from service.jobs.schemas import JobOut, JobState
-from service.schemas import Failure, Schema, SecretKey
+from service.schemas import Failure, Schema, SecretKey, one_of
 
 Verdict = Literal["match", "no-match"]
 
@@ -23,9 +23,9 @@ class VerificationIn(BaseModel):
             "examples": [
                 {"model_id": "mdl_01kaw3v0h9m6f0x2e7d8c9b1a5", "artifact_id": "art_01kaw4r7c2n8p5q0s6t1v3w9x4"},
                 {"model_id": "mdl_01kaw3v0h9m6f0x2e7d8c9b1a5", "hub": "hf://owner/name@main"},
-            ],
-            "oneOf": [{"required": ["artifact_id"]}, {"required": ["hub"]}],
-        },
+            ]
+        }
+        | one_of("artifact_id", "hub"),
     )
 
     model_id: str = Field(pattern=pattern("mdl"))

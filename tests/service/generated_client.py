@@ -16,9 +16,11 @@ from aiao_ownership_service_client.api.artifacts import list_artifacts_v1_artifa
 from aiao_ownership_service_client.api.artifacts import upload_v1_artifacts_post as upload
 from aiao_ownership_service_client.api.jobs import cancel_v1_jobs_job_id_cancel_post as cancel
 from aiao_ownership_service_client.api.jobs import list_jobs_v1_jobs_get as list_jobs
+from aiao_ownership_service_client.api.jobs import show_v1_jobs_job_id_get as show_job
 from aiao_ownership_service_client.api.models import list_models_v1_models_get as list_models
 from aiao_ownership_service_client.api.models import register_v1_models_post as register
-from aiao_ownership_service_client.models import ModelIn, Problem
+from aiao_ownership_service_client.api.verifications import submit_v1_verifications_post as submit
+from aiao_ownership_service_client.models import ModelIn, Problem, VerificationIn
 from aiao_ownership_service_client.types import File
 
 
@@ -29,6 +31,12 @@ def main(url: str, token: str, file: str) -> None:
         registered = register.sync(client=client, body=ModelIn(name="generated", artifact_id=artifact.id))
         assert registered.secret_key.startswith("aiao1")
         assert registered.job.id in [job.id for job in list_jobs.sync(client=client, state="queued").items]
+        shown = show_job.sync_detailed(client=client, job_id=registered.job.id)
+        assert shown.parsed == registered.job
+        again = show_job.sync_detailed(client=client, job_id=registered.job.id, if_none_match=shown.headers["ETag"])
+        assert (again.status_code, again.content) == (304, b"")
+        too_early = submit.sync(client=client, body=VerificationIn(model_id=registered.model.id, artifact_id=artifact.id))
+        assert (too_early.type_, too_early.status) == ("conflict", 409)
         assert cancel.sync(client=client, job_id=registered.job.id).state == "canceled"
         assert registered.model.id in [model.id for model in list_models.sync(client=client, limit=200).items]
         assert artifact.id in [each.id for each in list_artifacts.sync(client=client, sha256=artifact.sha256).items]

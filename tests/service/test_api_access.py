@@ -217,10 +217,11 @@ def test_an_unknown_path_is_a_problem_that_says_where_to_look(http, path):
     assert "/docs" in problem(http.get(path), 404, "not-found")
 
 
-def test_an_unknown_method_is_a_problem_that_says_where_to_look(http):
-    answer = http.put("/v1/models")
-    assert "/docs" in problem(answer, 405, "method-not-allowed")
-    assert "POST" in answer.headers["allow"]
+def test_an_unknown_method_is_a_problem_that_says_where_to_look_and_what_the_path_takes(api, http, owned):
+    for path, item in httpx.get(f"{api.url}/openapi.json").json()["paths"].items():
+        answer = http.put(filled(path, owned))
+        assert "/docs" in problem(answer, 405, "method-not-allowed")
+        assert set(answer.headers["allow"].lower().split(", ")) == set(item), path
 
 
 def test_a_malformed_identifier_is_named(http):

@@ -1,15 +1,21 @@
 """What the OpenAPI document promises, tried by calls that fit it and by calls that do not."""
 
+from itertools import product
 from typing import Any
 
+import jsonschema_rs
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
 from schemathesis import Case, GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 
 from service.app import create_app
+from service.audits.schemas import AuditIn
+from service.ids import new_id
+from service.verifications.schemas import VerificationIn
 from tests.service import uploads
 from tests.service.calls import own, upload
 
@@ -83,3 +89,25 @@ def test_every_answer_is_one_that_the_document_promises(document, http, known, m
     is_upload = method in ("post", "patch") and path.startswith(("/v1/artifacts", "/v1/uploads", "/v1/direct-uploads"))
     is_upload = is_upload or path.endswith("/parts")
     assert is_upload or seen & {200, 201, 202, 204}, "no call succeeded, so nothing was learned of such answers"
+
+
+MISSING = object()
+
+
+@pytest.mark.parametrize(
+    ("kind", "choices", "others"),
+    [
+        (VerificationIn, {"artifact_id": new_id("art"), "hub": "hf://owner/name"}, {"model_id": new_id("mdl")}),
+        (AuditIn, {"preset": "quick", "attacks": ["quantisation-8"]}, {}),
+    ],
+)
+def test_the_document_tells_what_is_one_choice(kind: type[BaseModel], choices: dict[str, Any], others: dict[str, str]):
+    described = jsonschema_rs.validator_for(kind.model_json_schema())
+    for values in product(*((MISSING, None, value) for value in choices.values())):
+        body = others | {name: value for name, value in zip(choices, values, strict=True) if value is not MISSING}
+        try:
+            kind.model_validate(body)
+        except ValidationError:
+            assert not described.is_valid(body), body
+        else:
+            assert described.is_valid(body), body
