@@ -2,12 +2,14 @@
 
     python -m benchmarks.uploads --gigabytes 10
 
-A real API process on SQLite and a folder takes one file by a plain POST and another by a resumable upload.
+A real API process on SQLite takes a file by each way, into a folder and into a bucket of SeaweedFS, an S3 server on the same
+machine.
 """
 
 import argparse
 import os
 import subprocess
+import sys
 import tarfile
 import tempfile
 import time
@@ -15,7 +17,8 @@ from pathlib import Path
 
 import httpx
 
-from client.artifacts import Artifacts
+from client import Client, artifacts
+from tests import stores
 from tests.processes import System, private_redis, system
 
 CHUNK = 1 << 20
@@ -25,22 +28,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=10)
     size = int(parser.parse_args().gigabytes * 1e9) // CHUNK * CHUNK
-    with tempfile.TemporaryDirectory() as folder, private_redis() as redis:
-        file = Path(folder) / "large.tar"
+    with tempfile.TemporaryDirectory() as scratch, private_redis() as redis:
+        folder = Path(scratch)
+        file = folder / "large.tar"
         write(file, size)
-        sha256sum, copy = seconds("sha256sum", file), seconds("cp", file, file.with_suffix(".copy"))
-        file.with_suffix(".copy").unlink()
+        sha256sum, copy = seconds("sha256sum", file), seconds("cp", file, folder / "copy")
+        (folder / "copy").unlink()
         print(f"{size / 1e9:.1f} GB; sha256sum {sha256sum:.1f} s, cp {copy:.1f} s")
-        with system(Path(folder) / "system", broker_url=redis, AIAO_QUEUE="nobody") as running, running.client() as client:
-            print(f"API at rest: {resident(running):.0f} MiB resident")
-            for name, upload in (("plain POST", post), ("resumable", resumable)):
-                start = time.monotonic()
-                upload(client.artifacts, file)
-                took = time.monotonic() - start
-                ratios = f"{took / sha256sum:.2f} x sha256sum, {took / (sha256sum + copy):.2f} x sha256sum and cp"
-                print(f"{name}: {took:.1f} s, {ratios}; API {resident(running):.0f} MiB resident at its peak", flush=True)
-                for artifact in client.artifacts.list():
-                    client.artifacts.delete(artifact.id)
+        (folder / "store").mkdir()
+        with stores.s3(folder / "store") as store:
+            bucket = {"AIAO_STORAGE_URL": store.url} | store.environment
+            for place, settings in (("a folder", {}), ("a bucket", bucket)):
+                for name, upload in WAYS.items():
+                    if name == "direct" and not settings:
+                        continue
+                    running = system(folder / place / name, broker_url=redis, AIAO_QUEUE="nobody", **settings)
+                    with running as api, api.client() as client:
+                        rest, start = resident(api), time.monotonic()
+                        upload(client, file)
+                        took = time.monotonic() - start
+                        ratios = f"{took / sha256sum:.2f} x sha256sum, {took / (sha256sum + copy):.2f} x sha256sum and cp"
+                        memory = f"API {rest:.0f} MiB resident at rest, {resident(api):.0f} at its peak"
+                        print(f"{name} into {place}: {took:.1f} s, {ratios}; {memory}", flush=True)
+                        for artifact in client.artifacts.list():
+                            client.artifacts.delete(artifact.id)
 
 
 def write(file: Path, size: int) -> None:
@@ -52,18 +63,27 @@ def write(file: Path, size: int) -> None:
             target.write(noise)
 
 
-def post(artifacts: Artifacts, file: Path) -> None:
+def post(client: Client, file: Path) -> None:
     def chunks():
         with file.open("rb") as stream:
             while chunk := stream.read(CHUNK):
                 yield chunk
 
     timeout = httpx.Timeout(60, read=3600)
-    artifacts._client.send("POST", "/v1/artifacts", params={"filename": file.name}, content=chunks(), timeout=timeout)
+    client.send("POST", "/v1/artifacts", params={"filename": file.name}, content=chunks(), timeout=timeout)
 
 
-def resumable(artifacts: Artifacts, file: Path) -> None:
-    artifacts.upload(file)
+def resumable(client: Client, file: Path) -> None:
+    artifacts.DIRECT_BYTES = sys.maxsize
+    client.artifacts.upload(file)
+
+
+def direct(client: Client, file: Path) -> None:
+    artifacts.DIRECT_BYTES = 0
+    client.artifacts.upload(file)
+
+
+WAYS = {"plain POST": post, "resumable": resumable, "direct": direct}
 
 
 def seconds(*command: str | Path) -> float:

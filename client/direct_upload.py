@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 AT_ONCE = 4
 """Parts on their way; S3 gives each connection a share of its speed alone."""
+PAGE = 100
+"""Parts whose URLs are asked for at once: few enough to be sent while the URLs are good."""
+CONNECT_SECONDS = 10
 UNREACHABLE_TRIES = 3
 """After so many without any part in the bucket it cannot be reached from here."""
 
@@ -52,10 +55,12 @@ def send(client: "Client", file: Path, name: str, sha256: str, progress: Bytes |
     try:
         begun = read(_Begun, client.post("/v1/direct-uploads", json=body).content)
     except ApiError as error:
-        if error.type == "no-direct-uploads" or error.status in (404, 405):  # these are of an older service
+        older = error.status in (404, 405)
+        if error.type == "no-direct-uploads" or older or is_passing(error):
             raise Unavailable(str(error)) from error
         raise
-    with httpx.Client(timeout=client.http.timeout) as bucket:  # the token is not for the bucket
+    timeout = httpx.Timeout(client.http.timeout.read, connect=CONNECT_SECONDS)
+    with httpx.Client(timeout=timeout) as bucket:  # the token is not for the bucket
         return _Sending(client, bucket, file, begun, progress).send()
 
 
@@ -86,11 +91,12 @@ class _Sending:
             time.sleep(RECONNECT_SECONDS)
 
     def _send_missing(self) -> None:
-        """Send each part that is not in the bucket yet. Raises what the last one met that did not get there."""
+        """Send each part that is not in the bucket yet. Raises what one met that did not get there."""
         after: int | None = 0 if len(self._etags) < self._begun.parts else None
         failed: ClientError | None = None
         while after is not None:
-            page = read(_Parts, self._client.get(f"{self._path}/parts", after=after, limit=100).content)
+            limit = PAGE if self._etags else AT_ONCE  # the first ones show whether there is a way to the bucket
+            page = read(_Parts, self._client.get(f"{self._path}/parts", after=after, limit=limit).content)
             missing = [part for part in page.items if part.number not in self._etags]
             with ThreadPoolExecutor(AT_ONCE) as pool:
                 for part, result in zip(missing, pool.map(self._etag, missing), strict=True):
@@ -99,6 +105,8 @@ class _Sending:
                     else:
                         self._etags[part.number] = result
                         self._tell()
+            if failed and not self._etags:
+                raise failed
             after = page.next_after
         if failed:
             raise failed

@@ -3,6 +3,7 @@
 By boto3, since obstore signs no URLs of parts: ``pip install 'aiao[aws]'``.
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from obstore.store import S3Store
 
 from service.errors import InvalidParts, NotReady
 from service.storage import Storage
+
+logger = logging.getLogger(__name__)
 
 NOWHERE = "none"
 """The endpoint of an operator who wants no direct uploads."""
@@ -48,10 +51,12 @@ class Bucket:
             connect_timeout=10,
             retries={"total_max_attempts": 3},
         )
-        # Of these two, which obstore takes, boto3 looks at the latter alone.
+        # obstore takes both of each pair, boto3 the second of each alone.
         region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-        self._s3 = boto3.client("s3", region, config=config)
-        self._signer = boto3.client("s3", region, config=config, endpoint_url=endpoint) if endpoint else self._s3
+        inside = environ.get("AWS_ENDPOINT") or environ.get("AWS_ENDPOINT_URL")
+        session = boto3.Session(region_name=region)
+        self._s3 = session.client("s3", config=config, endpoint_url=inside)
+        self._signer = session.client("s3", config=config, endpoint_url=endpoint) if endpoint else self._s3
         self._name, self._prefix = store.config["bucket"], f"{store.prefix}/" if store.prefix else ""
 
     @classmethod
@@ -123,6 +128,7 @@ def _errors() -> Iterator[None]:
             raise InvalidParts("a part has changed meanwhile; name the parts once more") from error
         if status >= 500:
             raise NotReady(f"the storage does not answer (status {status}); try again in a moment") from error
-        raise
+        logger.error("the bucket refuses the service: %s", error)
+        raise NotReady(f"the storage refuses the service ({code}); its operator must allow it") from error
     except BotoCoreError as error:
         raise NotReady(f"the storage does not answer ({type(error).__name__}); try again in a moment") from error

@@ -91,7 +91,10 @@ def go_on(platform: Platform, tenant_id: str, upload_id: str) -> DirectUpload:
 def parts(platform: Platform, upload: DirectUpload, after: int, limit: int) -> list[PartOut]:
     """So many parts after number ``after``, each with where to send it."""
     bucket, key = bucket_of(platform), storage_key(upload.id)
-    there = _there(bucket, upload)
+    try:
+        there = bucket.parts(key, upload.multipart_id)
+    except FileNotFoundError as error:
+        raise _lost(upload) from error
     numbers = range(after + 1, min(after + limit, upload.parts) + 1)
     return [
         PartOut(
@@ -152,13 +155,6 @@ def _artifact(platform: Platform, upload: DirectUpload) -> Artifact | None:
     with platform.database.reading() as session:
         artifact_id = DirectUploadRepository(session, upload.tenant_id).get(upload.id).artifact_id
         return ArtifactRepository(session, upload.tenant_id).get(artifact_id) if artifact_id else None
-
-
-def _there(bucket: Bucket, upload: DirectUpload) -> dict[int, Part]:
-    try:
-        return bucket.parts(storage_key(upload.id), upload.multipart_id)
-    except FileNotFoundError as error:
-        raise _lost(upload) from error
 
 
 def _lost(upload: DirectUpload) -> Gone:

@@ -19,6 +19,7 @@ from service.database import utc_now
 from service.direct_uploads.schemas import DirectUploadIn
 from service.direct_uploads.service import PART_BYTES, begun
 from service.direct_uploads.tables import DirectUpload
+from service.errors import NotReady
 from service.platform import Platform
 from service.settings import Settings
 from service.storage import Storage
@@ -27,7 +28,7 @@ from tests.processes import System, free_port, system
 from tests.service import rows, uploads
 from tests.service.calls import callers, post, problem, send
 
-LIMIT = 400 << 20
+LIMIT = 256 << 20
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -429,13 +430,22 @@ def resident(api: System) -> int:
     return int(status.split("VmHWM:")[1].split()[0]) << 10
 
 
-def test_a_storage_that_does_not_answer_is_named(backstage, bucket):
-    with pytest.MonkeyPatch.context() as patch, bucket.known():
+def test_a_storage_that_does_not_answer_is_named(bucket):
+    with bucket.known(), pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
         away = Bucket.of(Storage(f"{bucket.url}/a"), "")
-    with pytest.raises(Exception, match="the storage does not answer") as caught:
+    with pytest.raises(NotReady, match="the storage does not answer"):
         away.begin("artifacts/a")
-    assert caught.value.status == 503
+
+
+def test_a_storage_that_refuses_the_service_is_named_without_the_key(bucket, caplog):
+    with bucket.known(), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "another-secret")
+        refused = Bucket.of(Storage(f"{bucket.url}/a"), "")
+    with pytest.raises(NotReady, match=r"refuses the service \(SignatureDoesNotMatch") as caught:
+        refused.begin("artifacts/a")
+    assert "CreateMultipartUpload" in caplog.text
+    assert "another-secret" not in caplog.text + str(caught.value)
 
 
 def test_clients_may_reach_the_bucket_at_another_address(bucket):
