@@ -11,6 +11,7 @@ GIVES = {
     "POST /v1/uploads": {"upload_id": "$response.header.AIAO-Upload"} | TUS,
     "HEAD /v1/uploads/{upload_id}": {"upload_id": "$request.path.upload_id"} | TUS | ARTIFACT,
     "PATCH /v1/uploads/{upload_id}": ARTIFACT,
+    "POST /v1/direct-uploads": {"direct_upload_id": "$response.body#/id"},
     "POST /v1/models": {"model_id": "$response.body#/model/id"} | JOB,
     "POST /v1/verifications": {"verification_id": "$response.body#/verification/id"} | JOB,
     "POST /v1/models/{model_id}/audits": {"audit_id": "$response.body#/audit/id"} | JOB,
