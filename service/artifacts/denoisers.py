@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import PurePosixPath
 from typing import IO, Any, BinaryIO
 
-from aiao_core.archives import is_compressed, plain_tar
+from aiao_core.archives import plain_tar
 from aiao_core.errors import UnsafeArchive
 
 DENOISERS = ("unet", "transformer")
@@ -101,9 +101,7 @@ def _entries(file: BinaryIO) -> Iterator[Entry]:
                 yield PurePosixPath(entry.filename), entry.file_size, partial(archive.open, entry)
         return
     file.seek(0)
-    if is_compressed(file):
-        raise ValueError("all of it would have to be read")
-    with plain_tar(file) as tar:
+    with plain_tar(file) as tar:  # a compressed one, of which all would have to be read, is an error
         for number, member in enumerate(islice(tar, MAX_TAR_ENTRIES + 1)):
             if number == MAX_TAR_ENTRIES:
                 raise ValueError("this is hardly a model")

@@ -10,7 +10,8 @@ from aiao_core.options import EmbeddingOptions
 from service.artifacts.denoisers import Denoiser
 
 PROCESS_BYTES = 2 << 30
-"""A worker with torch before it has any weights (measured: 1.1 GiB with its children), or CUDA's context and workspaces."""
+"""A worker without any weights: 0.54 GB for each of its two processes that import torch (memory.txt), and what torch's buffers
+take; or CUDA's context and workspaces."""
 
 EMBEDDING_BYTES = 20
 """Of a parameter, 4 bytes each: the model, a frozen copy, the gradient and AdamW's two moments. The search for lazy layers has
@@ -30,19 +31,20 @@ TEXT_BYTES = 4
 MODEL_BYTES = 4
 
 ACTIVATION_BYTES = {
-    "UNet2DModel": 20,
-    "UNet2DConditionModel": 20,
-    "SD3Transformer2DModel": 20,
-    "PixArtTransformer2DModel": 20,
-    "DiTTransformer2DModel": 20,
+    "UNet2DModel": 30,
+    "UNet2DConditionModel": 30,
+    "SD3Transformer2DModel": 30,
+    "PixArtTransformer2DModel": 30,
+    "DiTTransformer2DModel": 30,
 }
-"""What a training step keeps of one sample for its backward pass, in bytes, by position and by the square root of the number of
-parameters: a network twice as wide has four times the weights and twice the activations. Counted: 15.6 for Stable Diffusion
-1.5, 16.6 for XL, 17.8 for 3, 37.4 for FLUX (memory.txt)."""
+"""What a training step takes for one sample beside the weights, in bytes, by position and by the square root of the number of
+parameters: a network twice as wide has four times the weights and twice the activations. Counted for the backward pass: 15.6
+for Stable Diffusion 1.5, 16.6 for XL, 17.8 for 3, 37.4 for FLUX. Measured steps of small models take 1.4 to 1.8 times what is
+counted (memory.txt)."""
 
-OTHER_ACTIVATION_BYTES = 40
+OTHER_ACTIVATION_BYTES = 60
 CHECKPOINTED = 4
-"""By how much less is kept with gradient checkpointing, at least. Counted: 6 to 20 times less."""
+"""By how much less that is with gradient checkpointing, at least. Counted: 6 to 25 times less in models of full size."""
 
 EMBEDDING_SAMPLES = 1.5
 """For each input of a batch: half of them come a second time, with the owner's trigger."""

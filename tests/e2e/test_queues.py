@@ -86,7 +86,7 @@ def test_a_job_goes_to_the_worker_that_has_the_memory_and_to_no_other(fleet, own
 
 
 def test_a_job_that_no_worker_has_the_memory_for_is_refused_at_once(fleet, owner, registered):
-    with pytest.raises(ApiError, match=r"this job needs about 2\.24 GiB .* have 2\.20 GiB") as refused:
+    with pytest.raises(ApiError, match=r"this job needs about 2\.34 GiB .* have 2\.20 GiB") as refused:
         owner.audits.create(registered.model.id, preset="quick")
     assert (refused.value.status, refused.value.type) == (422, "not-enough-memory")
     with pytest.raises(ApiError, match="smaller batch_size"):
@@ -106,10 +106,10 @@ def test_a_large_job_waits_for_a_large_worker_while_small_ones_are_done_and_a_lo
     assert not waiting(fleet, "small")
     if broker_url.startswith("redis"):
         with redis.Redis.from_url(broker_url) as broker:
-            assert broker.llen(queue) == 1
+            assert broker.llen(queue)  # the reaper may have rung again
             broker.flushall()
             change(fleet, job.id, "rung_at = now() - interval '1 hour'")
-            wait_for(lambda: broker.llen(queue) == 1, "the reaper does not ring")
+            wait_for(lambda: broker.llen(queue), "the reaper does not ring")
     fleet.start_worker("large", queue)
     wait_for(lambda: owner.jobs.get(job.id).finished, "nobody takes the job")
     assert workers_of(fleet, job.id) == ["large"]
