@@ -15,7 +15,8 @@ from service.errors import Conflict, responses
 from service.etags import PreconditionDep, conditional, weak
 from service.idempotency import IdempotentJson
 from service.jobs.repository import JobRepository
-from service.jobs.schemas import JobOut, shown_with_job
+from service.jobs.schemas import JobOut
+from service.jobs.subjects import with_states
 from service.models.repository import ModelRepository
 from service.reports import JSON_OR_PAGE, Accept, report_response
 from service.schemas import AuditId, ModelId, Page, PageQuery
@@ -83,12 +84,11 @@ def report(
     with platform.database.reading() as session:
         row = AuditRepository(session, caller.tenant_id).get(audit_id)
         state = JobRepository(session, caller.tenant_id).get(row.job_id).state
-    if row.report is None:
+        stored = row.report  # after the state: once it has succeeded the report is there
+    if stored is None:
         raise Conflict(f"{audit_id} has no report: it is {state}; follow {row.job_id}")
-    stored = row.report
     return report_response(stored, lambda: to_html(AuditReport.from_json(stored)), accept, precondition)
 
 
 def _shown(session: Session, tenant_id: str, rows: list[Audit]) -> list[AuditOut]:
-    jobs = JobRepository(session, tenant_id).by_id(row.job_id for row in rows)
-    return [shown_with_job(AuditOut, row, jobs[row.job_id]) for row in rows]
+    return with_states(AuditOut, session, tenant_id, rows, outcome="summary")

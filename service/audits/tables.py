@@ -26,6 +26,7 @@ class Audit(Base):
     results: Mapped[dict[str, Any]]
     """By the attack's id, of those that are done: an audit that is interrupted goes on after them."""
     summary: Mapped[dict[str, Any] | None]
-    report: Mapped[str | None]
+    report: Mapped[str | None] = mapped_column(deferred=True)
+    """Large: read only for whoever asks for it."""
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     created_at: Mapped[datetime]

@@ -1,11 +1,10 @@
 """Jobs as the API shows them."""
 
 from datetime import datetime
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 from pydantic import Field
 
-from service.jobs.tables import Job
 from service.schemas import Failure, Schema
 
 JobKind = Literal["embed", "verify", "audit"]
@@ -43,12 +42,3 @@ class JobOut(Schema):
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
-
-
-Shown = TypeVar("Shown", bound=Schema)
-
-
-def shown_with_job(kind: type[Shown], row: Any, job: Job) -> Shown:
-    """A verification or an audit, of which its job tells how it stands."""
-    fields = {name: getattr(row, name) for name in kind.model_fields if name not in ("status", "error")}
-    return kind.model_validate(fields | {"status": job.state, "error": job.error})

@@ -14,7 +14,8 @@ from service.etags import PreconditionDep, conditional, weak
 from service.idempotency import IdempotentJson
 from service.ids import pattern
 from service.jobs.repository import JobRepository
-from service.jobs.schemas import JobOut, shown_with_job
+from service.jobs.schemas import JobOut
+from service.jobs.subjects import with_states
 from service.reports import JSON_OR_PAGE, Accept, report_response
 from service.schemas import Page, PageQuery, VerificationId
 from service.tokens.dependencies import PlatformDep, Reader, VerificationWriter
@@ -91,12 +92,11 @@ def report(
     with platform.database.reading() as session:
         row = VerificationRepository(session, caller.tenant_id).get(verification_id)
         state = JobRepository(session, caller.tenant_id).get(row.job_id).state
-    if row.report is None:
+        stored = row.report  # after the state: once it has succeeded the report is there
+    if stored is None:
         raise Conflict(f"{verification_id} has no report: it is {state}; follow {row.job_id}")
-    stored = row.report
     return report_response(stored, lambda: to_html(Report.from_json(stored)), accept, precondition)
 
 
 def _shown(session: Session, tenant_id: str, rows: list[Verification]) -> list[VerificationOut]:
-    jobs = JobRepository(session, tenant_id).by_id(row.job_id for row in rows)
-    return [shown_with_job(VerificationOut, row, jobs[row.job_id]) for row in rows]
+    return with_states(VerificationOut, session, tenant_id, rows, outcome="verdict")

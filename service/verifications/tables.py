@@ -30,6 +30,7 @@ class Verification(Base):
     log10_p: Mapped[float | None]
     vs_rate: Mapped[float | None]
     rs_rate: Mapped[float | None]
-    report: Mapped[str | None]
+    report: Mapped[str | None] = mapped_column(deferred=True)
+    """Large: read only for whoever asks for it."""
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     created_at: Mapped[datetime]
