@@ -17,6 +17,9 @@ MODELS = {
     "sdxl": Denoiser("UNet2DConditionModel", 2_567_463_684, 128 * 128, 817_720_320),
     "sd3-medium": Denoiser("SD3Transformer2DModel", 2_028_328_000, 128 * 128, 5_580_000_000),
 }
+A_PROCESS = 0.54e9
+"""What it takes before it has any weights (benchmarks/results/memory.txt)."""
+
 TOO_MUCH = 1.35
 """By how much an estimate may be above what was measured, on models of this size."""
 
@@ -48,7 +51,8 @@ def test_a_verification_is_estimated_above_what_was_measured_and_not_far_above(n
 def test_an_embedding_is_estimated_above_what_was_measured_and_not_far_above():
     options = EmbeddingOptions(batch_size=2, gradient_checkpointing=True)
     measured, estimate = peak("sd15", "embedding step, training all"), memory.of_embedding(MODELS["sd15"], options)
-    assert measured < estimate < TOO_MUCH * measured
+    assert measured - A_PROCESS < estimate - memory.PROCESS_BYTES
+    assert estimate < TOO_MUCH * measured
 
 
 @given(DENOISERS, OPTIONS)
