@@ -80,7 +80,7 @@ def test_metrics_count_requests_by_route_and_status(api, http, owned):
 
 def test_metrics_count_jobs_by_kind_state_and_queue(api, http):
     def queued() -> float:
-        labels = {"kind": "embed", "state": "queued", "queue": api.settings["AIAO_QUEUE"]}
+        labels = {"kind": "embed", "queue": api.settings["AIAO_QUEUE"], "state": "queued"}
         return metric(httpx.get(f"{api.url}/metrics").text, "aiao_jobs", **labels)
 
     before = queued()

@@ -13,7 +13,7 @@ from worker import running
 @pytest.fixture
 def request_and_job(sent, platform) -> tuple[str, str, str]:
     with telemetry.span("request") as request, platform.database.session() as session:
-        job = jobs.create(session, TENANT, "verify", new_id("ver"))
+        job = jobs.create(session, TENANT, "verify", new_id("ver"), None)
         return telemetry.trace_id(), format(request.get_span_context().span_id, "016x"), job.id
 
 
