@@ -4,9 +4,12 @@ celery --app tests.worker.stuck worker
 """
 
 import time
+from typing import Any
+
+from celery.signals import worker_process_init
 
 from worker.app import app
-from worker.running import Work, run
+from worker.running import Work
 
 __all__ = ["app"]
 
@@ -15,6 +18,8 @@ def hang(work: Work) -> None:
     time.sleep(3600)
 
 
-@app.task(name="worker.verify")
-def verify(job_id: str) -> None:
-    run(job_id, hang)
+@worker_process_init.connect
+def verify_for_ever(**_: Any) -> None:
+    import worker.verify
+
+    worker.verify.verify_suspect = hang
