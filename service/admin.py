@@ -109,7 +109,7 @@ def issue(
 ) -> None:
     """Print a new token of the tenant, which is made if there is none. It is not shown again."""
     try:
-        request = TokenIn(name=name, scopes=scope or ["admin"], expires_in_days=expires_in_days)  # type: ignore[arg-type]
+        request = TokenIn(name=name, scopes=scope or ["admin"], expires_in_days=expires_in_days)
     except ValidationError as error:
         raise typer.BadParameter("; ".join(f"{each['loc'][0]}: {each['msg']}" for each in error.errors())) from error
     with _session() as session:

@@ -30,7 +30,7 @@ bind = structlog.contextvars.bind_contextvars
 
 def configure(form: Format) -> None:
     """Let every logger of the process write to the standard error, as ``form`` says."""
-    shared = [
+    shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         _name_the_trace,
         structlog.stdlib.add_log_level,

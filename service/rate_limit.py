@@ -3,6 +3,7 @@
 import logging
 import time
 from math import ceil
+from typing import Any
 
 from limits import parse
 from limits.storage import RedisStorage
@@ -21,7 +22,7 @@ class RateLimiter:
 
     def __init__(self, rate: str, redis_url: str) -> None:
         self.rate = parse(rate)
-        timeouts = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS}
+        timeouts: dict[str, Any] = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS}
         self.limiter = SlidingWindowCounterRateLimiter(RedisStorage(redis_url, key_prefix="aiao", **timeouts))
 
     def check(self, token_id: str) -> None:

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 import obstore
 from obstore.exceptions import NotFoundError
-from obstore.store import LocalStore, from_url
+from obstore.store import LocalStore, ObjectStore, from_url
 
 if TYPE_CHECKING:
     from obstore import ReadableFile  # only in its stubs
@@ -41,7 +41,7 @@ class Storage:
         if url.startswith("file://"):
             folder = Path(unquote(urlsplit(url).path))
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self.store = LocalStore(folder)
+            self.store: ObjectStore = LocalStore(folder)
         else:
             self.store = from_url(url)
 

@@ -1,14 +1,14 @@
 """A collector of OpenTelemetry's spans of one's own: takes them by OTLP over HTTP, as the real one does."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest, ExportTraceServiceResponse
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
+
+from tests.http_server import Handler, serving
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def _plain(attributes: Any) -> dict[str, Any]:
 def collector() -> Iterator[Collector]:
     running = Collector()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Answers(Handler):
         def do_POST(self) -> None:
             assert self.path == "/v1/traces"
             running.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
@@ -72,16 +72,6 @@ def collector() -> Iterator[Collector]:
             self.end_headers()
             self.wfile.write(answer)
 
-        def log_message(self, format: str, *args: object) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    running.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
+    with serving(Answers) as port:
+        running.url = f"http://127.0.0.1:{port}"
         yield running
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -3,13 +3,13 @@
 import hashlib
 import json
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+from tests.http_server import Handler, serving
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -30,7 +30,7 @@ def hub(root: Path) -> Iterator[Hub]:
     """A hub that serves the folders below ``root``."""
     running = Hub(root)
 
-    class Handler(BaseHTTPRequestHandler):
+    class Answers(Handler):
         def do_HEAD(self) -> None:
             self.answer(body=False)
 
@@ -89,16 +89,6 @@ def hub(root: Path) -> Iterator[Hub]:
             if body:
                 self.wfile.write(content)
 
-        def log_message(self, format: str, *args: object) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    running.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
+    with serving(Answers) as port:
+        running.url = f"http://127.0.0.1:{port}"
         yield running
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -10,7 +10,8 @@ class KeyRepository(TenantRepository[StoredKey]):
     table, noun = StoredKey, "key"
 
     def of_model(self, model_id: str) -> StoredKey:
-        return self.session.scalars(self._mine().where(StoredKey.model_id == model_id)).one()
+        key: StoredKey = self.session.scalars(self._mine().where(StoredKey.model_id == model_id)).one()
+        return key
 
     def commitments(self, model_ids: list[str]) -> dict[str, str]:
         """Commitments by model."""

@@ -83,7 +83,7 @@ def checkpoint(model_id: ModelId, platform: PlatformDep, caller: Reader, precond
     """The pipeline folder with marked weights, which any diffusers user loads unchanged. Publish this, not the source."""
     with platform.database.session() as session:
         model = ModelRepository(session, caller.tenant_id).get(model_id)
-        if model.checkpoint_key is None:
+        if model.checkpoint_key is None or model.checkpoint_sha256 is None:
             raise Conflict(f"{model_id} has no checkpoint: it is {model.status}; follow {model.job_id}")
         headers = precondition.check(strong(model.checkpoint_sha256))
         record(session, caller.tenant_id, caller.token_id, "checkpoint.download", model_id)

@@ -63,12 +63,16 @@ BODY = SPEAKS_TUS | {
     "requestBody": {"required": True, "content": {PATCH_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
 }
 
-
 WHERE = {
     "Upload-Offset": header("integer", "How many bytes are there."),
     "Upload-Expires": header("string", "When the upload is forgotten, unless more bytes come in."),
 }
 CAME_OF_IT = {ARTIFACT: header("string", "The artifact that came of the upload, once all bytes are there.", required=False)}
+
+
+def answers(status: int, headers: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI description of an answer that says where the upload stands, with more headers."""
+    return {status: {"headers": WHERE | headers}}
 
 
 @router.options("", status_code=204, summary="What this server can do of the tus protocol")
@@ -89,12 +93,9 @@ def options(platform: PlatformDep) -> Response:
     summary="Begin a resumable upload",
     response_class=Response,
     dependencies=TUS,
-    responses={
-        201: {
-            "headers": WHERE
-            | {"Location": header("string", "The upload's address."), UPLOAD: header("string", "The upload's identifier.")}
-        }
-    }
+    responses=answers(
+        201, {"Location": header("string", "The upload's address."), UPLOAD: header("string", "The upload's identifier.")}
+    )
     | responses(400, 401, 403, 412, 413, 422),
     openapi_extra=SPEAKS_TUS,
 )
@@ -128,7 +129,7 @@ def create(
     summary="How much of an upload is there?",
     response_class=Response,
     dependencies=TUS,
-    responses={200: {"headers": WHERE | CAME_OF_IT | {"Upload-Length": header("integer", "Bytes of the whole file.")}}}
+    responses=answers(200, CAME_OF_IT | {"Upload-Length": header("integer", "Bytes of the whole file.")})
     | responses(401, 404, 410, 412, 422),
     openapi_extra=SPEAKS_TUS,
 )
@@ -146,7 +147,7 @@ def show(upload_id: UploadId, platform: PlatformDep, caller: Reader) -> Response
     status_code=204,
     summary="Append to an upload",
     dependencies=TUS,
-    responses={204: {"headers": WHERE | CAME_OF_IT}} | responses(400, 401, 403, 404, 409, 410, 412, 413, 415, 422, 460),
+    responses=answers(204, CAME_OF_IT) | responses(400, 401, 403, 404, 409, 410, 412, 413, 415, 422, 460),
     openapi_extra=BODY,
 )
 async def append(

@@ -5,7 +5,6 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from client.documents import Job, Registration
 from service.ids import new_id
 from service.models.service import Checkpoint
 from service.tokens.service import authenticate
+from tests.http_server import Handler, serving
 from tests.processes import free_port, stop, system, wait_for
 from tests.service import rows, uploads
 
@@ -29,7 +29,7 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 def answering(status: int, body: bytes, kind: str = "application/json", **headers: str) -> Iterator[Client]:
     """A client of a server that is no AIAO service: it gives everybody the same answer."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Answers(Handler):
         def do_GET(self) -> None:
             self.send_response(status)
             self.send_header("Content-Type", kind)
@@ -39,17 +39,8 @@ def answering(status: int, body: bytes, kind: str = "application/json", **header
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        with Client(f"http://127.0.0.1:{server.server_port}", "token") as client:
-            yield client
-    finally:
-        server.shutdown()
-        server.server_close()
+    with serving(Answers) as port, Client(f"http://127.0.0.1:{port}", "token") as client:
+        yield client
 
 
 def test_a_folder_is_registered(client, folder):

@@ -5,16 +5,16 @@ import json
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from tests.http_server import Handler, serving
+
 TOKEN = "hvs.test"
 
 
-class _Engine(BaseHTTPRequestHandler):
+class _Engine(Handler):
     cipher = AESGCM(bytes(32))
 
     def do_POST(self) -> None:
@@ -42,14 +42,9 @@ class _Engine(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(json.dumps(body).encode())
 
-    def log_message(self, *_: object) -> None:
-        pass
-
 
 @contextmanager
 def transit() -> Iterator[str]:
     """The address of an engine that runs during the block."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Engine) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with serving(_Engine) as port:
+        yield f"http://127.0.0.1:{port}"

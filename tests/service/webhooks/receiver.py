@@ -4,8 +4,8 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+
+from tests.http_server import Handler, serving
 
 
 @dataclass
@@ -22,7 +22,7 @@ class Receiver:
 def receiver(tls: ssl.SSLContext | None = None) -> Iterator[Receiver]:
     known = Receiver()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Answers(Handler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             known.heard.append(({name.lower(): value for name, value in self.headers.items()}, body))
@@ -31,15 +31,8 @@ def receiver(tls: ssl.SSLContext | None = None) -> Iterator[Receiver]:
                 self.send_header("Location", known.location)
             self.end_headers()
 
-        do_GET = do_POST  # noqa: N815  # so the library names it
+        do_GET = do_POST  # so the library names it
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        if tls:
-            server.socket = tls.wrap_socket(server.socket, server_side=True)
-        known.url = f"{'https' if tls else 'http'}://localhost:{server.server_port}/aiao"
-        Thread(target=server.serve_forever, daemon=True).start()
+    with serving(Answers, tls) as port:
+        known.url = f"{'https' if tls else 'http'}://localhost:{port}/aiao"
         yield known
-        server.shutdown()
