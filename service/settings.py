@@ -111,7 +111,9 @@ def read_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        named = [("_".join(map(str, each["loc"])).upper(), each["msg"]) for each in error.errors()]
+        # Of our own sentences, pydantic says first that they are errors.
+        told = [(each["loc"], each["msg"].removeprefix("Value error, ")) for each in error.errors()]
+        named = [("_".join(map(str, place)).upper(), why) for place, why in told]
         raise InvalidSettings("; ".join(f"AIAO_{name}: {why}" if name else why for name, why in named)) from error
 
 

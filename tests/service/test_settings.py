@@ -20,6 +20,12 @@ def test_a_setting_that_cannot_be_used_is_named_and_no_key_repeated(monkeypatch)
         read_settings()
 
 
+def test_queues_that_cannot_be_read_are_told_in_our_own_words(monkeypatch):
+    monkeypatch.setenv("AIAO_QUEUES", "gpu:lots")
+    with pytest.raises(InvalidSettings, match=r"^AIAO_QUEUES: gpu:lots is no queue with its memory"):
+        read_settings()
+
+
 @pytest.mark.parametrize(("name", "value"), [("AIAO_RATE_LIMIT", "many"), ("AIAO_KEY_ENCRYPTION_KEY", "no base64")])
 @pytest.mark.parametrize("command", [["service.embedded"], ["service.admin", "migrate"]])
 def test_a_start_with_such_a_setting_ends_in_a_sentence(tmp_path, command, name, value):
