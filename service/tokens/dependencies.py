@@ -10,9 +10,6 @@ from service.errors import Unauthorized
 from service.platform import Platform
 from service.tokens.service import Caller, authenticate, note_use
 
-READS = ("GET", "HEAD")
-"""Calls that change nothing; only for these an answer of a moment ago is good enough."""
-
 bearer = HTTPBearer(
     auto_error=False,
     description="A token of your tenant. The scopes that a call names are alternatives; `read` is in every token, and `admin` "
@@ -29,20 +26,27 @@ async def get_platform(request: Request) -> Platform:
 PlatformDep = Annotated[Platform, Depends(get_platform)]
 
 
-async def get_caller(
-    request: Request, platform: PlatformDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]
-) -> Caller:
-    if credentials is None:
-        raise Unauthorized("send the header Authorization: Bearer <token>")
-    secret = credentials.credentials
-    caller = platform.recent_callers.find(secret) if request.method in READS else None
+Credentials = Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]
+
+
+async def get_caller(request: Request, platform: PlatformDep, credentials: Credentials) -> Caller:
+    secret = _secret(credentials)
+    return await _admitted(request, platform, await run_in_threadpool(_authenticated, platform, secret))
+
+
+async def get_reader(request: Request, platform: PlatformDep, credentials: Credentials) -> Caller:
+    """Who only reads: for that it is good enough that the token was good a moment ago."""
+    secret = _secret(credentials)
+    caller = platform.recent_callers.find(secret)
     if caller is None:
         caller = await run_in_threadpool(_authenticated, platform, secret)
-        platform.recent_callers.note(secret, caller)
-    request.state.caller = caller  # for the log
-    if platform.rate_limiter:
-        await run_in_threadpool(platform.rate_limiter.check, caller.token_id)
-    return caller
+    return await _admitted(request, platform, caller)
+
+
+def _secret(credentials: HTTPAuthorizationCredentials | None) -> str:
+    if credentials is None:
+        raise Unauthorized("send the header Authorization: Bearer <token>")
+    return credentials.credentials
 
 
 def _authenticated(platform: Platform, secret: str) -> Caller:
@@ -51,6 +55,14 @@ def _authenticated(platform: Platform, secret: str) -> Caller:
     if used:
         with platform.database.session() as session:
             note_use(session, caller)
+    platform.recent_callers.note(secret, caller)
+    return caller
+
+
+async def _admitted(request: Request, platform: Platform, caller: Caller) -> Caller:
+    request.state.caller = caller  # for the log
+    if platform.rate_limiter:
+        await run_in_threadpool(platform.rate_limiter.check, caller.token_id)
     return caller
 
 
@@ -62,7 +74,7 @@ async def get_entitled(scopes: SecurityScopes, caller: AnyCaller) -> Caller:
     return caller
 
 
-Reader = Annotated[Caller, Security(get_entitled, scopes=["read"])]
+Reader = Annotated[Caller, Security(get_reader, scopes=["read"])]
 ModelWriter = Annotated[Caller, Security(get_entitled, scopes=["models:write"])]
 VerificationWriter = Annotated[Caller, Security(get_entitled, scopes=["verifications:write"])]
 Writer = Annotated[Caller, Security(get_entitled, scopes=["models:write", "verifications:write"])]
