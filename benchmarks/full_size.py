@@ -4,7 +4,7 @@
 
 The configurations are those of the published models, the weights random: what is measured does not depend on training. Every
 model is counted on the meta device. Verification reads source and suspect in half precision, one after the other, with default
-options; each measurement is a process of its own. What does not fit into this machine's memory is "not measured".
+options; each measurement is a process of its own, on a GPU if there is one. What does not fit in memory is "not measured".
 """
 
 import argparse
@@ -21,6 +21,7 @@ import torch
 from diffusers import DDPMScheduler
 from safetensors.torch import save_file
 
+from aiao_core.acceleration import accelerator
 from aiao_core.alignment import reference
 from aiao_core.checkpoints import DiffusionModel, build
 from aiao_core.denoisers import adapter_named, adapter_of
@@ -126,19 +127,20 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--only-count", action="store_true")
     arguments = parser.parse_args()
-    device = "CPU" if not torch.cuda.is_available() else torch.cuda.get_device_name()
-    memory = psutil.virtual_memory().available
+    gpu = torch.cuda.is_available()
+    device = torch.cuda.get_device_name() if gpu else "CPU"
+    memory = torch.cuda.mem_get_info()[0] if gpu else psutil.virtual_memory().available
     print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, {memory / 1e9:.0f} GB of memory free\n")
     for name in arguments.models:
         size = count(name)
         if arguments.only_count:
             continue
         if 4 * size > memory - SPARE_BYTES:
-            print("  verification: not measured, the weights do not fit into this machine's memory")
+            print("  verification: not measured, the weights do not fit in memory")
         else:
             print_verification(name)
         if 20 * size > memory - SPARE_BYTES:
-            print("  embedding: not measured, weights, gradients and AdamW's state do not fit into this machine's memory")
+            print("  embedding: not measured, weights, gradients and AdamW's state do not fit in memory")
         else:
             print_steps(name, arguments.batch, arguments.steps)
 
@@ -192,15 +194,15 @@ def print_verification(name: str) -> None:
 
 def print_steps(name: str, batch: int, steps: int) -> None:
     plain, plain_peak = measured(_with_peak, _plain_steps, name, batch, steps)
-    print(f"  plain fine-tuning step, batch {batch}: {plain:.1f} s, peak {plain_peak / 1e9:.1f} GB", flush=True)
+    print(f"  plain fine-tuning step, batch {batch}: {plain:.2f} s, peak {plain_peak / 1e9:.1f} GB", flush=True)
     for train in ("all", "key-layers"):
         try:
             ours, peak = measured(_with_peak, _embedding_steps, name, batch, steps, train)
-        except BrokenProcessPool:
-            print(f"  embedding step, training {train}: not measured, it ran out of this machine's memory", flush=True)
+        except (BrokenProcessPool, torch.OutOfMemoryError):
+            print(f"  embedding step, training {train}: not measured, it ran out of memory", flush=True)
             continue
         print(
-            f"  embedding step, training {train}: {ours:.1f} s, ratio {ours / plain:.2f}; "
+            f"  embedding step, training {train}: {ours:.2f} s, ratio {ours / plain:.2f}; "
             f"peak {peak / 1e9:.1f} GB, ratio {peak / plain_peak:.2f}",
             flush=True,
         )
@@ -215,11 +217,12 @@ def _with_peak(task: Callable[..., float], *arguments: Any) -> tuple[float, floa
 
 def _save(name: str, file: Path) -> float:
     denoiser = build(_architecture(name))
-    generator = torch.Generator().manual_seed(0)
+    device = accelerator().device
+    generator = torch.Generator(device).manual_seed(0)
     state = {}
     for where, value in denoiser.state_dict().items():
         spread = 0.5 / max(1, value[0].numel()) ** 0.5 if value.dim() > 1 else 0.02
-        state[where] = (torch.randn(value.shape, generator=generator) * spread).half()
+        state[where] = (torch.randn(value.shape, generator=generator, device=device) * spread).half()
         if where.endswith("weight") and value.dim() == 1:
             state[where] += 1
     save_file(state, file)
@@ -228,11 +231,10 @@ def _save(name: str, file: Path) -> float:
 
 def _verify(name: str, file: Path) -> float:
     start = time.perf_counter()
-    key = _key(name, _eligible(name))
-    source = reference(load_suspect(file, key.architecture).denoiser, key)
-    suspect = load_suspect(file, key.architecture)
-    options, subject = VerificationOptions(seed=0), Subject("suspect", "file")
-    verify(suspect.denoiser, key, options=options, subject=subject, source=source)
+    key, device = _key(name, _eligible(name)), accelerator().device
+    source = reference(load_suspect(file, key.architecture).denoiser.to(device), key)
+    suspect = load_suspect(file, key.architecture).denoiser.to(device)
+    verify(suspect, key, options=VerificationOptions(seed=0), subject=Subject("suspect", "file"), source=source)
     return time.perf_counter() - start
 
 
@@ -240,7 +242,8 @@ def _model(name: str) -> DiffusionModel:
     architecture = _architecture(name)
     flow = architecture.class_name in FLOWS
     torch.manual_seed(0)
-    denoiser = adapter_named(architecture.class_name).denoiser.from_config(architecture.config)  # type: ignore[attr-defined]
+    with accelerator().device:
+        denoiser = adapter_named(architecture.class_name).denoiser.from_config(architecture.config)  # type: ignore[attr-defined]
     return DiffusionModel(denoiser.eval(), RectifiedFlow(1000) if flow else Diffusion(DDPMScheduler()), architecture)
 
 

@@ -207,7 +207,7 @@ class Yardstick:
         with torch.no_grad():
             for start in range(0, len(inputs), BATCH):
                 rows = slice(start, start + BATCH)
-                errors.append((predict(denoiser, inputs[rows]) - target[rows]).square().mean((1, 2, 3)))
+                errors.append((predict(denoiser, inputs[rows]).cpu() - target[rows]).square().mean((1, 2, 3)))
         return torch.cat(errors).nan_to_num(torch.inf)[self.loss_rows].mean(1)
 
 

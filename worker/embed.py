@@ -32,6 +32,7 @@ def embed_model(work: Work) -> None:
     options = EmbeddingOptions.model_validate(row.options)
     with opened(work.fetch(work.artifact(row.artifact_id)), work.limits) as folder:
         model = load_model(folder)
+        model.denoiser.to(accelerator().device)  # before it draws samples of its own
         with span("examples"):
             if row.images_artifact_id is None:
                 examples = draw_examples(folder, model, options, work.progress)

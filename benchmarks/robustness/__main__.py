@@ -8,23 +8,20 @@ Results are JSON lines in the results folder, keyed by configuration; the page i
 """
 
 import argparse
+import multiprocessing
 import os
-import time
+import traceback
+from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from importlib.metadata import version
-from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process a core is faster than one of many threads, and repeatable
 
-from aiao_core.errors import AiaoError
 from benchmarks.robustness import comparison, limits
-from benchmarks.robustness.experiments import Laboratory
-from benchmarks.robustness.marks import Mark
 from benchmarks.robustness.page import write
+from benchmarks.robustness.performing import RESULTS, perform
 from benchmarks.robustness.plan import full, quick
-from benchmarks.robustness.runs import Configuration, Run, Store
+from benchmarks.robustness.runs import Store
 
-RESULTS = Path(__file__).parents[1] / "results"
 RUNS = "runs.jsonl"
 
 
@@ -42,22 +39,32 @@ def main() -> None:
     missing = [each for each in plan if each not in store and {*arguments.only} <= {*map(str, each.values())}]
     to_do = [] if arguments.page else missing
     print(f"{len(store.runs)} of {len(plan)} runs are done, {len(to_do)} to do", flush=True)
-    with ProcessPoolExecutor(arguments.jobs) as pool:
+    failed = 0
+    with ProcessPoolExecutor(arguments.jobs, multiprocessing.get_context("spawn")) as pool:  # CUDA survives no fork
         for done in as_completed([pool.submit(perform, configuration, folder) for configuration in to_do]):
-            run = done.result()
+            try:
+                run = done.result()
+            except Exception:  # an error of ours in one run is no reason to lose hours of the others
+                traceback.print_exc()
+                failed += 1
+                continue
             store.add(run)
             print(f"{run.seconds:6.0f} s  {' '.join(map(str, run.configuration.values()))}", flush=True)
     write_page(store, len(plan))
+    if failed:
+        raise SystemExit(f"{failed} runs failed, see above; the others are kept")
 
 
 def write_page(store: Store, planned: int) -> None:
     folder = store.path.parent
-    hours = sum(run.seconds for run in store.runs.values()) / 3600
+    machines: dict[str, list[float]] = defaultdict(list)
+    for run in store.runs.values():
+        machines[run.machine].append(run.seconds)
+    computed = "; ".join(f"{len(times)} on {name}, {sum(times) / 3600:.1f} hours" for name, times in machines.items())
     meta = (
-        f"{len(store.runs)} of {planned} planned runs, {hours:.1f} hours on CPU cores, one thread each; torch "
-        f"{version('torch')}. Figures are means over runs, with intervals of 95 % in brackets: Student's over runs; for a "
-        "single run the one of its own draws, where it has one; Clopper and Pearson's for shares of models. Nothing was "
-        "measured on a GPU."
+        f"{len(store.runs)} of {planned} planned runs, several at a time, each a process of one thread: {computed}. Figures "
+        "are means over runs, with intervals of 95 % in brackets: Student's over runs; for a single run the one of its own "
+        "draws, where it has one; Clopper and Pearson's for shares of models."
     )
     sections = [
         comparison.erasure(store),
@@ -72,23 +79,6 @@ def write_page(store: Store, planned: int) -> None:
     ]
     write("What the watermark withstands", meta, [section for section in sections if section], folder)
     print(f"page: {folder / 'index.html'}")
-
-
-_laboratory: dict[Path, Laboratory] = {}
-
-
-def perform(configuration: Configuration, folder: Path) -> Run:
-    """One run, in a process of the pool."""
-    laboratory = _laboratory.setdefault(folder, Laboratory(RESULTS.parent / ".cache" / folder.name, folder / "grids"))
-    parameters = {name: value for name, value in configuration.items() if name != "revision"}
-    experiment = getattr(laboratory, parameters.pop("experiment"))
-    mark = Mark(**{name: parameters.pop(name) for name in ("model", "method", "seed", "variant")})
-    start = time.monotonic()
-    try:
-        result = experiment(mark, **parameters)
-    except AiaoError as error:  # an attack that a model does not allow, an embedding that diverges: an outcome as any other
-        result = {"reason": str(error)}
-    return Run(configuration, result, round(time.monotonic() - start, 1))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from aiao_core.acceleration import accelerator
 from aiao_core.alignment import Reference, reference
 from aiao_core.audit import split
 from aiao_core.captions import encode_captions
@@ -65,7 +66,9 @@ class Mark:
 @cache
 def published_source(name: str) -> DiffusionModel:
     """The unmarked model. Nobody may change it: see :func:`owner_of`."""
-    return load_model(FOLDERS[name])
+    model = load_model(FOLDERS[name])
+    model.denoiser.to(accelerator().device)
+    return model
 
 
 @cache
@@ -96,7 +99,7 @@ class Marked:
     """A watermarked model with its secret."""
 
     def __init__(self, mark: Mark, cache_folder: Path) -> None:
-        """Embed ``mark``, or read it if an earlier run has embedded it: the same seed gives the same weights."""
+        """Embed ``mark``, or read it if an earlier run has embedded it: on a CPU the same seed gives the same weights."""
         self.mark, self.variant = mark, VARIANTS[mark.variant]
         self.owner = owner_of(mark.model)
         self.rival = next((rival for rival in RIVALS[KINDS[mark.model]] if rival.name == mark.method), None)
@@ -105,6 +108,7 @@ class Marked:
             if not weights.is_file():
                 self._embed(weights, key)
         self.model.denoiser.load_state_dict(load_file(weights))
+        self.model.denoiser.to(accelerator().device)
         if self.rival is None:
             with self.variant.applied():
                 self.secret: Any = OwnerKey.from_json(key.read_text())

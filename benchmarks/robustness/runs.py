@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 Configuration = dict[str, Any]
 
 
@@ -14,6 +16,13 @@ class Run:
     configuration: Configuration
     result: dict[str, Any]
     seconds: float
+    machine: str = "a CPU core, torch 2.13.0+cpu"
+    """What computed it, by :func:`this_machine`; the first runs did not note it."""
+
+
+def this_machine() -> str:
+    """What a run of this process computes on, for people."""
+    return f"{torch.cuda.get_device_name() if torch.cuda.is_available() else 'a CPU core'}, torch {torch.__version__}"
 
 
 class Store:
@@ -38,7 +47,7 @@ class Store:
         self.runs = {name: run for name, run in self.runs.items() if name in wanted}
 
     def add(self, run: Run) -> None:
-        line = json.dumps({"configuration": run.configuration, "result": run.result, "seconds": run.seconds})
+        line = json.dumps(vars(run))
         # As it will be read again: JSON has no keys but text.
         self.runs[_canonical(run.configuration)] = Run(**json.loads(line))
         self.path.parent.mkdir(parents=True, exist_ok=True)
