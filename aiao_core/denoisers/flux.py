@@ -40,7 +40,7 @@ class Flux(DenoiserAdapter):
         if not set(names) <= text.keys():
             return None
         pipeline = FluxPipeline(transformer=denoiser, vae=None, scheduler=None, **{name: text[name] for name in names})
-        embeddings, pooled, _ = pipeline.encode_prompt(captions, None, max_sequence_length=CAPTION_TOKENS)
+        embeddings, pooled, _ = pipeline.encode_prompt(captions, None, device="cpu", max_sequence_length=CAPTION_TOKENS)
         return {"encoder_hidden_states": embeddings, "pooled_projections": pooled}
 
     def predict(self, denoiser: Any, inputs: Inputs) -> Tensor:

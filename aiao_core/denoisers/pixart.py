@@ -28,7 +28,7 @@ class PixArt(DenoiserAdapter):
         pipeline = PixArtAlphaPipeline(
             tokenizer=text["tokenizer"], text_encoder=text["text_encoder"], vae=None, transformer=denoiser, scheduler=None
         )
-        embeddings, mask, _, _ = pipeline.encode_prompt(captions, do_classifier_free_guidance=False)
+        embeddings, mask, _, _ = pipeline.encode_prompt(captions, device="cpu", do_classifier_free_guidance=False)
         return {"encoder_hidden_states": embeddings, "encoder_attention_mask": mask}
 
     def predict(self, denoiser: nn.Module, inputs: Inputs) -> Tensor:

@@ -33,7 +33,7 @@ class SD3(DenoiserAdapter):
         )
         length = CAPTION_TOKENS if "text_encoder_3" in text else WITHOUT_T5_TOKENS
         embeddings, _, pooled, _ = pipeline.encode_prompt(
-            captions, None, None, do_classifier_free_guidance=False, max_sequence_length=length
+            captions, None, None, device="cpu", do_classifier_free_guidance=False, max_sequence_length=length
         )
         return {"encoder_hidden_states": embeddings, "pooled_projections": pooled}
 

@@ -50,7 +50,7 @@ class UNet2DCondition(DenoiserAdapter):
         parts = {name: text[name] for name in needed} | {"vae": None, "unet": denoiser, "scheduler": None}
         if needed is SDXL_TEXT:
             pipeline = StableDiffusionXLPipeline(**parts)
-            embeddings, _, pooled, _ = pipeline.encode_prompt(captions, do_classifier_free_guidance=False)
+            embeddings, _, pooled, _ = pipeline.encode_prompt(captions, device="cpu", do_classifier_free_guidance=False)
             height, width = (8 * side for side in self.shape(denoiser.config)[1:])  # of the image
             sizes = torch.tensor([[height, width, 0, 0, height, width]]).float().expand(len(captions), TIME_IDS)
             return {"encoder_hidden_states": embeddings, "text_embeds": pooled, "time_ids": sizes}
