@@ -70,6 +70,14 @@ def test_captions_become_what_the_pipeline_itself_makes_of_them(family, folder):
             torch.testing.assert_close(found["encoder_attention_mask"], second)
 
 
+@pytest.mark.parametrize("family", ["SD", "SDXL", "SD3", "FLUX", "PixArt"])
+def test_captions_are_read_where_their_encoder_is_wherever_the_denoiser_is(family, folder, monkeypatch):
+    """A worker with a GPU has the denoiser there. Without one, a denoiser that says so: whoever followed it would fail."""
+    model = load_model(folder)
+    monkeypatch.setattr(type(model.denoiser), "device", torch.device("cuda"))
+    assert encode_captions(folder, model, CAPTIONS)["encoder_hidden_states"].device.type == "cpu"
+
+
 @pytest.mark.parametrize("family", ["DiT"])
 def test_classes_are_named_by_their_labels_or_numbers(folder):
     model = load_model(folder)
