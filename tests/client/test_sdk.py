@@ -531,6 +531,10 @@ def test_the_example_of_the_documentation_runs(api, token, monkeypatch, tmp_path
         wait_for(lambda: list(observer.verifications.list()), "nothing was submitted")
         (verification,) = observer.verifications.list()
         rows.finish_verification(backstage, tenant_of(observer, backstage), verification.id, verification.job_id)
+        wait_for(lambda: list(observer.audits.list(model.id)), "no audit was started")
+        (audit,) = observer.audits.list(model.id)
+        rows.finish_audit(backstage, tenant_of(observer, backstage), audit.id, audit.job_id, ended=True)
     running.join(60)
+    assert not running.is_alive()
     assert (tmp_path / "emoji-marked.zip").read_bytes() == content
-    assert printed[1:] == ["match"]
+    assert printed[1:] == ["match", ["lora-4-100"]]
