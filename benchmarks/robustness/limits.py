@@ -15,7 +15,7 @@ from benchmarks.robustness.estimates import mean, rate, signed, strength
 from benchmarks.robustness.experiments import ATTACKS
 from benchmarks.robustness.marks import AIAO, TAUS
 from benchmarks.robustness.page import Drawing, Picture, Section, Table
-from benchmarks.robustness.plan import OVERWRITING
+from benchmarks.robustness.plan import OVERWRITING, UNLEARNING, UNLEARNT
 from benchmarks.robustness.runs import Store
 from benchmarks.robustness.variants import VARIANTS
 
@@ -114,9 +114,14 @@ def lazy_layers(store: Store) -> Section | None:
 def ablations(store: Store) -> Section | None:
     rows = []
     for variant, changed in VARIANTS.items():
-        erased, published, overwritten = (
+        erased, published, *attacked = (
             store.done(model="emoji", method=AIAO, variant=variant, **chosen)
-            for chosen in ({"experiment": "erasure"}, {"experiment": "published"}, {"attack": OVERWRITING})
+            for chosen in (
+                {"experiment": "erasure"},
+                {"experiment": "published"},
+                {"attack": OVERWRITING},
+                {"attack": UNLEARNING},
+            )
         )
         if not (erased and published):
             continue
@@ -128,7 +133,7 @@ def ablations(store: Store) -> Section | None:
                 f"{statistics.mean(run.result['bits'] for run in published):.0f}",
                 *(rate(found).text() for found in ends),
                 *(strength(found).text(".0f") for found in ends),
-                strength([run.result["found"] for run in overwritten]).text(".0f") if overwritten else "",
+                *(strength([run.result["found"] for run in runs]).text(".0f") if runs else "" for runs in attacked),
                 mean([run.result["quality"]["quality_loss"] for run in published]).text(".1%"),
                 mean([run.result["quality"]["psnr"]["value"] for run in published]).text(".1f"),
             ]
@@ -144,13 +149,15 @@ def ablations(store: Store) -> Section | None:
         "log10 p",
         "after",
         "overwritten",
+        "unlearnt",
         "quality loss",
         "PSNR, dB",
     ]
     return Section(
         "Which parts of the method matter",
-        "The embedding with one part changed, on the emoji model: before and after the thief's 800 steps, and after "
-        "overwriting by one AIAO watermark of the thief's own. As an owner gets it: keys of at most 24 of the lazy half of the "
+        "The embedding with one part changed, on the emoji model: before and after the thief's 800 steps, after overwriting by "
+        "one AIAO watermark of the thief's own, and after training against random triggers at all layers (keys 1 to 3 as an "
+        f"owner gets them, key {UNLEARNT} with more layers). As an owner gets it: keys of at most 24 of the lazy half of the "
         "layers, masks of half of the channels, all three terms of the objective, half of each batch under decoy triggers.",
         tables=[Table(headers, rows), _by_tau(store)],
     )

@@ -34,6 +34,10 @@ TELLING = (
 OVERWRITING = "overwriting-1"
 """The attack against which the decoys are there: the embedding is also tried without them."""
 
+UNLEARNING = "trigger-unlearning"
+UNLEARNT = 2
+"""The attack that ends a mark, and the key whose: does a larger key outlive it?"""
+
 
 def full() -> list[Configuration]:
     return list({str(each): each for each in _full()}.values())
@@ -54,6 +58,7 @@ def _full() -> Iterator[Configuration]:
                     yield _run("erasure", Mark(model, AIAO, number))
             yield from _before_and_after([Mark("emoji", AIAO, key, variant) for variant in VARIANTS])
             yield _run("attacked", Mark("emoji", AIAO, key, "no-decoys"), attack=OVERWRITING)
+    yield _run("attacked", Mark("emoji", AIAO, UNLEARNT, "layers-48"), attack=UNLEARNING)
 
 
 def quick() -> list[Configuration]:
