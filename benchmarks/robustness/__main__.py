@@ -13,6 +13,7 @@ import os
 import traceback
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process a core is faster than one of many threads, and repeatable
 
@@ -44,6 +45,8 @@ def main() -> None:
         for done in as_completed([pool.submit(perform, configuration, folder) for configuration in to_do]):
             try:
                 run = done.result()
+            except BrokenProcessPool:  # no run can follow, as when memory runs out; those that are done are kept
+                raise
             except Exception:  # an error of ours in one run is no reason to lose hours of the others
                 traceback.print_exc()
                 failed += 1
@@ -64,7 +67,8 @@ def write_page(store: Store, planned: int) -> None:
     meta = (
         f"{len(store.runs)} of {planned} planned runs, several at a time, each a process of one thread: {computed}. Figures "
         "are means over runs, with intervals of 95 % in brackets: Student's over runs; for a single run the one of its own "
-        "draws, where it has one; Clopper and Pearson's for shares of models."
+        "draws, where it has one; Clopper and Pearson's for shares of models. Machines round differently, a GPU's convolutions in "
+        "TF32: a key that ran on two of them had two marks of the same secret."
     )
     sections = [
         comparison.erasure(store),

@@ -35,8 +35,9 @@ OVERWRITING = "overwriting-1"
 """The attack against which the decoys are there: the embedding is also tried without them."""
 
 UNLEARNING = "trigger-unlearning"
+"""The attack that ended the mark of the key :data:`UNLEARNT`: a key of more layers is tried too."""
+
 UNLEARNT = 2
-"""The attack that ends a mark, and the key whose: does a larger key outlive it?"""
 
 
 def full() -> list[Configuration]:
