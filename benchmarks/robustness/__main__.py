@@ -67,8 +67,8 @@ def write_page(store: Store, planned: int) -> None:
     meta = (
         f"{len(store.runs)} of {planned} planned runs, several at a time, each a process of one thread: {computed}. Figures "
         "are means over runs, with intervals of 95 % in brackets: Student's over runs; for a single run the one of its own "
-        "draws, where it has one; Clopper and Pearson's for shares of models. Machines round differently, a GPU's convolutions in "
-        "TF32: a key that ran on two of them had two marks of the same secret."
+        "draws, where it has one; Clopper and Pearson's for shares of models. Machines round differently, a GPU's convolutions "
+        "in TF32: a key that ran on two of them had two marks of the same secret."
     )
     sections = [
         comparison.erasure(store),
