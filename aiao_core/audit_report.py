@@ -20,7 +20,7 @@ class Measured(Frozen):
     """One model under the owner's key, and what it is still worth."""
 
     verdict: Literal["match", "no-match"]
-    test: BitTest = Field(description="decides: signs of the triggered minus the untriggered response")
+    test: BitTest = Field(description="decides, as in a verification report")
     vs_rate: Interval
     rs_rate: Interval
     decoys: tuple[BitTest, ...] = Field(description="control: keys that nobody embedded, on the same model")
@@ -70,7 +70,8 @@ class AuditReport(Document):
     noun = "audit"
 
     format: Literal["aiao.audit"] = "aiao.audit"
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 2
+    """Version 1 tested as verification reports did until their version 2."""
     created_at: datetime
     software: dict[str, str]
     model_name: str | None

@@ -1,7 +1,7 @@
 """Embed an owner's watermark in a denoiser (arXiv 2405.00466; the training scheme is this project's).
 
-A probe fine-tuning finds the lazy layers, the key chooses among them, the trigger's reach in the source chooses the subpaths,
-and the three-term objective trains all of them at once.
+The key chooses its layers among all, or among the lazy ones that a probe fine-tuning finds; the trigger's reach in the source
+chooses the subpaths, and the three-term objective trains all of them at once.
 """
 
 import tempfile
@@ -43,8 +43,6 @@ class Embedding:
     """What :func:`embed` leaves besides the trained denoiser."""
 
     key: OwnerKey
-    changes: dict[str, float]
-    """Relative change of every eligible layer under the probe (Fig. 2), in execution order."""
     metrics: dict[str, float]
     """The three terms of the objective at the last step."""
 
@@ -71,10 +69,9 @@ def embed(
         examples = own_examples(model, options, progress=progress)
     state = read_state(store) if store else None
     if state is None:
-        key, changes = select_key(model, seed, examples, options, progress)
+        key = select_key(model, seed, examples, options, progress)
     else:
         key = OwnerKey.from_public(PublicKey.model_validate_json(state["key"]), encode_secret(seed))
-        changes = state["changes"]
 
     training = Training(model, key, examples, options)
     if state is not None:
@@ -85,10 +82,10 @@ def embed(
             # The public key only: the state may lie in storage, where no secret belongs.
             public = key.public().model_dump_json()
             with tempfile.TemporaryDirectory() as folder:
-                write_state({"key": public, "changes": changes, "training": training.state()}, store, Path(folder))
+                write_state({"key": public, "training": training.state()}, store, Path(folder))
         progress(Progress("embedding", training.step, options.steps, training.metrics))
     training.finish()
-    return Embedding(key, changes, training.metrics)
+    return Embedding(key, training.metrics)
 
 
 def own_examples(

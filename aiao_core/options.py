@@ -15,9 +15,16 @@ class EmbeddingOptions(BaseModel):
     steps: int = Field(800, ge=1, le=1_000_000, description="Training steps of the embedding.")
     batch_size: int = Field(16, ge=2, le=4096, description="Images in one training step.")
     learning_rate: float = Field(1e-3, gt=0, le=1, description="Peak of the one-cycle learning rate.")
-    layers: int = Field(24, ge=2, le=4096, description="Lazy layers that the key uses, at most.")
-    lazy_fraction: float = Field(0.5, gt=0, le=1, description="Share of the layers, laziest first, from which the key chooses.")
-    probe_steps: int = Field(60, ge=1, le=100_000, description="Steps of the fine-tuning that finds the lazy layers.")
+    layers: int = Field(48, ge=2, le=4096, description="Layers that the key uses, at most.")
+    lazy_fraction: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of the layers, laziest first, from which the key chooses; 1: all, unsearched.",
+    )
+    probe_steps: int = Field(
+        60, ge=1, le=100_000, description="Steps of the fine-tuning that finds the lazy layers, if the key chooses among those."
+    )
     samples: int = Field(
         256, ge=1, le=100_000, description="Images drawn from the model itself, when the owner gives no image set."
     )

@@ -77,7 +77,7 @@ class LayerResult(Frozen):
 
     name: str
     matches: int = Field(ge=0)
-    bits: int = Field(ge=0, description="masked channels that have a sign at all")
+    bits: int = Field(ge=0, description="its bits that the test counts")
 
 
 class SubpathResult(Frozen):
@@ -96,8 +96,9 @@ class Report(Document):
     noun = "report"
 
     format: Literal["aiao.report"] = "aiao.report"
-    version: Literal[1, 2] = 2
-    """Version 2 adds ``strayed_channels``."""
+    version: Literal[1, 2, 3] = 3
+    """Version 2 adds ``strayed_channels``. Until version 2 the test read every bit, of the triggered minus the untriggered
+    response."""
     created_at: datetime
     software: dict[str, str]
     verdict: Literal["match", "no-match"]
@@ -115,7 +116,9 @@ class Report(Document):
         description="channels of the key's layers found in another place or of another sign; absent if not looked for",
         exclude_if=lambda value: value is None,
     )
-    test: BitTest = Field(description="decides: signs of the triggered minus the untriggered response")
+    test: BitTest = Field(
+        description="decides: the clearest half of the signs of the response to the key's trigger minus that to other keys'"
+    )
     triggered_alone: BitTest = Field(description="signs of the triggered response")
     untriggered: BitTest = Field(description="control: the same bits without the trigger")
     vs_rate: Interval

@@ -1,7 +1,9 @@
-"""Choose the layers and subpaths of a new key: lazy ones, by the key, that the trigger reaches (this project).
+"""Choose the layers and subpaths of a new key: among all or the lazy ones, by the key, that the trigger reaches (this project).
 
 Nothing here depends on the response signs or on how well a response was learned: the exact test rests on that.
 """
+
+from collections.abc import Sequence
 
 import torch
 
@@ -10,7 +12,7 @@ from aiao_core.denoisers import adapter_of
 from aiao_core.errors import EmbeddingFailed
 from aiao_core.images import synthetic_images
 from aiao_core.inputs import measuring_inputs
-from aiao_core.key import OwnerKey, choose_layers
+from aiao_core.key import Layer, OwnerKey, choose_layers
 from aiao_core.lazy import laziest, probe, relative_changes
 from aiao_core.options import EmbeddingOptions
 from aiao_core.progress import ProgressCallback, silent
@@ -32,8 +34,8 @@ REACH_INPUTS = 32
 
 def select_key(
     model: DiffusionModel, seed: bytes, examples: Examples, options: EmbeddingOptions, progress: ProgressCallback = silent
-) -> tuple[OwnerKey, dict[str, float]]:
-    """The owner key of ``seed`` (32 bytes) for ``model``, and the relative change of every eligible layer (Fig. 2).
+) -> OwnerKey:
+    """The owner key of ``seed`` (32 bytes) for ``model``.
 
     ``examples`` make the inputs on which the reach is measured; the probe uses synthetic examples. Raises
     :class:`EmbeddingFailed` if no subpath is left.
@@ -41,11 +43,7 @@ def select_key(
     generator = torch.Generator().manual_seed(options.seed)
     inputs = measuring_inputs(model, examples, REACH_INPUTS, generator)
     eligible = eligible_layers(model.denoiser, inputs[:2])
-    tuned = probe(
-        model, synthetic_examples(model, options.seed), steps=options.probe_steps, seed=options.seed, progress=progress
-    )
-    changes = relative_changes(model.denoiser, tuned, eligible)
-    chosen = choose_layers(seed, laziest(changes, options.lazy_fraction), options.layers)
+    chosen = choose_layers(seed, candidate_layers(model, eligible, options, progress), options.layers)
     layers = tuple(layer for layer in eligible if layer.name in chosen)
 
     def key_with(subpaths: Subpaths) -> OwnerKey:
@@ -62,9 +60,20 @@ def select_key(
     subpaths = widest(reach(model.denoiser, key_with(usable), inputs, progress=progress), REACH_SHARE)
     if not subpaths:
         raise EmbeddingFailed(
-            f"none of the {len(layers)} lazy layers reaches another one; ask for more layers or a larger lazy_fraction"
+            f"none of the {len(layers)} layers of the key reaches another one; ask for more layers or a larger lazy_fraction"
         )
-    return key_with(subpaths), changes
+    return key_with(subpaths)
+
+
+def candidate_layers(
+    model: DiffusionModel, eligible: Sequence[Layer], options: EmbeddingOptions, progress: ProgressCallback
+) -> list[str]:
+    """The layers that a key may choose from, in execution order: the laziest, by a short fine-tuning, or simply all."""
+    if options.lazy_fraction == 1:
+        return [layer.name for layer in eligible]
+    examples = synthetic_examples(model, options.seed)
+    tuned = probe(model, examples, steps=options.probe_steps, seed=options.seed, progress=progress)
+    return laziest(relative_changes(model.denoiser, tuned, eligible), options.lazy_fraction)
 
 
 def synthetic_examples(model: DiffusionModel, seed: int) -> Examples:

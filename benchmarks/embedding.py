@@ -19,6 +19,7 @@ from scipy.stats import kstest
 from torch import nn
 
 from aiao_core.checkpoints import load_model
+from aiao_core.decoding import DECOY_DRAWS, decode_decoys, make_draws, observe_baseline
 from aiao_core.embedding import embed
 from aiao_core.inputs import own_samples
 from aiao_core.key import OwnerKey, generate_seed
@@ -26,8 +27,7 @@ from aiao_core.options import EmbeddingOptions, VerificationOptions
 from aiao_core.report import Report
 from aiao_core.statistics import log10_binomial_tail, randomised_p_value
 from aiao_core.training import Examples, fine_tune
-from aiao_core.verification import DECOY_DRAWS, Subject, decode_decoys, make_draws, observe, verify
-from aiao_core.watermark import Watermark
+from aiao_core.verification import Subject, verify
 from benchmarks.steps import EMOJI, compared
 from examples.emoji.data import MODEL, THIEF_CATEGORY, load_images
 
@@ -104,13 +104,13 @@ def samples(denoiser: nn.Module, count: int = 64) -> torch.Tensor:
 def wrong_keys(name: str, denoiser: nn.Module, key: OwnerKey, count: int) -> None:
     """Are the p-values of keys that nobody embedded uniform, and is none of them a match?"""
     draws = make_draws(key, DECOY_DRAWS, torch.Generator().manual_seed(1))
-    # A wrong key has other response channels; the clean means are of every channel and serve all keys.
-    clean = observe(denoiser, Watermark(key, denoiser), draws)
+    # A wrong key has other response channels; these means are of every channel and serve all keys.
+    baseline = observe_baseline(denoiser, key, draws, seed=1)
     random = np.random.default_rng(0)
     p_values, best = [], 0.0
     for _ in range(0, count, 20):
-        for decoy in decode_decoys(denoiser, key, [random.bytes(32) for _ in range(20)], draws, clean):
-            bits = torch.cat(list(decoy.difference.values()))
+        for decoy in decode_decoys(denoiser, key, [random.bytes(32) for _ in range(20)], draws, baseline):
+            bits = torch.cat(list(decoy.contrast.values()))
             matches, total = int(bits.sum()), len(bits)
             p_values.append(randomised_p_value(matches, total, random.random()))
             best = min(best, log10_binomial_tail(matches, total))

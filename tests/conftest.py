@@ -29,7 +29,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("ci", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
-QUICK_EMBEDDING = {"steps": 160, "batch_size": 8, "samples": 32, "probe_steps": 4, "layers": 16, "checkpoint_every": 10}
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The end-to-end tests first: they wait much, and what runs last should be short, or one process ends long after others."""
+    items.sort(key=lambda item: "e2e" not in item.path.parts)
+
+
+QUICK_EMBEDDING = {"steps": 160, "batch_size": 8, "samples": 32, "layers": 16, "checkpoint_every": 10}
 """Enough for a proof far below 1e-9 on the emoji model, in half a minute."""
 
 

@@ -28,7 +28,7 @@ from tests.faults import Postgres, Redis, Wire, full, small_disk
 from tests.processes import System, stop, system
 from worker.scratch import remove_abandoned
 
-EMBEDDING = {"steps": 160, "batch_size": 8, "samples": 32, "probe_steps": 4, "layers": 16, "checkpoint_every": 10}
+EMBEDDING = {"steps": 160, "batch_size": 8, "samples": 32, "layers": 16, "checkpoint_every": 10}
 VERIFICATION = {"draws": 10, "decoys": 0}
 OUTAGE_SECONDS = 4
 PAUSE_SECONDS = 5

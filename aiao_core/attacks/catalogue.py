@@ -30,6 +30,7 @@ from aiao_core.attacks.weights import (
     weight_quantisation,
     weight_shifting,
 )
+from aiao_core.options import EmbeddingOptions
 
 USUAL_RATE = 2e-4
 HIGH_RATE = 1e-3
@@ -158,7 +159,7 @@ _TRIALS = (
             f"overwriting-{times}",
             f"overwriting with {times} AIAO watermark{'s' * (times > 1)} of the thief's own",
             "overwriting",
-            partial(overwriting, times=times, steps=800, probe_steps=60),
+            partial(overwriting, times=times, options=EmbeddingOptions()),
         )
         for times in (1, 3)
     ),

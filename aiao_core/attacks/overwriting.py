@@ -11,21 +11,21 @@ from aiao_core.progress import Progress
 from aiao_core.selection import select_key
 
 
-def overwriting(thief: Thief, *, times: int, steps: int, probe_steps: int) -> nn.Module:
+def overwriting(thief: Thief, *, times: int, options: EmbeddingOptions) -> nn.Module:
     """Embed ``times`` AIAO watermarks of the thief's own, one after the other, as an owner would (Lukas et al. 2022).
 
     But without decoys: then the thief's watermark answers almost any trigger, the owner's among them, and that disturbs the
     owner's the most (this project). Raises what :func:`aiao_core.embedding.embed` raises.
     """
     model = thief.copy()
-    options = EmbeddingOptions(steps=steps, probe_steps=probe_steps, seed=thief.seed)
+    options = options.model_copy(update={"seed": thief.seed})
     with thief.seeded():
         for number in range(times):
             seed = sha256(f"aiao/attacks/overwriting/{thief.seed}/{number}".encode()).digest()
-            key, _ = select_key(model, seed, thief.examples, options, thief.progress)
+            key = select_key(model, seed, thief.examples, options, thief.progress)
             training = Training(model, key, thief.examples, options, decoyed=0)
-            while training.step < steps:
+            while training.step < options.steps:
                 training.advance()
-                thief.progress(Progress("overwriting", training.step, steps, training.metrics))
+                thief.progress(Progress("overwriting", training.step, options.steps, training.metrics))
             training.finish()
     return model.denoiser

@@ -10,7 +10,9 @@ from benchmarks.robustness import figures
 from benchmarks.robustness.estimates import Figure, mean, rate, share, signed, strength
 from benchmarks.robustness.marks import AIAO, KINDS
 from benchmarks.robustness.page import Drawing, Picture, Section, Table
+from benchmarks.robustness.plan import SMALL
 from benchmarks.robustness.runs import Run, Store
+from benchmarks.robustness.variants import VARIANTS
 
 MODELS = {"emoji": "emoji model", "text-unet": "text-to-image UNet", "text-transformer": "text-to-image transformer"}
 LEVELS = (-6, -9)
@@ -22,7 +24,7 @@ Found = dict[str, Any]
 
 
 def methods(store: Store, experiment: str) -> Iterator[tuple[str, str, list[Run]]]:
-    """Model, method and runs of the default embedding, in the plan's order; only what has runs."""
+    """Model, method and runs of the embedding as an owner gets it, in the plan's order; only what has runs."""
     for model in MODELS:
         for method in (AIAO, *(rival.name for rival in RIVALS[KINDS[model]])):
             runs = store.done(experiment=experiment, model=model, method=method, variant="default")
@@ -93,16 +95,18 @@ def before_and_after(store: Store) -> Section:
 def detection(store: Store) -> Section:
     """ROC: exact p-values make the abscissa; the unmarked models check it."""
     curves, rows = {}, []
-    for method in dict.fromkeys(method for _, method, _ in methods(store, "erasure")):
-        runs = store.done(experiment="erasure", method=method, variant="default")
-        for when, step in (("published", 0), ("fine-tuned", SHOWN_STEPS[-1])):
+    embeddings = {method: (method, "default") for _, method, _ in methods(store, "erasure")}
+    embeddings[f"AIAO ({VARIANTS[SMALL].name}, former test)"] = AIAO, SMALL
+    for name, (method, variant) in embeddings.items():
+        runs = store.done(experiment="erasure", method=method, variant=variant)
+        for when, step in (("published", 0), ("fine-tuned", SHOWN_STEPS[-1])) if runs else ():
             values = [found["log10_p"] for found in at_step(runs, step)]
             recognised = [share(sum(value <= level for value in values), len(values)) for level in LEVELS]
             rows.append(
-                [f"{method}, {when}", str(len(values)), *(figure.text() for figure in recognised), signed(f"{max(values):.0f}")]
+                [f"{name}, {when}", str(len(values)), *(figure.text() for figure in recognised), signed(f"{max(values):.0f}")]
             )
             if when == "fine-tuned":
-                curves[f"{method}, {when}"] = [
+                curves[f"{name}, {when}"] = [
                     (step / 4, share(sum(value <= step / 4 for value in values), len(values)).value) for step in range(-48, 1)
                 ]
     return Section(

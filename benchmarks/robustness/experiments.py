@@ -14,12 +14,14 @@ from torch import nn
 from aiao_core.attacks import Thief
 from aiao_core.attacks.catalogue import CATALOGUE
 from aiao_core.attacks.fine_tuning import full_fine_tuning
+from aiao_core.attacks.overwriting import overwriting
 from aiao_core.attacks.weights import weight_averaging
 from aiao_core.progress import Progress
 from aiao_core.training import fine_tune
 from benchmarks.lazy_layers import fine_tuned_layers
 from benchmarks.quality import OWNERS, Data, Quality, Yardstick, shipped_data
 from benchmarks.robustness.marks import AIAO, FOLDERS, THIEFS, Mark, Marked, published_source, thiefs_examples
+from benchmarks.robustness.variants import VARIANTS
 
 ERASURE_STEPS = (0, 25, 50, 100, 200, 400, 800)
 ERASURE_RATE = 2e-4
@@ -149,7 +151,13 @@ def _averaged_with_sibling(thief: Thief, mark: Mark, share: float) -> nn.Module:
 
 ATTACKS: dict[str, Callable[[Thief, Mark], nn.Module]] = {
     **{trial.id: lambda thief, _, attack=trial.attack: attack(thief) for trial in CATALOGUE.values()},
+    **{
+        f"overwriting-{times}": lambda thief, mark, times=times: overwriting(
+            thief, times=times, options=VARIANTS[mark.variant].options
+        )
+        for times in (1, 3)
+    },
     "averaging-with-sibling-30": lambda thief, mark: _averaged_with_sibling(thief, mark, 0.3),
     "averaging-with-sibling-50": lambda thief, mark: _averaged_with_sibling(thief, mark, 0.5),
 }
-"""The library's, and averaging with a model that has no mark."""
+"""The library's, with a thief's keys like the owner's, and averaging with a model that has no mark."""

@@ -31,13 +31,19 @@ TELLING = (
 )
 """The attacks that took a third or more of the first key's mark: on these the other keys are tried too."""
 
-OVERWRITING = "overwriting-1"
-"""The attack against which the decoys are there: the embedding is also tried without them."""
+HARDEST = {
+    "overwriting-1": "overwritten",
+    "trigger-unlearning": "unlearnt",
+    "averaging-with-sibling-50": "averaged",
+}
+"""The attacks that take most of a small key's mark and leave the model as good, and a word for each. They decided how many
+layers a key has."""
 
-UNLEARNING = "trigger-unlearning"
-"""The attack that ended the mark of the key :data:`UNLEARNT`: a key of more layers is tried too."""
+SMALL = "lazy-24"
+"""The embedding with keys as small as the paper's."""
 
-UNLEARNT = 2
+DECOYLESS = ("no-decoys", "overwriting-1")
+"""The embedding without the decoys, under the attack against which they are there."""
 
 
 def full() -> list[Configuration]:
@@ -51,15 +57,18 @@ def _full() -> Iterator[Configuration]:
             yield from _before_and_after([Mark(model, AIAO, key), *rivals])
         for attack in ATTACKS if key == 1 else TELLING:
             yield _run("attacked", Mark("emoji", AIAO, key), attack=attack)
+        for attack in HARDEST:
+            yield _run("attacked", Mark("emoji", AIAO, key, SMALL), attack=attack)
         if key == 1:
             yield _run("lazy_layers", Mark("emoji", AIAO, key))
             yield _run("spread", Mark("emoji", AIAO, key))
-            for model, keys in KEYS.items():
-                for number in range(1, keys + 1):
-                    yield _run("erasure", Mark(model, AIAO, number))
             yield from _before_and_after([Mark("emoji", AIAO, key, variant) for variant in VARIANTS])
-            yield _run("attacked", Mark("emoji", AIAO, key, "no-decoys"), attack=OVERWRITING)
-    yield _run("attacked", Mark("emoji", AIAO, UNLEARNT, "layers-48"), attack=UNLEARNING)
+            without_decoys, attack = DECOYLESS
+            yield _run("attacked", Mark("emoji", AIAO, key, without_decoys), attack=attack)
+    for variant in ("default", SMALL):
+        for model, keys in KEYS.items():
+            for number in range(1, keys + 1):
+                yield _run("erasure", Mark(model, AIAO, number, variant))
 
 
 def quick() -> list[Configuration]:

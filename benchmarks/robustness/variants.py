@@ -20,8 +20,6 @@ class Variant:
 
     name: str
     """For people."""
-    group: str
-    """The question that it answers, with others."""
     options: EmbeddingOptions = field(default_factory=EmbeddingOptions)
     replaced: tuple[tuple[str, Any], ...] = ()
     """Names in the library, and what stands there meanwhile."""
@@ -57,29 +55,27 @@ def masks_of(ratio: float) -> Callable[..., NDArray[np.bool_]]:
     return derive
 
 
-def _options(**changes: Any) -> EmbeddingOptions:
-    return EmbeddingOptions(**changes)
+def _lazy(name: str, *replaced: tuple[str, Any], **changes: Any) -> Variant:
+    """A change of keys as small as the paper's, in the lazy half of the layers: they show it sooner than an owner's."""
+    options = {"layers": 24, "lazy_fraction": 0.5, **changes}
+    return Variant(name, EmbeddingOptions(**options), replaced)
 
 
 VARIANTS: dict[str, Variant] = {
-    "default": Variant("as an owner gets it", ""),
-    "random-layers": Variant("random layers", "layers", _options(lazy_fraction=1.0)),
-    "busy-layers": Variant("the busiest half", "layers", replaced=(("aiao_core.selection.laziest", busiest),)),
+    "default": Variant("as an owner gets it"),
+    "lazy-24": _lazy("24 lazy layers"),
+    "random-layers": _lazy("24 random layers", lazy_fraction=1.0),
+    "busy-layers": _lazy("24 of the busiest half", ("aiao_core.selection.laziest", busiest)),
     **{
-        f"no-{term}": Variant(
-            f"without the {term} term", "objective", replaced=((f"aiao_core.objective.LAMBDA_{constant}", 0.0),)
-        )
+        f"no-{term}": _lazy(f"24 lazy, without the {term} term", (f"aiao_core.objective.LAMBDA_{constant}", 0.0))
         for term, constant in (("response", "RESPONSE"), ("preservation", "PRESERVE"), ("covertness", "COVERT"))
     },
-    "no-decoys": Variant(
-        "without decoy triggers", "objective", replaced=(("aiao_core.embedding.Training.decoys", lambda training: []),)
-    ),
+    "no-decoys": _lazy("24 lazy, without decoy triggers", ("aiao_core.embedding.Training.decoys", lambda training: [])),
     **{
-        f"masks-{percent}": Variant(
-            f"{percent} % of the channels", "masks", replaced=(("aiao_core.key.derive_bits", masks_of(percent / 100)),)
+        f"masks-{percent}": _lazy(
+            f"24 lazy, {percent} % of the channels", ("aiao_core.key.derive_bits", masks_of(percent / 100))
         )
         for percent in (12, 25, 75)
     },
-    **{f"layers-{count}": Variant(f"at most {count} layers", "number", _options(layers=count)) for count in (6, 12)},
-    "layers-48": Variant("at most 48 of all layers, lazy and busy", "number", _options(layers=48, lazy_fraction=1.0)),
+    **{f"layers-{count}": _lazy(f"{count} lazy layers", layers=count) for count in (12, 6)},
 }

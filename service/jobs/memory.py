@@ -14,9 +14,9 @@ PROCESS_BYTES = 2 << 30
 take; or CUDA's context and workspaces."""
 
 EMBEDDING_BYTES = 20
-"""Of a parameter, 4 bytes each: the model, a frozen copy, the gradient and AdamW's two moments. The search for lazy layers has
-as many, whatever is trained later: `train`, `optimizer`, `precision` and `offload_source` save nothing of it. Measured for
-Stable Diffusion 1.5: 18.2 GB for 860 M parameters, the process and a batch of 2 among them (full_size.txt)."""
+"""Of a parameter, 4 bytes each: the model, a frozen copy, the gradient and AdamW's two moments. What `train`, `optimizer` and
+`offload_source` save of them is not counted: a search for lazy layers, if the options ask for one, needs all of it before.
+Measured for Stable Diffusion 1.5: 18.2 GB for 860 M parameters, the process and a batch of 2 among them (full_size.txt)."""
 
 AUDIT_BYTES = 24
 """As an embedding, and one copy more: who overwrites a watermark embeds in a copy of the published model."""

@@ -46,8 +46,7 @@ QUICK = EmbeddingOptions(steps=6, batch_size=4, probe_steps=3, samples=8, layers
 
 @pytest.fixture
 def tiny_key(tiny_model: DiffusionModel, tiny_examples: Examples) -> OwnerKey:
-    key, _ = select_key(tiny_model, bytes(range(32)), tiny_examples, QUICK)
-    return key
+    return select_key(tiny_model, bytes(range(32)), tiny_examples, QUICK)
 
 
 @pytest.fixture(scope="session")

@@ -22,8 +22,9 @@ def report() -> AuditReport:
     return golden()
 
 
-def test_the_golden_report_is_read():
-    text = (GOLDEN / "audit-v1.json").read_text()
+@pytest.mark.parametrize("version", [1, 2])
+def test_golden_reports_of_every_version_are_read(version):
+    text = (GOLDEN / f"audit-v{version}.json").read_text()
     report = AuditReport.from_json(text)
     assert report.to_json() == text
     assert report.summary == Summary(
@@ -45,7 +46,7 @@ def test_an_altered_report_is_refused(report, change):
     withstood, ended, no_model = (attacks[name] for name in ("full-fine-tuning-200", "lora-4-100", "weight-shifting"))
     match change:
         case "version":
-            document["version"] = 2
+            document["version"] = 3
         case "format":
             document["format"] = "aiao.report"
         case "unknown field":

@@ -108,7 +108,7 @@ def test_scales_are_those_of_numpy(seed):
 
     model = make_tiny_model()
     examples = Examples(torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(1)), {})
-    key, _ = select_key(model, bytes(range(32)), examples, QUICK)
+    key = select_key(model, bytes(range(32)), examples, QUICK)
     noisy = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
     inputs = Inputs(noisy, torch.tensor([1, 500, 999]), {})
     watermark = Watermark(key, model.denoiser)

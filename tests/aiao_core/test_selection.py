@@ -9,25 +9,45 @@ from aiao_core.denoisers import predict
 from aiao_core.errors import EmbeddingFailed
 from aiao_core.inputs import arbitrary_inputs
 from aiao_core.key import choose_layers
-from aiao_core.selection import REACH_SHARE, SPAN, select_key
+from aiao_core.lazy import probe, relative_changes
+from aiao_core.selection import REACH_SHARE, SPAN, select_key, synthetic_examples
 from aiao_core.subpaths import all_subpaths, reach, widest
 from aiao_core.tracing import eligible_layers, trace
 from aiao_core.watermark import Watermark, trigger_edits
 from tests.aiao_core.conftest import QUICK
 
 
-def test_the_key_chooses_among_the_lazy_layers_only(tiny_model, tiny_examples):
-    key, changes = select_key(tiny_model, bytes(range(32)), tiny_examples, QUICK)
-    lazy = sorted(changes, key=lambda name: changes[name])[: round(len(changes) * QUICK.lazy_fraction)]
+def test_the_key_chooses_among_all_layers(tiny_model, tiny_examples):
+    key = select_key(tiny_model, bytes(range(32)), tiny_examples, QUICK, no_probe)
+    names = eligible_names(tiny_model, tiny_examples)
+    assert [layer.name for layer in key.layers] == choose_layers(bytes(range(32)), names, QUICK.layers)
+    whole = select_key(tiny_model, bytes(range(32)), tiny_examples, QUICK.model_copy(update={"layers": 1000}))
+    assert [layer.name for layer in whole.layers] == names  # in execution order
+
+
+def no_probe(progress):
+    assert progress.stage != "probe"
+
+
+def test_or_among_the_lazy_layers_only(tiny_model, tiny_examples):
+    options = QUICK.model_copy(update={"lazy_fraction": 0.5})
+    key = select_key(tiny_model, bytes(range(32)), tiny_examples, options)
+    tuned = probe(tiny_model, synthetic_examples(tiny_model, QUICK.seed), steps=QUICK.probe_steps, seed=QUICK.seed)
+    inputs = arbitrary_inputs(tiny_model, tiny_examples, 2, torch.Generator().manual_seed(0))
+    changes = relative_changes(tiny_model.denoiser, tuned, eligible_layers(tiny_model.denoiser, inputs))
+    lazy = sorted(changes, key=lambda name: changes[name])[: round(len(changes) / 2)]
     names = [layer.name for layer in key.layers]
     assert len(names) == QUICK.layers
-    assert set(names) <= set(lazy)
-    assert names == [name for name in changes if name in names]  # in execution order
     assert names == choose_layers(bytes(range(32)), [name for name in changes if name in lazy], QUICK.layers)
 
 
+def eligible_names(model, examples):
+    inputs = arbitrary_inputs(model, examples, 2, torch.Generator().manual_seed(0))
+    return [layer.name for layer in eligible_layers(model.denoiser, inputs)]
+
+
 def test_other_keys_choose_other_layers_and_each_its_own_again(tiny_model, tiny_examples):
-    keys = [select_key(tiny_model, bytes([number] * 32), tiny_examples, QUICK)[0] for number in (1, 2, 1)]
+    keys = [select_key(tiny_model, bytes([number] * 32), tiny_examples, QUICK) for number in (1, 2, 1)]
     assert keys[0].layers != keys[1].layers
     assert keys[0] == keys[2]
 
@@ -35,14 +55,14 @@ def test_other_keys_choose_other_layers_and_each_its_own_again(tiny_model, tiny_
 def test_response_signs_have_no_say_in_the_choice(tiny_model, tiny_examples, monkeypatch):
     """The exact test rests on it: with every response sign turned round, the same layers and subpaths are chosen."""
     derive = key_module.derive_bits
-    before, _ = select_key(tiny_model, bytes(range(32)), tiny_examples, QUICK)
+    before = select_key(tiny_model, bytes(range(32)), tiny_examples, QUICK)
     signs = before.response_sign(1)
     monkeypatch.setattr(
         key_module,
         "derive_bits",
         lambda seed, purpose, name, count: derive(seed, purpose, name, count) ^ (purpose == "response-sign"),
     )
-    after, _ = select_key(tiny_model, bytes(range(32)), tiny_examples, QUICK)
+    after = select_key(tiny_model, bytes(range(32)), tiny_examples, QUICK)
     assert (after.layers, after.subpaths) == (before.layers, before.subpaths)
     assert (after.response_sign(1) == -signs).all()
 
@@ -96,5 +116,5 @@ def test_layers_that_no_trigger_reaches_are_refused(tiny_model, tiny_examples):
     for projection in ("to_q", "to_k"):  # large weights hardly change: these two are the laziest
         tiny_model.denoiser.get_parameter(f"mid_block.attentions.0.{projection}.weight").data.mul_(1e3)
     options = QUICK.model_copy(update={"lazy_fraction": 0.01})
-    with pytest.raises(EmbeddingFailed, match="none of the 2 lazy layers reaches another one"):
+    with pytest.raises(EmbeddingFailed, match="none of the 2 layers of the key reaches another one"):
         select_key(tiny_model, bytes(range(32)), tiny_examples, options)

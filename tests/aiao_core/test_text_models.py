@@ -20,7 +20,7 @@ from examples.emoji_text.parts import captions
 from examples.emoji_text.train import HELD_OUT
 
 MODELS = Path(__file__).parents[2] / "examples" / "emoji_text"
-SHORT = EmbeddingOptions(steps=80, batch_size=12, probe_steps=10)
+SHORT = EmbeddingOptions(steps=80, batch_size=12, layers=24, lazy_fraction=0.5, probe_steps=10)
 
 
 def examples_of(folder, model, **chosen):

@@ -1,4 +1,5 @@
 import copy
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -6,16 +7,26 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import kstest
+from scipy.stats import kstest, ttest_1samp
 
 from aiao_core import key as key_module
+from aiao_core.decoding import (
+    CLEAREST,
+    clarity,
+    decode,
+    decode_decoys,
+    derived_seed,
+    make_draws,
+    observe,
+    observe_baseline,
+)
 from aiao_core.errors import InvalidCheckpoint, TracingError
 from aiao_core.key import Layer
 from aiao_core.options import VerificationOptions
 from aiao_core.selection import select_key
 from aiao_core.statistics import log10_binomial_tail, randomised_p_value
 from aiao_core.training import Examples
-from aiao_core.verification import Subject, decode, decode_decoys, decoy_seed, make_draws, observe, verify
+from aiao_core.verification import Subject, verify
 from aiao_core.watermark import Watermark, channel_means
 from tests.aiao_core.conftest import QUICK, make_tiny_model
 
@@ -24,7 +35,7 @@ FEW = VerificationOptions(seed=4, draws=12, decoys=32)
 
 
 def bits_of(decoded) -> tuple[int, int]:
-    bits = torch.cat(list(decoded.difference.values()))
+    bits = torch.cat(list(decoded.contrast.values()))
     return int(bits.sum()), len(bits)
 
 
@@ -46,7 +57,8 @@ def test_without_a_seed_a_random_one_is_drawn_and_reported(tiny_model, tiny_key)
 def test_the_report_holds_what_was_measured(tiny_model, tiny_key):
     report = verify(tiny_model.denoiser, tiny_key, options=FEW, subject=SUBJECT)
     assert report.verdict == "no-match"
-    assert report.test.bits == tiny_key.bits
+    assert report.test.bits == math.ceil(CLEAREST * tiny_key.bits)
+    assert report.triggered_alone.bits == report.untriggered.bits == tiny_key.bits
     assert report.test.log10_p == log10_binomial_tail(report.test.matches, report.test.bits)
     assert len(report.decoys) == 32
     assert (report.draws, report.vs_rate.draws, report.seed) == (12, 12, 4)
@@ -70,7 +82,7 @@ def test_no_suspect_is_accused_whatever_its_activations(seed):
     for name, parameter in model.denoiser.named_parameters():
         if name.endswith("bias"):
             parameter.data += 10 ** float(torch.empty(1).uniform_(-2, 2, generator=random))
-    key, _ = select_key(model, bytes(range(32)), Examples(torch.rand(4, 3, 8, 8, generator=random), {}), QUICK)
+    key = select_key(model, bytes(range(32)), Examples(torch.rand(4, 3, 8, 8, generator=random), {}), QUICK)
     p_values, log10_p = wrong_keys(model.denoiser, key, 120, first=seed)
     assert kstest(p_values, "uniform").pvalue > 1e-5
     assert min(log10_p) > -9
@@ -78,11 +90,13 @@ def test_no_suspect_is_accused_whatever_its_activations(seed):
 
 def wrong_keys(denoiser, key, count: int, first: int = 0) -> tuple[list[float], list[float]]:
     draws = make_draws(key, 4, torch.Generator().manual_seed(1))
-    clean = observe(denoiser, Watermark(key, denoiser), draws)
+    baseline = observe_baseline(denoiser, key, draws, seed=1)
     random = np.random.default_rng(first)
     decoys = []
     for start in range(0, count, 20):
-        decoys += decode_decoys(denoiser, key, [decoy_seed(first, start + number) for number in range(20)], draws, clean)
+        decoys += decode_decoys(
+            denoiser, key, [derived_seed("decoy", first, start + number) for number in range(20)], draws, baseline
+        )
     counts = [bits_of(decoy) for decoy in decoys]
     uniform = [randomised_p_value(matches, bits, random.random()) for matches, bits in counts]
     return uniform, [log10_binomial_tail(matches, bits) for matches, bits in counts]
@@ -93,7 +107,7 @@ def test_only_the_response_signs_turn_a_bit(tiny_model, tiny_key, monkeypatch):
     draws = make_draws(tiny_key, 4, torch.Generator().manual_seed(1))
     triggers_of = lambda watermark: [(watermark, i) for i, _ in draws.subpaths]  # noqa: E731
     before = Watermark(tiny_key, tiny_model.denoiser)
-    clean = observe(tiny_model.denoiser, before, draws)
+    baseline = observe_baseline(tiny_model.denoiser, tiny_key, draws, seed=1)
     triggered = observe(tiny_model.denoiser, before, draws, triggers_of(before))
     derive = key_module.derive_bits
     flips = np.random.default_rng(0)
@@ -108,36 +122,79 @@ def test_only_the_response_signs_turn_a_bit(tiny_model, tiny_key, monkeypatch):
 
     monkeypatch.setattr(key_module, "derive_bits", flipped)
     after = Watermark(replace(tiny_key), tiny_model.denoiser)
-    first, second = decode(before, draws, clean, triggered), decode(after, draws, clean, triggered)
-    for j, bits in first.difference.items():
-        expected = bits ^ torch.from_numpy(turned[tiny_key.layers[j].name])[before.response_channels[j]]
-        assert torch.equal(second.difference[j], expected)
+    first, second = decode(before, draws, baseline, triggered), decode(after, draws, baseline, triggered)
+    for bits, again in ((first.triggered, second.triggered), (first.untriggered, second.untriggered)):
+        for j in bits:
+            expected = bits[j] ^ torch.from_numpy(turned[tiny_key.layers[j].name])[before.response_channels[j]]
+            assert torch.equal(again[j], expected)
+    for j, bits in first.contrast.items():  # of the same channels, or else some of their signs would be others'
+        channels = clearest_channels(before, draws, baseline, triggered)[j]
+        expected = bits ^ torch.from_numpy(turned[tiny_key.layers[j].name])[channels]
+        assert torch.equal(second.contrast[j], expected)
+
+
+def clearest_channels(watermark, draws, baseline, triggered):
+    """The channels of each response layer that count, found another way: by a plain sort of all of them."""
+    found = []
+    for j in watermark.response_layers:
+        used = [draw for draw, (i, _) in enumerate(draws.subpaths) if watermark.reached[i, j]]
+        values = (triggered[j][used] - baseline.others[j][used])[:, watermark.response_channels[j]].numpy()
+        for channel, answers in zip(watermark.response_channels[j].tolist(), values.T, strict=True):
+            known = len(answers) > 1
+            clear = abs(answers.mean()) / (answers.std(ddof=1) / len(answers) ** 0.5) if known else 0
+            found.append((-clear, len(found), j, channel))
+    chosen = sorted(found)[: math.ceil(CLEAREST * len(found))]
+    return {j: sorted(channel for *_, layer, channel in chosen if layer == j) for j in watermark.response_layers}
 
 
 def test_a_bit_averages_the_draws_whose_trigger_reaches_the_layer(tiny_model, tiny_key):
     draws = make_draws(tiny_key, 6, torch.Generator().manual_seed(2))
     watermark = Watermark(tiny_key, tiny_model.denoiser)
-    clean = observe(tiny_model.denoiser, watermark, draws)
+    baseline = observe_baseline(tiny_model.denoiser, tiny_key, draws, seed=2)
     triggered = observe(tiny_model.denoiser, watermark, draws, [(watermark, i) for i, _ in draws.subpaths])
-    decoded = decode(watermark, draws, clean, triggered)
+    decoded = decode(watermark, draws, baseline, triggered)
+    channels = clearest_channels(watermark, draws, baseline, triggered)
+    assert sum(map(len, channels.values())) == math.ceil(CLEAREST * tiny_key.bits)
     for j in watermark.response_layers:
         used = [draw for draw, (i, _) in enumerate(draws.subpaths) if (i, j) in tiny_key.subpaths]
-        if not used:
-            assert len(decoded.difference[j]) == 0
-            continue
-        difference = (triggered[j][used] - clean[j][used]).sum(0)
-        mask, sign = torch.from_numpy(tiny_key.response_mask(j)), torch.from_numpy(tiny_key.response_sign(j))
-        moved = mask & (difference != 0)
-        assert torch.equal(decoded.difference[j], difference[moved].sign() == sign[moved])
+        contrast = (triggered[j][used] - baseline.others[j][used]).sum(0)[channels[j]]
+        sign = torch.from_numpy(tiny_key.response_sign(j))[channels[j]]
+        assert torch.equal(decoded.contrast[j], contrast.sign() == sign)
+
+
+def test_other_keys_triggers_come_at_the_owners_layers_and_differ_from_draw_to_draw(tiny_model, tiny_key):
+    draws = make_draws(tiny_key, 6, torch.Generator().manual_seed(2))
+    baseline = observe_baseline(tiny_model.denoiser, tiny_key, draws, seed=2)
+    watermark = Watermark(tiny_key, tiny_model.denoiser)
+    for draw, (i, _) in enumerate(draws.subpaths):
+        other = Watermark(replace(tiny_key, seed=derived_seed("other", 2, draw)), tiny_model.denoiser)
+        alone = observe(tiny_model.denoiser, watermark, draws, [(other, i)] * len(draws))
+        for j in watermark.response_layers:
+            torch.testing.assert_close(baseline.others[j][draw], alone[j][draw])
+
+
+@given(st.integers(2, 30), st.integers(0, 2**32 - 1), st.floats(1e-3, 1e3))
+def test_clarity_is_students_ratio_and_knows_no_sign_and_no_unit(draws, seed, unit):
+    contrast = torch.randn(draws, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.5
+    expected = abs(ttest_1samp(contrast.numpy(), 0).statistic)
+    assert clarity(contrast).numpy() == pytest.approx(expected)
+    signs = torch.tensor([1, -1, -1, 1, -1])
+    assert torch.equal(clarity(contrast * signs), clarity(contrast))
+    assert clarity(contrast * unit).numpy() == pytest.approx(expected)
+
+
+def test_of_one_draw_or_of_no_answer_nothing_is_clear():
+    assert clarity(torch.ones(1, 3)).tolist() == clarity(torch.ones(0, 3)).tolist() == clarity(torch.zeros(4, 3)).tolist()
+    assert clarity(torch.zeros(4, 3)).tolist() == [0, 0, 0]
 
 
 def test_decoys_that_share_a_pass_read_what_they_read_alone(tiny_model, tiny_key):
     draws = make_draws(tiny_key, 4, torch.Generator().manual_seed(3))
-    clean = observe(tiny_model.denoiser, Watermark(tiny_key, tiny_model.denoiser), draws)
-    seeds = [decoy_seed(0, number) for number in range(3)]
-    together = decode_decoys(tiny_model.denoiser, tiny_key, seeds, draws, clean)
+    baseline = observe_baseline(tiny_model.denoiser, tiny_key, draws, seed=3)
+    seeds = [derived_seed("decoy", 0, number) for number in range(3)]
+    together = decode_decoys(tiny_model.denoiser, tiny_key, seeds, draws, baseline)
     for seed, found in zip(seeds, together, strict=True):
-        alone = decode_decoys(tiny_model.denoiser, tiny_key, [seed], draws, clean)[0]
+        alone = decode_decoys(tiny_model.denoiser, tiny_key, [seed], draws, baseline)[0]
         assert bits_of(found)[1] == bits_of(alone)[1]
         assert abs(bits_of(found)[0] - bits_of(alone)[0]) <= 1  # a sum near zero may round to the other side
 
@@ -165,18 +222,19 @@ def test_a_mark_put_in_by_hand_is_found_with_its_rates(tiny_model, tiny_key):
 
         handles.append(tiny_model.denoiser.get_submodule(watermark.names[j]).register_forward_hook(respond))
     marker = {"on": 0.0}
-    clean_pass = {"count": 0}
+    passes = {"count": 0}
 
     def count(_module, _inputs):
-        clean_pass["count"] += 1
-        marker["on"] = float(clean_pass["count"] != 1)  # the first pass is the clean one
+        passes["count"] += 1
+        marker["on"] = float(passes["count"] > 2)  # the first two are without the key's triggers
 
     handles.append(tiny_model.denoiser.register_forward_pre_hook(count))
-    report = verify(tiny_model.denoiser, tiny_key, options=FEW.model_copy(update={"decoys": 0}), subject=SUBJECT)
+    options = FEW.model_copy(update={"decoys": 0, "max_log10_p": -7})  # the 24 bits that count allow no less
+    report = verify(tiny_model.denoiser, tiny_key, options=options, subject=SUBJECT)
     for handle in handles:
         handle.remove()
     assert report.verdict == "match"
-    assert report.test.matches == report.test.bits
+    assert report.test.matches == report.test.bits == 24
     assert (report.vs_rate.value, report.rs_rate.value) == (1, 1)
     assert report.vs_rate.high == 1
     assert 0.7 < report.vs_rate.low < 1

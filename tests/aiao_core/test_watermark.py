@@ -47,7 +47,7 @@ def test_each_input_of_a_batch_gets_its_own_trigger_and_clean_ones_none(picked, 
 
     model = make_tiny_model()
     examples = Examples(torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)), {})
-    key, _ = select_key(model, bytes(range(32)), examples, QUICK)
+    key = select_key(model, bytes(range(32)), examples, QUICK)
     watermark = Watermark(key, model.denoiser)
     layers = [watermark.trigger_layers[number % len(watermark.trigger_layers)] for number in picked]
     noisy = torch.randn(clean + len(layers), 3, 8, 8, generator=torch.Generator().manual_seed(1))

@@ -5,9 +5,10 @@ from functools import partial
 import pytest
 
 from aiao_core.attacks.catalogue import CATALOGUE, PRESETS, Trial
+from aiao_core.options import EmbeddingOptions
 from tests.attacks.thieves import equal, make_thief, predictions
 
-REDUCED = {"steps": 3, "probe_steps": 2, "batch_size": 4}
+REDUCED = {"steps": 3, "probe_steps": 2, "batch_size": 4, "options": EmbeddingOptions(steps=3, batch_size=4)}
 
 
 def shortened(trial: Trial) -> partial:

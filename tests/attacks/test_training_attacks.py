@@ -16,6 +16,7 @@ from aiao_core.denoisers import predict
 from aiao_core.errors import Canceled
 from aiao_core.inputs import plain_noise
 from aiao_core.key import OwnerKey
+from aiao_core.options import EmbeddingOptions
 from aiao_core.progress import Progress
 from aiao_core.subpaths import all_subpaths
 from aiao_core.tracing import trace
@@ -77,7 +78,7 @@ def test_dreambooth_sees_only_its_images_and_their_first_conditions():
 
 
 def test_another_seed_gives_another_result():
-    results = [overwriting(make_thief(seed=seed), times=1, steps=2, probe_steps=2).state_dict() for seed in (0, 1)]
+    results = [overwriting(make_thief(seed=seed), times=1, options=EmbeddingOptions(steps=2)).state_dict() for seed in (0, 1)]
     assert not equal(*results)
 
 

@@ -107,8 +107,8 @@ def test_a_variant_is_undone_after_use():
 @pytest.fixture
 def short(monkeypatch):
     """Everything that trains, a few steps long."""
-    options = EmbeddingOptions(steps=3, probe_steps=2, batch_size=4)
-    monkeypatch.setitem(marks.VARIANTS, "default", variants.Variant("short", "", options))
+    options = EmbeddingOptions(steps=3, batch_size=4)
+    monkeypatch.setitem(marks.VARIANTS, "default", variants.Variant("short", options))
     monkeypatch.setattr(experiments, "ERASURE_STEPS", (0, 1))
     monkeypatch.setattr(experiments, "ERASURE_BATCH", 2)
     monkeypatch.setattr(marks, "TAUS", (0.6,))

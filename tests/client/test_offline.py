@@ -43,7 +43,7 @@ def owned(tmp_path_factory) -> Path:
     """A folder with an owner's key file and some suspects that nobody has marked."""
     folder = tmp_path_factory.mktemp("owned")
     model = make_tiny_model()
-    key, _ = select_key(model, SEED, Examples(load_images(without=["Flags"], size=8)[:64], {}), QUICK)
+    key = select_key(model, SEED, Examples(load_images(without=["Flags"], size=8)[:64], {}), QUICK)
     (folder / "my.key.json").write_text(key.to_json())
     keyfile.save_secret(folder / "secret alone.json", key.secret, "mdl_1")
     weights = {name: value.contiguous() for name, value in model.denoiser.state_dict().items()}

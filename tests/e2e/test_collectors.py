@@ -11,7 +11,7 @@ from client import JobFailed
 from examples.emoji.data import MODEL
 from tests.processes import System, free_port, system, wait_for
 
-TOO_SHORT = {"steps": 2, "batch_size": 2, "samples": 2, "probe_steps": 1, "layers": 8}
+TOO_SHORT = {"steps": 2, "batch_size": 2, "samples": 2, "layers": 8}
 """An embedding of a few seconds, which leaves no mark that could be proved."""
 
 

@@ -14,7 +14,7 @@ from client import JobCanceled
 from examples.emoji.data import MODEL
 from tests.processes import postgres_database, private_redis, stop, system, wait_for
 
-OPTIONS = {"steps": 100, "batch_size": 8, "samples": 16, "probe_steps": 3, "layers": 12, "checkpoint_every": 8}
+OPTIONS = {"steps": 100, "batch_size": 8, "samples": 16, "layers": 12, "checkpoint_every": 8}
 
 
 @pytest.fixture(scope="module")

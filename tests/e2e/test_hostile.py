@@ -144,7 +144,7 @@ def test_a_folder_that_is_no_pipeline_fails_the_registration(owner, tmp_path):
 
 
 def test_a_watermark_that_cannot_be_proved_is_not_handed_out(owner):
-    registration = owner.models.register(MODEL, name="too short", options={"steps": 1, "samples": 4, "probe_steps": 1})
+    registration = owner.models.register(MODEL, name="too short", options={"steps": 1, "samples": 4})
     with pytest.raises(JobFailed, match="use more steps or more layers") as failure:
         registration.job.wait()
     assert failure.value.code == "embedding-failed"

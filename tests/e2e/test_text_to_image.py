@@ -13,7 +13,7 @@ from examples.emoji_text.parts import captions
 from tests.aiao_core.original_layout import to_original
 from tests.aiao_core.test_text_models import MODELS
 
-OPTIONS = {"steps": 80, "batch_size": 12, "probe_steps": 10}
+OPTIONS = {"steps": 80, "batch_size": 12, "layers": 24, "lazy_fraction": 0.5, "probe_steps": 10}
 
 
 @pytest.fixture(scope="module")

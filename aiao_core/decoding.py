@@ -1,0 +1,199 @@
+"""Read a key's bits from a suspect: the Monte Carlo draws, what the suspect answers to them, and the signs of the answers.
+
+Each input is shown to the suspect under the owner's trigger and under that of a key that nobody owns. For each masked channel
+of each response layer the difference between the two mean responses, averaged over all draws, has a sign: one decoded bit. The
+clearest half of the bits counts, by the ratio of the mean to its standard error. The response signs have no say in any of this
+but in the last comparison (this project).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from aiao_core.alignment import Alignment
+from aiao_core.denoisers import Inputs, predict
+from aiao_core.errors import InvalidCheckpoint
+from aiao_core.inputs import plain_noise
+from aiao_core.key import OwnerKey
+from aiao_core.tracing import trace
+from aiao_core.watermark import Watermark, channel_means, trigger_edits
+
+CLEAREST = 0.5
+"""Share of the bits that count. Who writes over a watermark leaves many bits that answer to nothing any more."""
+
+OTHERS = 32
+"""Keys that nobody owns, whose triggers take turns beside the owner's. What a suspect answers to any trigger, as one does
+that was trained to answer a thief's, is no answer to the owner's."""
+
+DECOY_DRAWS = 4
+"""Draws for one decoy key: the exact test holds for any number, and few are cheap."""
+
+BATCH = 64
+"""Inputs in one forward pass."""
+
+Means = dict[int, Tensor]
+"""Channel means (draws, C) on the CPU, by the index of the response layer."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Monte Carlo draws of "arbitrary in": a subpath and an input of plain noise each."""
+
+    inputs: Inputs
+    subpaths: tuple[tuple[int, int], ...]
+
+    def __len__(self) -> int:
+        return len(self.subpaths)
+
+    def first(self, count: int) -> "Draws":
+        return Draws(self.inputs[:count], self.subpaths[:count])
+
+
+class Baseline(NamedTuple):
+    """What the suspect answers to the same draws without the key's trigger."""
+
+    untriggered: Means
+    others: Means
+    """Under the triggers of keys that nobody owns."""
+
+    def first(self, count: int) -> "Baseline":
+        return Baseline(*({j: means[:count] for j, means in each.items()} for each in self))
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The bits that one key reads from a suspect, by response layer: True where the sign is the key's."""
+
+    contrast: dict[int, Tensor]
+    triggered: dict[int, Tensor]
+    untriggered: dict[int, Tensor]
+
+
+def make_draws(key: OwnerKey, count: int, generator: torch.Generator) -> Draws:
+    """``count`` independent draws for a key: a uniform subpath, x_t of plain noise, uniform timestep, random conditions."""
+    chosen = torch.randint(len(key.subpaths), (count,), generator=generator)
+    return Draws(
+        inputs=plain_noise(key.architecture, key.num_train_timesteps, count, generator),
+        subpaths=tuple(key.subpaths[index] for index in chosen.tolist()),
+    )
+
+
+def observe(
+    denoiser: nn.Module, watermark: Watermark, draws: Draws, triggers: Sequence[tuple[Watermark, int]] | None = None
+) -> Means:
+    """Channel means of every response layer for every draw: without a trigger, or with one for each draw.
+
+    The forward pass stops after the last response layer.
+    """
+    names = [watermark.names[j] for j in watermark.response_layers]
+    collected: dict[int, list[Tensor]] = {j: [] for j in watermark.response_layers}
+    for start in range(0, len(draws), BATCH):
+        part = slice(start, start + BATCH)
+        edits = trigger_edits(triggers[part]) if triggers else {}
+        with torch.no_grad(), trace(denoiser, capture=names, edit=edits, stop=True) as features:
+            predict(denoiser, draws.inputs[part])
+        for j, batches in collected.items():
+            batches.append(channel_means(features[watermark.names[j]].float(), watermark.axes[j]).cpu())
+    means = {j: torch.cat(batches) for j, batches in collected.items()}
+    for j, values in means.items():
+        if not values.isfinite().all():
+            raise InvalidCheckpoint(
+                f"layer {watermark.names[j]} of the suspect puts out NaN or infinite values; its weights are damaged, "
+                "submit the checkpoint as it was published"
+            )
+    return means
+
+
+def observe_baseline(
+    denoiser: nn.Module, key: OwnerKey, draws: Draws, seed: int, alignment: Alignment | None = None
+) -> Baseline:
+    """The :class:`Baseline` of ``draws``; each other key's trigger comes at the layer where the owner's would."""
+    seeds = [derived_seed("other", seed, number) for number in range(OTHERS)]
+    watermarks = [Watermark(replace(key, seed=each), denoiser, alignment) for each in seeds]
+    triggers = [(watermarks[draw % OTHERS], i) for draw, (i, _) in enumerate(draws.subpaths)]
+    return Baseline(observe(denoiser, watermarks[0], draws), observe(denoiser, watermarks[0], draws, triggers))
+
+
+def decode(watermark: Watermark, draws: Draws, baseline: Baseline, triggered: Means) -> Decoded:
+    """The key's bits. Only their comparison with the response signs uses these signs.
+
+    A bit of layer j averages over the draws whose trigger reaches j; the bits without the trigger average over all draws.
+    """
+    trigger_of = torch.tensor([i for i, _ in draws.subpaths])
+    contrasts: dict[int, Tensor] = {}
+    decoded = Decoded({}, {}, {})
+    for j in watermark.response_layers:
+        used = watermark.reached[trigger_of, j]
+        with_trigger = triggered[j][used]
+        contrasts[j] = watermark.response(j, with_trigger - baseline.others[j][used])
+        decoded.triggered[j] = _signs(watermark.response(j, with_trigger.sum(0, keepdim=True)))
+        decoded.untriggered[j] = _signs(watermark.response(j, baseline.untriggered[j].sum(0, keepdim=True)))
+    clearest = _clearest([clarity(each) for each in contrasts.values()])
+    for (j, contrast), chosen in zip(contrasts.items(), clearest, strict=True):
+        decoded.contrast[j] = _signs(contrast.sum(0, keepdim=True)[:, chosen])
+    return decoded
+
+
+def clarity(contrast: Tensor) -> Tensor:
+    """How many standard errors the mean of each channel of ``contrast`` (draws, masked) is from zero: (masked,).
+
+    The same whichever sign a channel is compared with. Of fewer than two draws nothing is known: 0.
+    """
+    if len(contrast) < 2:
+        return torch.zeros(contrast.shape[1])
+    error = contrast.std(0) / len(contrast) ** 0.5
+    return torch.div(contrast.mean(0).abs(), error.clamp_min(torch.finfo(error.dtype).tiny))
+
+
+def _clearest(clarities: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Which bits belong to the :data:`CLEAREST` of all layers; as many of them come from a layer as are clear there."""
+    together = torch.cat(list(clarities))
+    chosen = torch.zeros(len(together), dtype=torch.bool)
+    chosen[together.argsort(descending=True, stable=True)[: math.ceil(CLEAREST * len(together))]] = True
+    return torch.split(chosen, [len(each) for each in clarities])
+
+
+def _signs(response: Tensor) -> Tensor:
+    """True where a channel of ``response`` (1, masked) has the key's sign. A channel at exactly zero has no sign: it is no bit.
+
+    Which channels these are does not depend on the response signs, so the test of the others stays exact.
+    """
+    return response[response != 0] > 0
+
+
+def decode_decoys(
+    denoiser: nn.Module,
+    key: OwnerKey,
+    seeds: Sequence[bytes],
+    draws: Draws,
+    baseline: Baseline,
+    alignment: Alignment | None = None,
+) -> list[Decoded]:
+    """What keys that nobody embedded read from the suspect, at the owner's layers and on the owner's first draws.
+
+    The keys share the forward passes.
+    """
+    few = draws.first(DECOY_DRAWS)
+    watermarks = [Watermark(replace(key, seed=seed), denoiser, alignment) for seed in seeds]
+    repeated = Draws(Inputs.concatenated([few.inputs] * len(seeds)), few.subpaths * len(seeds))
+    triggers = [(watermark, i) for watermark in watermarks for i, _ in few.subpaths]
+    triggered = observe(denoiser, watermarks[0], repeated, triggers)
+    return [
+        decode(
+            watermark,
+            few,
+            baseline.first(len(few)),
+            {j: means[number * len(few) :][: len(few)] for j, means in triggered.items()},
+        )
+        for number, watermark in enumerate(watermarks)
+    ]
+
+
+def derived_seed(purpose: Literal["decoy", "other"], seed: int, number: int) -> bytes:
+    """The seed of a key that nobody owns, reproducible from the report's seed."""
+    return sha256(f"aiao/v1/{purpose}/{seed}/{number}".encode()).digest()
