@@ -159,7 +159,7 @@ def ablations(store: Store) -> Section | None:
         "small key's mark and leave the model as good: overwritten by one AIAO watermark of the thief's own, unlearnt by "
         "training against random triggers at all layers, averaged with as much of a fine-tune of the unmarked source. All but "
         "the first row are from before the test compared the key's trigger with other keys' and counted the clearest half of "
-        "the bits: theirs counted all bits, against no trigger at all. A thief who overwrites has a key as large as the owner's.",
+        "the bits: theirs counted all bits, against no trigger at all. A thief's key is as large as the owner's.",
         tables=[Table(headers, rows), _by_tau(store)],
     )
 
