@@ -123,18 +123,21 @@ def detection(store: Store) -> Section:
 
 def _innocent(store: Store) -> list[list[str]]:
     """Are p-values where there is no mark as small as they say, and no smaller?"""
-    sources, decoys = [], []
-    for run in store.done(experiment="erasure", method=AIAO):
-        sources.append(run.result["in_source"]["log10_p"])
-        decoys += run.result["found"][0]["decoys"]
+    sources, decoys = {}, []
+    for variant in (SMALL, "default"):
+        for run in store.done(experiment="erasure", method=AIAO, variant=variant):
+            # A key is one test, whichever layers it has.
+            sources[run.configuration["model"], run.configuration["seed"]] = run.result["in_source"]["log10_p"]
+            decoys += run.result["found"][0]["decoys"]
+    # The test is discrete, so that its p-values may only be larger than uniform ones: that is the side that matters.
+    uniform = stats.kstest([10**value for value in sources.values()], "uniform", alternative="greater").pvalue
     rows = []
-    for name, values in (
-        ("owners' keys on the unmarked source", sources),
-        ("keys that nobody embedded, on marked models", decoys),
+    for name, values, verdict in (
+        ("owners' keys on the unmarked source", list(sources.values()), f"p = {uniform:.2f}"),
+        # Not independent: each of these keys has the same signs on every model.
+        ("32 keys that nobody embedded, the same on every marked model", decoys, ""),
     ):
         small = [share(sum(value <= level for value in values), len(values)) for level in (-2, -6)]
-        # The test is discrete, so that its p-values may only be larger than uniform ones: that is the side that matters.
-        uniform = stats.kstest([10**value for value in values], "uniform", alternative="greater").pvalue
         rows.append(
             [
                 name,
@@ -142,7 +145,7 @@ def _innocent(store: Store) -> list[list[str]]:
                 small[0].text(".3f"),
                 small[1].text(".3f"),
                 signed(f"{min(values):.1f}"),
-                f"p = {uniform:.2f}",
+                verdict,
             ]
         )
     return rows
