@@ -1,7 +1,7 @@
 """Which layers does fine-tuning leave alone? (arXiv 2405.00466, Fig. 2 and Fig. 3)
 
 Fine-tuning changes a few busy layers much and most layers hardly. A short probe fine-tuning on other data than the owner's
-tells them apart; the watermark goes into the lazy ones.
+tells them apart; the paper's watermark goes into the lazy ones.
 """
 
 import copy

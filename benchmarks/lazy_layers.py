@@ -77,7 +77,7 @@ def main() -> None:
         probe(model, synthetic_examples(model, options.seed), steps=options.probe_steps, seed=options.seed),
         layers,
     )
-    lazy, foreseen = (set(laziest(found, options.lazy_fraction)) for found in (changes, probed))
+    lazy, foreseen = (set(laziest(found, 0.5)) for found in (changes, probed))
     print(f"{len(layers)} layers; relative change {min(changes.values()):.4f} to {max(changes.values()):.4f}")
     for swap in swaps:
         print(f"k = {swap.count:2d}  {swap.choice:8s} {swap.reproduced:6.1%}")
