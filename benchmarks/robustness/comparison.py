@@ -105,7 +105,7 @@ def detection(store: Store) -> Section:
             rows.append(
                 [f"{name}, {when}", str(len(values)), *(figure.text() for figure in recognised), signed(f"{max(values):.0f}")]
             )
-            if when == "fine-tuned":
+            if when == "fine-tuned" and variant == "default":
                 curves[f"{name}, {when}"] = [
                     (step / 4, share(sum(value <= step / 4 for value in values), len(values)).value) for step in range(-48, 1)
                 ]

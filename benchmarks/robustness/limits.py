@@ -8,6 +8,7 @@ import numpy as np
 from aiao_core.attacks.catalogue import CATALOGUE
 from aiao_core.lazy import Swap
 from aiao_core.lazy_html import density_figure, swap_figure
+from aiao_core.options import VerificationOptions
 from benchmarks.quality import LIMIT
 from benchmarks.robustness import figures
 from benchmarks.robustness.comparison import MODELS, SHOWN_STEPS, Found, at_step
@@ -60,13 +61,15 @@ def attacks(store: Store, model: str) -> Section | None:
     if not points:
         return None
     caption = (
-        "Each dot is an attack: green withstood, red where the mark ends, grey where the model is ruined. Dashed: the aim."
+        "Each dot is an attack: green withstood, orange where the mark is weakened, red where it ends, grey where the "
+        "model is ruined. Dashed: the aim."
     )
     return Section(
         f"Removal attacks on the {MODELS[model]}",
         "Each attack works on the published model, without the key and with images of another kind than the owner's. Quality "
         "loss as below, against the owner's images or against the thief's, whichever is the better; from 20 % on the model "
-        f"counts as ruined. An attack is withstood if every run leaves log10 p of {signed(str(AIM))} or less.",
+        f"counts as ruined. An attack is withstood if every run leaves log10 p of {signed(str(AIM))} or less; it has weakened the "
+        "mark if every run is still a match, and else has ended it.",
         [Drawing(f"attacks-{model}", figures.attacks(points, LIMIT, AIM), caption)],
         pictures,
         tables=[Table(["attack", "runs", "VS", "RS", "log10 p", "weakest", "quality loss", "outcome"], rows)],
@@ -80,7 +83,9 @@ def _name(attack: str) -> str:
 def _outcome(quality_loss: float, weakest: float) -> str:
     if quality_loss >= LIMIT:
         return "ruined"
-    return "withstood" if weakest <= AIM else "ended"
+    if weakest <= AIM:
+        return "withstood"
+    return "weakened" if weakest <= VerificationOptions().max_log10_p else "ended"
 
 
 def lazy_layers(store: Store) -> Section | None:

@@ -180,8 +180,8 @@ def results(configuration):
         case "attacked" if configuration["attack"] == "structured-pruning-20":
             return {"reason": "this model does not allow it"}
         case "attacked":
-            weak = configuration["attack"] == "distillation"
-            return {"found": found(-1 if weak else -100, 0.9), "quality": {}, "quality_loss": 0.1}
+            left = {"distillation": -1, "overwriting-3": -15}.get(configuration["attack"], -100)
+            return {"found": found(left, 0.9), "quality": {}, "quality_loss": 0.1}
         case _:
             return None
 
@@ -207,6 +207,7 @@ def test_the_page_says_what_the_runs_say_in_both_forms(tmp_path):
     assert "| AIAO, fine-tuned | 50 | 1.00 [0.93, 1.00] | 1.00 [0.93, 1.00] | \N{MINUS SIGN}150 |" in markdown
     assert "| WDM, fine-tuned | 3 | 0.00 [0.00, 0.71] | 0.00 [0.00, 0.71] | \N{MINUS SIGN}5 |" in markdown
     assert re.search(r"\| distillation.*\| ended \|", markdown)
+    assert re.search(r"\| overwriting with 3.*\| weakened \|", markdown)
     assert re.search(r"\| quantisation to 8 bits.*\| withstood \|", markdown)
     assert "not possible: this model does not allow it" in markdown
     for drawing in re.findall(r"\]\((figures/.*?\.svg)\)", markdown):
