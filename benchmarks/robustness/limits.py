@@ -68,8 +68,8 @@ def attacks(store: Store, model: str) -> Section | None:
         f"Removal attacks on the {MODELS[model]}",
         "Each attack works on the published model, without the key and with images of another kind than the owner's. Quality "
         "loss as below, against the owner's images or against the thief's, whichever is the better; from 20 % on the model "
-        f"counts as ruined. An attack is withstood if every run leaves log10 p of {signed(str(AIM))} or less; it has weakened the "
-        "mark if every run is still a match, and else has ended it.",
+        f"counts as ruined. An attack is withstood if every run leaves log10 p of {signed(str(AIM))} or less; it has weakened "
+        "the mark if every run is still a match, and else has ended it.",
         [Drawing(f"attacks-{model}", figures.attacks(points, LIMIT, AIM), caption)],
         pictures,
         tables=[Table(["attack", "runs", "VS", "RS", "log10 p", "weakest", "quality loss", "outcome"], rows)],
