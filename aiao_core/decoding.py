@@ -67,9 +67,10 @@ class Baseline(NamedTuple):
 
 @dataclass(frozen=True)
 class Decoded:
-    """The bits that one key reads from a suspect, by response layer: True where the sign is the key's."""
+    """The bits that one key reads from a suspect, (bits,) by response layer: True where the sign is the key's."""
 
     contrast: dict[int, Tensor]
+    """Of the answer to its trigger minus that to other keys': the clearest alone. These decide."""
     triggered: dict[int, Tensor]
     untriggered: dict[int, Tensor]
 
@@ -88,7 +89,7 @@ def observe(
 ) -> Means:
     """Channel means of every response layer for every draw: without a trigger, or with one for each draw.
 
-    The forward pass stops after the last response layer.
+    The forward pass stops after the last response layer. Raises :class:`InvalidCheckpoint` if a mean is not finite.
     """
     names = [watermark.names[j] for j in watermark.response_layers]
     collected: dict[int, list[Tensor]] = {j: [] for j in watermark.response_layers}
@@ -112,7 +113,10 @@ def observe(
 def observe_baseline(
     denoiser: nn.Module, key: OwnerKey, draws: Draws, seed: int, alignment: Alignment | None = None
 ) -> Baseline:
-    """The :class:`Baseline` of ``draws``; each other key's trigger comes at the layer where the owner's would."""
+    """The :class:`Baseline` of ``draws``; each other key's trigger comes at the layer where the owner's would.
+
+    ``seed`` is the report's, from which the other keys follow. Raises as :func:`observe` does.
+    """
     seeds = [derived_seed("other", seed, number) for number in range(OTHERS)]
     watermarks = [Watermark(replace(key, seed=each), denoiser, alignment) for each in seeds]
     triggers = [(watermarks[draw % OTHERS], i) for draw, (i, _) in enumerate(draws.subpaths)]
@@ -120,7 +124,7 @@ def observe_baseline(
 
 
 def decode(watermark: Watermark, draws: Draws, baseline: Baseline, triggered: Means) -> Decoded:
-    """The key's bits. Only their comparison with the response signs uses these signs.
+    """The key's bits; ``triggered`` are the means of ``draws`` under its own trigger. Only the last comparison uses its signs.
 
     A bit of layer j averages over the draws whose trigger reaches j; the bits without the trigger average over all draws.
     """

@@ -3,7 +3,6 @@
 uvicorn --factory service.app:create_app
 """
 
-import gc
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -47,9 +46,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         logs.configure(settings.log_format)
         telemetry.configure("aiao-api")
         app.state.platform = Platform.open(settings)
-        # What lives from the start stays: a full collection would look at all of it while every request waits.
-        gc.collect()
-        gc.freeze()
         yield
         app.state.platform.close()
         telemetry.close()
