@@ -10,9 +10,7 @@ from benchmarks.robustness import figures
 from benchmarks.robustness.estimates import Figure, mean, rate, share, signed, strength
 from benchmarks.robustness.marks import AIAO, KINDS
 from benchmarks.robustness.page import Drawing, Picture, Section, Table
-from benchmarks.robustness.plan import SMALL
 from benchmarks.robustness.runs import Run, Store
-from benchmarks.robustness.variants import VARIANTS
 
 MODELS = {"emoji": "emoji model", "text-unet": "text-to-image UNet", "text-transformer": "text-to-image transformer"}
 LEVELS = (-6, -9)
@@ -95,17 +93,15 @@ def before_and_after(store: Store) -> Section:
 def detection(store: Store) -> Section:
     """ROC: exact p-values make the abscissa; the unmarked models check it."""
     curves, rows = {}, []
-    embeddings = {method: (method, "default") for _, method, _ in methods(store, "erasure")}
-    embeddings[f"AIAO ({VARIANTS[SMALL].name}, former test)"] = AIAO, SMALL
-    for name, (method, variant) in embeddings.items():
-        runs = store.done(experiment="erasure", method=method, variant=variant)
-        for when, step in (("published", 0), ("fine-tuned", SHOWN_STEPS[-1])) if runs else ():
+    for name in dict.fromkeys(method for _, method, _ in methods(store, "erasure")):
+        runs = store.done(experiment="erasure", method=name, variant="default")
+        for when, step in (("published", 0), ("fine-tuned", SHOWN_STEPS[-1])):
             values = [found["log10_p"] for found in at_step(runs, step)]
             recognised = [share(sum(value <= level for value in values), len(values)) for level in LEVELS]
             rows.append(
                 [f"{name}, {when}", str(len(values)), *(figure.text() for figure in recognised), signed(f"{max(values):.0f}")]
             )
-            if when == "fine-tuned" and variant == "default":
+            if when == "fine-tuned":
                 curves[f"{name}, {when}"] = [
                     (step / 4, share(sum(value <= step / 4 for value in values), len(values)).value) for step in range(-48, 1)
                 ]
@@ -123,17 +119,14 @@ def detection(store: Store) -> Section:
 
 def _innocent(store: Store) -> list[list[str]]:
     """Are p-values where there is no mark as small as they say, and no smaller?"""
-    sources, decoys = {}, []
-    for variant in (SMALL, "default"):
-        for run in store.done(experiment="erasure", method=AIAO, variant=variant):
-            # A key is one test, whichever layers it has.
-            sources[run.configuration["model"], run.configuration["seed"]] = run.result["in_source"]["log10_p"]
-            decoys += run.result["found"][0]["decoys"]
+    runs = store.done(experiment="erasure", method=AIAO, variant="default")
+    sources = [run.result["in_source"]["log10_p"] for run in runs]
+    decoys = [value for run in runs for value in run.result["found"][0]["decoys"]]
     # The test is discrete, so that its p-values may only be larger than uniform ones: that is the side that matters.
-    uniform = stats.kstest([10**value for value in sources.values()], "uniform", alternative="greater").pvalue
+    uniform = stats.kstest([10**value for value in sources], "uniform", alternative="greater").pvalue
     rows = []
     for name, values, verdict in (
-        ("owners' keys on the unmarked source", list(sources.values()), f"p = {uniform:.2f}"),
+        ("owners' keys on the unmarked source", sources, f"p = {uniform:.2f}"),
         # Not independent: each of these keys has the same signs on every model.
         ("32 keys that nobody embedded, the same on every marked model", decoys, ""),
     ):

@@ -162,9 +162,8 @@ def ablations(store: Store) -> Section | None:
         "objective, half of each batch under decoy triggers. Then a key of 24 layers of the lazy half, and that with one more "
         "part changed. On the emoji model: before and after the thief's 800 steps, and under the attacks that take most of a "
         "small key's mark and leave the model as good: overwritten by one AIAO watermark of the thief's own, unlearnt by "
-        "training against random triggers at all layers, averaged with as much of a fine-tune of the unmarked source. All but "
-        "the first row are from before the test compared the key's trigger with other keys' and counted the clearest half of "
-        "the bits: theirs counted all bits, against no trigger at all. A thief's key is as large as the owner's.",
+        "training against random triggers at all layers, averaged with as much of a fine-tune of the unmarked source. A "
+        "thief's key is as large as the owner's.",
         tables=[Table(headers, rows), _by_tau(store)],
     )
 

@@ -66,10 +66,9 @@ def _full() -> Iterator[Configuration]:
             yield from _before_and_after([Mark("emoji", AIAO, key, variant) for variant in VARIANTS])
             without_decoys, attack = DECOYLESS
             yield _run("attacked", Mark("emoji", AIAO, key, without_decoys), attack=attack)
-    for variant in ("default", SMALL):
-        for model, keys in KEYS.items():
-            for number in range(1, keys + 1):
-                yield _run("erasure", Mark(model, AIAO, number, variant))
+    for model, keys in KEYS.items():
+        for number in range(1, keys + 1):
+            yield _run("erasure", Mark(model, AIAO, number))
 
 
 def quick() -> list[Configuration]:
