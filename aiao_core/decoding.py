@@ -1,9 +1,10 @@
 """Read a key's bits from a suspect: the Monte Carlo draws, what the suspect answers to them, and the signs of the answers.
 
 Each input is shown to the suspect under the owner's trigger and under that of a key that nobody owns. For each masked channel
-of each response layer the difference between the two mean responses, averaged over all draws, has a sign: one decoded bit. The
-clearest half of the bits counts, by the ratio of the mean to its standard error. The response signs have no say in any of this
-but in the last comparison (this project).
+of each response layer the difference between the two mean responses, averaged over all draws, is the answer, in units of its
+standard error. What the suspect answers to any trigger is taken out of it (:mod:`aiao_core.interference`); what is left has a
+sign: one decoded bit. The clearest half of the bits counts, those with the most left. The response signs have no say in any of
+this but in the last comparison (this project).
 """
 
 import math
@@ -19,6 +20,7 @@ from aiao_core.alignment import Alignment
 from aiao_core.denoisers import Inputs, predict
 from aiao_core.errors import InvalidCheckpoint
 from aiao_core.inputs import plain_noise
+from aiao_core.interference import without_interference
 from aiao_core.key import OwnerKey
 from aiao_core.tracing import trace
 from aiao_core.watermark import Watermark, channel_means, trigger_edits
@@ -70,7 +72,7 @@ class Decoded:
     """The bits that one key reads from a suspect, (bits,) by response layer: True where the sign is the key's."""
 
     contrast: dict[int, Tensor]
-    """Of the answer to its trigger minus that to other keys': the clearest alone. These decide."""
+    """Of the answer to its trigger minus that to other keys', without interference: the clearest alone. These decide."""
     triggered: dict[int, Tensor]
     untriggered: dict[int, Tensor]
 
@@ -129,41 +131,44 @@ def decode(watermark: Watermark, draws: Draws, baseline: Baseline, triggered: Me
     A bit of layer j averages over the draws whose trigger reaches j; the bits without the trigger average over all draws.
     """
     trigger_of = torch.tensor([i for i, _ in draws.subpaths])
-    contrasts: dict[int, Tensor] = {}
+    answers, interference = [], []
     decoded = Decoded({}, {}, {})
     for j in watermark.response_layers:
         used = watermark.reached[trigger_of, j]
-        with_trigger = triggered[j][used]
-        contrasts[j] = watermark.response(j, with_trigger - baseline.others[j][used])
-        decoded.triggered[j] = _signs(watermark.response(j, with_trigger.sum(0, keepdim=True)))
-        decoded.untriggered[j] = _signs(watermark.response(j, baseline.untriggered[j].sum(0, keepdim=True)))
-    clearest = _clearest([clarity(each) for each in contrasts.values()])
-    for (j, contrast), chosen in zip(contrasts.items(), clearest, strict=True):
-        decoded.contrast[j] = _signs(contrast.sum(0, keepdim=True)[:, chosen])
+        contrast = watermark.response(j, triggered[j] - baseline.others[j]).double()[used]
+        to_any = watermark.response(j, baseline.others[j] - baseline.untriggered[j]).double() * used[:, None]
+        error = standard_error(contrast)
+        answers.append(contrast.sum(0) / max(1, len(contrast)) / error)
+        interference.append(to_any / error)
+        decoded.triggered[j] = _signs(watermark.response(j, triggered[j][used].sum(0, keepdim=True))[0])
+        decoded.untriggered[j] = _signs(watermark.response(j, baseline.untriggered[j].sum(0, keepdim=True))[0])
+    left = without_interference(torch.cat(answers), torch.cat(interference, 1))
+    parts = [torch.split(each, [len(answer) for answer in answers]) for each in (left, _clearest(left))]
+    for j, of_layer, chosen in zip(watermark.response_layers, *parts, strict=True):
+        decoded.contrast[j] = _signs(of_layer[chosen])
     return decoded
 
 
-def clarity(contrast: Tensor) -> Tensor:
-    """How many standard errors the mean of each channel of ``contrast`` (draws, masked) is from zero: (masked,).
+def standard_error(contrast: Tensor) -> Tensor:
+    """Of the mean of each channel of ``contrast`` (draws, masked): (masked,). Of fewer than two draws nothing is known: infinite.
 
-    The same whichever sign a channel is compared with. Of fewer than two draws nothing is known: 0.
+    No less than a millionth of the mean, so that a channel that answers always the same is very clear, and no more.
     """
     if len(contrast) < 2:
-        return torch.zeros(contrast.shape[1])
+        return torch.full(contrast.shape[1:], torch.inf, dtype=contrast.dtype)
     error = contrast.std(0) / len(contrast) ** 0.5
-    return torch.div(contrast.mean(0).abs(), error.clamp_min(torch.finfo(error.dtype).tiny))
+    return torch.maximum(error, 1e-6 * contrast.mean(0).abs()).clamp_min(torch.finfo(torch.float32).tiny)
 
 
-def _clearest(clarities: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Which bits belong to the :data:`CLEAREST` of all layers; as many of them come from a layer as are clear there."""
-    together = torch.cat(list(clarities))
-    chosen = torch.zeros(len(together), dtype=torch.bool)
-    chosen[together.argsort(descending=True, stable=True)[: math.ceil(CLEAREST * len(together))]] = True
-    return torch.split(chosen, [len(each) for each in clarities])
+def _clearest(left: Tensor) -> Tensor:
+    """Which of the bits (bits,) are the :data:`CLEAREST` of all layers."""
+    chosen = torch.zeros(len(left), dtype=torch.bool)
+    chosen[left.abs().argsort(descending=True, stable=True)[: math.ceil(CLEAREST * len(left))]] = True
+    return chosen
 
 
 def _signs(response: Tensor) -> Tensor:
-    """True where a channel of ``response`` (1, masked) has the key's sign. A channel at exactly zero has no sign: it is no bit.
+    """True where a channel of ``response`` (masked,) has the key's sign. A channel at exactly zero has no sign: it is no bit.
 
     Which channels these are does not depend on the response signs, so the test of the others stays exact.
     """

@@ -3,19 +3,22 @@
 Nothing here depends on the response signs or on how well a response was learned: the exact test rests on that.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 
 from aiao_core.checkpoints import DiffusionModel
+from aiao_core.decoding import CLEAREST
 from aiao_core.denoisers import adapter_of
 from aiao_core.errors import EmbeddingFailed
 from aiao_core.images import synthetic_images
 from aiao_core.inputs import measuring_inputs
 from aiao_core.key import Layer, OwnerKey, choose_layers
 from aiao_core.lazy import laziest, probe, relative_changes
-from aiao_core.options import EmbeddingOptions
+from aiao_core.options import EmbeddingOptions, VerificationOptions
 from aiao_core.progress import ProgressCallback, silent
+from aiao_core.statistics import log10_binomial_tail
 from aiao_core.subpaths import Subpaths, all_subpaths, reach, widest
 from aiao_core.tracing import eligible_layers
 from aiao_core.training import Examples, randomly_conditioned
@@ -38,7 +41,7 @@ def select_key(
     """The owner key of ``seed`` (32 bytes) for ``model``.
 
     ``examples`` make the inputs on which the reach is measured; the probe uses synthetic examples. Raises
-    :class:`EmbeddingFailed` if no subpath is left.
+    :class:`EmbeddingFailed` if no subpath is left, or too few bits for any suspect to be a match.
     """
     generator = torch.Generator().manual_seed(options.seed)
     inputs = measuring_inputs(model, examples, REACH_INPUTS, generator)
@@ -62,7 +65,13 @@ def select_key(
         raise EmbeddingFailed(
             f"none of the {len(layers)} layers of the key reaches another one; ask for more layers or a larger lazy_fraction"
         )
-    return key_with(subpaths)
+    key = key_with(subpaths)
+    if log10_binomial_tail(counted := math.ceil(CLEAREST * key.bits), counted) > (needed := VerificationOptions().max_log10_p):
+        raise EmbeddingFailed(
+            f"the key has {key.bits} bits, of which a verification counts the clearest {counted}: so few prove nothing at "
+            f"log10 p {needed:g}, were all of them right; ask for more layers than {options.layers} or a larger lazy_fraction"
+        )
+    return key
 
 
 def candidate_layers(

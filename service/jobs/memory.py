@@ -15,7 +15,8 @@ take; or CUDA's context and workspaces."""
 
 EMBEDDING_BYTES = 20
 """Of a parameter, 4 bytes each: the model, a frozen copy, the gradient and AdamW's two moments. What `train`, `optimizer` and
-`offload_source` save of them is not counted: a search for lazy layers, if the options ask for one, needs all of it before.
+`offload_source` save of them is not counted: it takes torch to know how large the key's layers are, and a search for lazy
+layers, if the options ask for one, needs all of it before.
 Measured for Stable Diffusion 1.5: 18.2 GB for 860 M parameters, the process and a batch of 2 among them (full_size.txt)."""
 
 AUDIT_BYTES = 24

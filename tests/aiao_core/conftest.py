@@ -41,7 +41,7 @@ def tiny_examples() -> Examples:
     return Examples(load_images(without=["Flags"], size=8)[:64], {})
 
 
-QUICK = EmbeddingOptions(steps=6, batch_size=4, probe_steps=3, samples=8, layers=8, checkpoint_every=2)
+QUICK = EmbeddingOptions(steps=6, batch_size=4, probe_steps=3, samples=8, layers=24, checkpoint_every=2)
 
 
 @pytest.fixture

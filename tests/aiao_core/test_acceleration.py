@@ -16,7 +16,7 @@ def embedded(name, **options):
     model = make(name)
     inputs = plain_noise(model.architecture, 1000, 4, torch.Generator().manual_seed(0))
     examples = randomly_conditioned(model.denoiser, inputs.noisy)
-    chosen = EmbeddingOptions(steps=3, batch_size=4, layers=8, **options)
+    chosen = EmbeddingOptions(steps=3, batch_size=4, layers=24, **options)
     return model.denoiser, embed(model, bytes(range(32)), examples=examples, options=chosen)
 
 

@@ -19,7 +19,7 @@ from aiao_core.training import fine_tune, randomly_conditioned
 from aiao_core.verification import Subject, verify
 from tests.aiao_core.families import CONFIGURATIONS, make, make_from
 
-QUICK = EmbeddingOptions(steps=3, batch_size=4, samples=4, layers=8)
+QUICK = EmbeddingOptions(steps=3, batch_size=4, samples=4, layers=24)
 
 
 @pytest.fixture(params=CONFIGURATIONS)

@@ -19,7 +19,7 @@ from tests.aiao_core import pipelines
 from tests.aiao_core.families import CONDITIONED
 
 CAPTIONS = ["a cat", "a dog", "a dog on a mat"]
-QUICK = EmbeddingOptions(steps=2, batch_size=2, samples=3, layers=8)
+QUICK = EmbeddingOptions(steps=2, batch_size=2, samples=3, layers=24)
 
 
 @pytest.fixture(params=["SD", "SDXL", "SD3", "FLUX", "PixArt", "DiT"])
