@@ -36,7 +36,7 @@ FOLDERS = {"emoji": MODEL, "text-unet": TEXT / "unet", "text-transformer": TEXT 
 KINDS = {"emoji": "unconditional", "text-unet": "text-to-image", "text-transformer": "text-to-image"}
 THIEFS: Categories = {"only": (THIEF_CATEGORY,)}
 AIAO = "AIAO"
-REVISION = 5
+REVISION = 6
 """Of AIAO's embedding and test. Raised when one changes: older runs and kept models are then made again."""
 
 REVISION_OF_RIVALS = 2

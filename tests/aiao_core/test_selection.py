@@ -30,15 +30,21 @@ def no_probe(progress):
 
 
 def test_or_among_the_lazy_layers_only(tiny_model, tiny_examples):
-    options = QUICK.model_copy(update={"lazy_fraction": 0.5})
+    options = QUICK.model_copy(update={"layers": 20, "lazy_fraction": 0.5})
     key = select_key(tiny_model, bytes(range(32)), tiny_examples, options)
     tuned = probe(tiny_model, synthetic_examples(tiny_model, QUICK.seed), steps=QUICK.probe_steps, seed=QUICK.seed)
     inputs = arbitrary_inputs(tiny_model, tiny_examples, 2, torch.Generator().manual_seed(0))
     changes = relative_changes(tiny_model.denoiser, tuned, eligible_layers(tiny_model.denoiser, inputs))
     lazy = sorted(changes, key=lambda name: changes[name])[: round(len(changes) / 2)]
     names = [layer.name for layer in key.layers]
-    assert len(names) == QUICK.layers
-    assert names == choose_layers(bytes(range(32)), [name for name in changes if name in lazy], QUICK.layers)
+    assert len(names) == options.layers
+    assert names == choose_layers(bytes(range(32)), [name for name in changes if name in lazy], options.layers)
+
+
+def test_a_key_too_small_for_any_match_is_refused(tiny_model, tiny_examples):
+    options = QUICK.model_copy(update={"layers": 4})
+    with pytest.raises(EmbeddingFailed, match=r"the key has \d+ bits, .* were all of them right; ask for more layers than 4"):
+        select_key(tiny_model, bytes(range(32)), tiny_examples, options)
 
 
 def eligible_names(model, examples):
