@@ -20,7 +20,7 @@ from aiao_core.alignment import Alignment
 from aiao_core.denoisers import Inputs, predict
 from aiao_core.errors import InvalidCheckpoint
 from aiao_core.inputs import plain_noise
-from aiao_core.interference import without_interference
+from aiao_core.interference import ROWS, without_interference
 from aiao_core.key import OwnerKey
 from aiao_core.tracing import trace
 from aiao_core.watermark import Watermark, channel_means, trigger_edits
@@ -135,8 +135,9 @@ def decode(watermark: Watermark, draws: Draws, baseline: Baseline, triggered: Me
     decoded = Decoded({}, {}, {})
     for j in watermark.response_layers:
         used = watermark.reached[trigger_of, j]
-        contrast = watermark.response(j, triggered[j] - baseline.others[j]).double()[used]
-        to_any = watermark.response(j, baseline.others[j] - baseline.untriggered[j]).double() * used[:, None]
+        channels = watermark.response_channels[j]
+        contrast = (triggered[j] - baseline.others[j])[used][:, channels].double()
+        to_any = (baseline.others[j] - baseline.untriggered[j])[:ROWS, channels].double() * used[:ROWS, None]
         error = standard_error(contrast)
         answers.append(contrast.sum(0) / max(1, len(contrast)) / error)
         interference.append(to_any / error)
@@ -145,12 +146,12 @@ def decode(watermark: Watermark, draws: Draws, baseline: Baseline, triggered: Me
     left = without_interference(torch.cat(answers), torch.cat(interference, 1))
     parts = [torch.split(each, [len(answer) for answer in answers]) for each in (left, _clearest(left))]
     for j, of_layer, chosen in zip(watermark.response_layers, *parts, strict=True):
-        decoded.contrast[j] = _signs(of_layer[chosen])
+        decoded.contrast[j] = _signs(of_layer[chosen] * watermark.response_signs[j][chosen])
     return decoded
 
 
 def standard_error(contrast: Tensor) -> Tensor:
-    """Of the mean of each channel of ``contrast`` (draws, masked): (masked,). Of fewer than two draws nothing is known: infinite.
+    """Of the mean of each channel of ``contrast`` (draws, masked): (masked,); infinite of fewer than two, which tell nothing.
 
     No less than a millionth of the mean, so that a channel that answers always the same is very clear, and no more.
     """

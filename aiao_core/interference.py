@@ -25,16 +25,14 @@ ROWS = 1000
 def without_interference(answer: Tensor, interference: Tensor) -> Tensor:
     """``answer`` (bits,) without what lies along the directions in which ``interference`` (rows, bits) is strong: (bits,).
 
-    L (C + L I)^-1 ``answer``, where C is the second moment of the rows and L the loading; float64. To turn the sign of a bit in
-    both arguments turns that bit of the result and changes nothing else: bits are mixed, but never their signs.
+    L (C + L I)^-1 ``answer``, where C is the second moment of the rows and L the loading; float64.
     """
-    rows = interference[:ROWS]
-    strengths, basis = torch.linalg.eigh(rows @ rows.T)  # which no suspect can make singular
-    along = basis.T @ (rows @ answer)
+    _, strengths, directions = torch.linalg.svd(interference, full_matrices=False)
+    along = directions @ answer
     left = answer
     for _ in range(PASSES):
-        loading = LOADING * left.square().sum() * len(rows)
+        loading = LOADING * left.square().sum() * len(interference)
         if loading == 0:
             break
-        left = answer - rows.T @ (basis @ (along / (strengths.clamp_min(0) + loading)))
+        left = answer - directions.T @ (along * strengths.square() / (strengths.square() + loading))
     return left

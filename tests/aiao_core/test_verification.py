@@ -159,7 +159,8 @@ def clearest_channels(watermark, draws, baseline, triggered):
     """The channels of each response layer that count: by a plain sort of all of them."""
     found = answers(watermark, draws, baseline, triggered)
     chosen = sorted(found, key=lambda place: -abs(found[place]))[: math.ceil(CLEAREST * len(found))]
-    return {j: sorted(channel for layer, channel in chosen if layer == j and found[layer, channel]) for j in watermark.response_layers}
+    known = [place for place in chosen if found[place]]
+    return {j: sorted(channel for layer, channel in known if layer == j) for j in watermark.response_layers}
 
 
 def test_a_bit_is_the_sign_of_the_mean_answer_without_interference(tiny_model, tiny_key):
