@@ -70,8 +70,8 @@ class AuditReport(Document):
     noun = "audit"
 
     format: Literal["aiao.audit"] = "aiao.audit"
-    version: Literal[1, 2] = 2
-    """Version 1 tested as verification reports did until their version 2."""
+    version: Literal[1, 2, 3] = 3
+    """Version 1 tested as verification reports did until their version 2, version 2 as those of version 3."""
     created_at: datetime
     software: dict[str, str]
     model_name: str | None

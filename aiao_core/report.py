@@ -96,9 +96,9 @@ class Report(Document):
     noun = "report"
 
     format: Literal["aiao.report"] = "aiao.report"
-    version: Literal[1, 2, 3] = 3
+    version: Literal[1, 2, 3, 4] = 4
     """Version 2 adds ``strayed_channels``. Until version 2 the test read every bit, of the triggered minus the untriggered
-    response."""
+    response; in version 3 it took no interference out."""
     created_at: datetime
     software: dict[str, str]
     verdict: Literal["match", "no-match"]
@@ -117,7 +117,8 @@ class Report(Document):
         exclude_if=lambda value: value is None,
     )
     test: BitTest = Field(
-        description="decides: the clearest half of the signs of the response to the key's trigger minus that to other keys'"
+        description="decides: the clearest half of the signs of the response to the key's trigger minus that to other keys', "
+        "less what the suspect answers to any trigger"
     )
     triggered_alone: BitTest = Field(description="signs of the triggered response")
     untriggered: BitTest = Field(description="control: the same bits without the trigger")
