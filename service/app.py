@@ -3,6 +3,7 @@
 uvicorn --factory service.app:create_app
 """
 
+import gc
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -46,6 +47,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         logs.configure(settings.log_format)
         telemetry.configure("aiao-api")
         app.state.platform = Platform.open(settings)
+        gc.collect()
+        gc.freeze()  # what lives from the start dies at the end: to look through it again would stop every request meanwhile
         yield
         app.state.platform.close()
         telemetry.close()
