@@ -1,3 +1,4 @@
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.exc import IntegrityError
 
-from service.database import Base, Database, alembic_config, utc_now
+from service.database import CONNECTIONS, Base, Database, alembic_config, utc_now
 from service.ids import new_id
 from service.tokens.tables import Tenant, Token
 
@@ -180,3 +181,14 @@ def test_a_row_must_refer_to_one_that_exists(database):
 def test_a_database_that_is_not_there_does_not_answer(tmp_path):
     with pytest.raises(sa.exc.OperationalError):
         Database(f"sqlite:///{tmp_path / 'no folder' / 'aiao.sqlite'}").ping()
+
+
+def test_what_many_requests_open_at_once_is_open_for_the_next(database):
+    opened = []
+    sa.event.listen(database.engine, "connect", lambda *_: opened.append(1))
+    before = database.engine.pool.checkedin()
+    for _ in range(3):
+        with ExitStack() as together:
+            for _ in range(CONNECTIONS):
+                together.enter_context(database.reading()).execute(sa.text("SELECT 1"))
+    assert len(opened) == CONNECTIONS - before
