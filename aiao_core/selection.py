@@ -66,7 +66,8 @@ def select_key(
             f"none of the {len(layers)} layers of the key reaches another one; ask for more layers or a larger lazy_fraction"
         )
     key = key_with(subpaths)
-    if log10_binomial_tail(counted := math.ceil(CLEAREST * key.bits), counted) > (needed := VerificationOptions().max_log10_p):
+    counted, needed = math.ceil(CLEAREST * key.bits), VerificationOptions().max_log10_p
+    if log10_binomial_tail(counted, counted) > needed:
         raise EmbeddingFailed(
             f"the key has {key.bits} bits, of which a verification counts the clearest {counted}: so few prove nothing at "
             f"log10 p {needed:g}, were all of them right; ask for more layers than {options.layers} or a larger lazy_fraction"
