@@ -147,7 +147,7 @@ def plans(url: str) -> None:
 
 
 def wrk(running: System, path: str, headers: dict[str, str], seconds: int, script: str = "") -> str:
-    """Requests a second and the time until an answer: the median of several runs of wrk, and the range of the first.
+    """Requests a second, with their range, and the time until an answer: medians of several runs of wrk.
 
     The connections of a run are spread over the API's processes by chance: all of them may meet the same one.
     """
