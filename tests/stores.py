@@ -1,7 +1,4 @@
-"""Start the servers that tests store objects in: SeaweedFS for S3, Microsoft's Azurite for Azure.
-
-None for GCS: obstore speaks its XML API, which gcp-storage-emulator does not know, and of which fake-gcs-server refuses PUTs.
-"""
+"""Start the servers that tests store objects in: SeaweedFS for S3 and for GCS, Microsoft's Azurite for Azure."""
 
 import base64
 import hashlib
@@ -24,6 +21,7 @@ import pytest
 
 from service.ids import new_id
 from service.storage import Storage
+from tests.google_cloud import cloud
 from tests.processes import free_port, stop, wait_for
 
 BUCKET = "aiao"
@@ -53,29 +51,22 @@ class Store:
 @contextmanager
 def s3(folder: Path) -> Iterator[Store]:
     """SeaweedFS, which verifies signatures, as S3 does and moto does not."""
-    weed = Path(sys.executable).with_name("weed")
-    if not weed.exists():
-        pytest.skip("no SeaweedFS: pip installs it on Linux alone")
     key, secret = "aiao-access-key", "aiao-storage-secret"
-    identity = {"name": "aiao", "credentials": [{"accessKey": key, "secretKey": secret}], "actions": ["Admin"]}
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
-    ports: dict[str, object] = {
-        name: free_port() for part in ("master", "volume", "filer", "s3") for name in (f"{part}.port", f"{part}.port.grpc")
-    }
-    options = ports | {"s3.port.iceberg": 0, "s3.port.lance": 0, "ip": "127.0.0.1", "ip.bind": "127.0.0.1"}
-    options |= {"dir": folder, "s3.config": folder / "s3.json"}
-    command = [str(weed), "server", "-s3", *(f"-{name}={value}" for name, value in options.items())]
-    url = f"http://127.0.0.1:{ports['s3.port']}"
-    client = boto3.client("s3", "us-east-1", endpoint_url=url, aws_access_key_id=key, aws_secret_access_key=secret)
-    with _running(command, folder, lambda: client.create_bucket(Bucket=BUCKET)):
+    with _seaweed(folder, {"name": "aiao", "credentials": [{"accessKey": key, "secretKey": secret}]}) as url:
+        client = boto3.client("s3", "us-east-1", endpoint_url=url, aws_access_key_id=key, aws_secret_access_key=secret)
+        wait_for(lambda: client.create_bucket(Bucket=BUCKET), f"no bucket, see {folder}")
         yield Store(
             f"s3://{BUCKET}",
             {"AWS_ENDPOINT_URL": url, "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1"}
             | {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret},
         )
-    for port in ports.values():
-        for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
-            left.unlink()
+
+
+@contextmanager
+def gcs(folder: Path) -> Iterator[Store]:
+    with _seaweed(folder, {"name": "anonymous"}) as url, cloud(url) as environment:
+        wait_for(lambda: httpx.put(f"{url}/{BUCKET}").status_code in (200, 409), f"no bucket, see {folder}")
+        yield Store(f"gs://{BUCKET}", environment)
 
 
 @contextmanager
@@ -101,6 +92,27 @@ def azure(folder: Path) -> Iterator[Store]:
             {"AZURE_STORAGE_ACCOUNT_NAME": account, "AZURE_STORAGE_ACCOUNT_KEY": key}
             | {"AZURE_STORAGE_ENDPOINT": endpoint, "AZURE_ALLOW_HTTP": "true"},
         )
+
+
+@contextmanager
+def _seaweed(folder: Path, identity: dict[str, object]) -> Iterator[str]:
+    """The URL of an S3 server at which ``identity`` may do anything."""
+    weed = Path(sys.executable).with_name("weed")
+    if not weed.exists():
+        pytest.skip("no SeaweedFS: pip installs it on Linux alone")
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity | {"actions": ["Admin"]}]}))
+    ports: dict[str, object] = {
+        name: free_port() for part in ("master", "volume", "filer", "s3") for name in (f"{part}.port", f"{part}.port.grpc")
+    }
+    options = ports | {"s3.port.iceberg": 0, "s3.port.lance": 0, "ip": "127.0.0.1", "ip.bind": "127.0.0.1"}
+    options |= {"dir": folder, "s3.config": folder / "s3.json"}
+    command = [str(weed), "server", "-s3", *(f"-{name}={value}" for name, value in options.items())]
+    url = f"http://127.0.0.1:{ports['s3.port']}"
+    with _running(command, folder, lambda: httpx.get(url)):
+        yield url
+    for port in ports.values():
+        for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+            left.unlink()
 
 
 @contextmanager

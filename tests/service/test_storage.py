@@ -1,9 +1,10 @@
-"""What every store must do: a folder, S3 and Azure, each at a real server."""
+"""What every store must do: a folder, and S3, GCS and Azure, each at a server."""
 
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,11 +19,17 @@ def azure(tmp_path_factory):
         yield store
 
 
-@pytest.fixture(params=["folder", "s3", "azure"])
+@pytest.fixture(scope="session")
+def gcs(tmp_path_factory):
+    with stores.gcs(tmp_path_factory.mktemp("gcs")) as store, store.known():  # which machine to ask is read for each token
+        yield store
+
+
+@pytest.fixture(params=["folder", "s3", "gcs", "azure"])
 def storage(request, tmp_path) -> Storage:
     if request.param == "folder":
         return Storage((tmp_path / "the storage").as_uri())
-    return request.getfixturevalue({"s3": "bucket", "azure": "azure"}[request.param]).storage()
+    return request.getfixturevalue({"s3": "bucket", "gcs": "gcs", "azure": "azure"}[request.param]).storage()
 
 
 @pytest.fixture
@@ -146,3 +153,7 @@ def test_the_folder_is_for_its_owner_alone(storage, tmp_path):
 
 def test_it_answers_a_ping(storage):
     storage.ping()
+
+
+def test_gcs_asks_for_the_token_of_the_machine(gcs):
+    assert httpx.get(f"{gcs.environment['GOOGLE_BASE_URL']}/{stores.BUCKET}").status_code == 401
