@@ -1,7 +1,7 @@
 """What the service needs of Google's cloud: the token of a machine's account, and the XML API of its storage.
 
-obstore speaks that API, which gcp-storage-emulator does not know, and fake-gcs-server refuses its PUTs. In the calls that we make
-it differs from S3's by the token alone, so an S3 store answers them here, behind a gate that asks for the token.
+obstore speaks that API, which gcp-storage-emulator does not know, and fake-gcs-server refuses its PUTs. In the calls
+that we make it differs from S3's by the token alone, so an S3 store answers them here, behind a gate that asks for the token.
 """
 
 import json
