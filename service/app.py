@@ -12,6 +12,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -53,7 +54,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.state.platform.close()
         telemetry.close()
 
-    app = FastAPI(title="AIAO ownership service", version=__version__, description=DESCRIPTION, lifespan=lifespan)
+    app = FastAPI(
+        title="AIAO ownership service", version=__version__, description=DESCRIPTION, lifespan=lifespan,
+        generate_unique_id_function=_operation_id,
+    )  # fmt: skip
     errors.install(app)
     etags.install(app)
     app.add_middleware(JsonLimit)
@@ -65,6 +69,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(health.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    """The call's name in clients that are made of the document: ``models_register``, ``models_list``, ``tokens_issue``."""
+    resource = route.endpoint.__module__.split(".")[1]
+    return f"{resource}_{route.name.removesuffix(f'_{resource}')}"
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

@@ -20,6 +20,8 @@ def _breaking(old: Document, new: Document) -> Iterator[str]:
                 yield f"{call} is gone"
                 continue
             was, now = item[method], new["paths"][path][method]
+            if was["operationId"] != now["operationId"]:
+                yield f"{call} is named {now['operationId']} now, in clients that are made of the document"
             yield from _parameters(call, was, now, old, new)
             yield from _body(call, was, now, old, new)
             for status in was["responses"]:

@@ -1,49 +1,67 @@
-"""A client that openapi-python-client made of our document, against the running service.
-
-    python -m venv other && other/bin/pip install openapi-python-client
-    other/bin/openapi-python-client generate --path docs/openapi.json --output-path generated
-    PYTHONPATH=generated other/bin/python tests/service/generated_client.py URL TOKEN FILE
-
-By hand and not in `make test`: the generator needs an older Typer than ours.
-"""
+"""A user's program with the client that openapi-python-client made of our document: ``generated_client.py URL TOKEN FILE``."""
 
 import sys
+from base64 import b64encode
 from io import BytesIO
 from pathlib import Path
 
 from aiao_ownership_service_client import AuthenticatedClient
-from aiao_ownership_service_client.api.artifacts import list_artifacts_v1_artifacts_get as list_artifacts
-from aiao_ownership_service_client.api.artifacts import upload_v1_artifacts_post as upload
-from aiao_ownership_service_client.api.jobs import cancel_v1_jobs_job_id_cancel_post as cancel
-from aiao_ownership_service_client.api.jobs import list_jobs_v1_jobs_get as list_jobs
-from aiao_ownership_service_client.api.jobs import show_v1_jobs_job_id_get as show_job
-from aiao_ownership_service_client.api.models import list_models_v1_models_get as list_models
-from aiao_ownership_service_client.api.models import register_v1_models_post as register
-from aiao_ownership_service_client.api.verifications import submit_v1_verifications_post as submit
+from aiao_ownership_service_client.api.artifacts import artifacts_list, artifacts_upload
+from aiao_ownership_service_client.api.jobs import jobs_cancel, jobs_list, jobs_show
+from aiao_ownership_service_client.api.models import models_checkpoint, models_list, models_register
+from aiao_ownership_service_client.api.uploads import uploads_append, uploads_create
+from aiao_ownership_service_client.api.verifications import verifications_submit
 from aiao_ownership_service_client.models import ModelIn, Problem, VerificationIn
+from aiao_ownership_service_client.models import UploadsAppendTusResumable as AppendTus
+from aiao_ownership_service_client.models import UploadsCreateTusResumable as CreateTus
 from aiao_ownership_service_client.types import File
 
 
 def main(url: str, token: str, file: str) -> None:
+    content = Path(file).read_bytes()
     with AuthenticatedClient(base_url=url, token=token, timeout=60) as client:
-        artifact = upload.sync(client=client, body=File(BytesIO(Path(file).read_bytes())), filename=Path(file).name)
+        artifact = artifacts_upload.sync(client=client, body=File(BytesIO(content)), filename=Path(file).name)
         assert artifact.kind == "archive"
-        registered = register.sync(client=client, body=ModelIn(name="generated", artifact_id=artifact.id))
+        same = {artifact.id, resumed(client, content, Path(file).name)}
+        assert {each.id for each in artifacts_list.sync(client=client, sha256=artifact.sha256).items} == same
+        registered = models_register.sync(client=client, body=ModelIn(name="generated", artifact_id=artifact.id))
         assert registered.secret_key.startswith("aiao1")
-        assert registered.job.id in [job.id for job in list_jobs.sync(client=client, state="queued").items]
-        shown = show_job.sync_detailed(client=client, job_id=registered.job.id)
+        assert registered.job.id in [job.id for job in jobs_list.sync(client=client, state="queued").items]
+        shown = jobs_show.sync_detailed(client=client, job_id=registered.job.id)
         assert shown.parsed == registered.job
-        again = show_job.sync_detailed(client=client, job_id=registered.job.id, if_none_match=shown.headers["ETag"])
+        again = jobs_show.sync_detailed(client=client, job_id=registered.job.id, if_none_match=shown.headers["ETag"])
         assert (again.status_code, again.content) == (304, b"")
-        too_early = submit.sync(client=client, body=VerificationIn(model_id=registered.model.id, artifact_id=artifact.id))
-        assert (too_early.type_, too_early.status) == ("conflict", 409)
-        assert cancel.sync(client=client, job_id=registered.job.id).state == "canceled"
-        assert registered.model.id in [model.id for model in list_models.sync(client=client, limit=200).items]
-        assert artifact.id in [each.id for each in list_artifacts.sync(client=client, sha256=artifact.sha256).items]
-        refused = register.sync(client=client, body=ModelIn(name="", artifact_id=artifact.id))
-        assert isinstance(refused, Problem)
-        assert refused.type_ == "invalid-request"
-    print("the generated client works")
+        early = VerificationIn(model_id=registered.model.id, artifact_id=artifact.id)
+        for refused in (
+            verifications_submit.sync(client=client, body=early),
+            models_checkpoint.sync(client=client, model_id=registered.model.id),
+        ):
+            assert (refused.type_, refused.status) == ("conflict", 409)
+        assert jobs_cancel.sync(client=client, job_id=registered.job.id).state == "canceled"
+        assert registered.model.id in [model.id for model in models_list.sync(client=client, limit=200).items]
+        nameless = models_register.sync(client=client, body=ModelIn(name="", artifact_id=artifact.id))
+        assert isinstance(nameless, Problem)
+        assert nameless.type_ == "invalid-request"
+
+
+def resumed(client: AuthenticatedClient, content: bytes, name: str) -> str:
+    """Upload in two halves by tus, and tell the artifact."""
+    begun = uploads_create.sync_detailed(
+        client=client,
+        upload_length=len(content),
+        upload_metadata=f"filename {b64encode(name.encode()).decode()}",
+        tus_resumable=CreateTus.VALUE_0,
+    )
+    upload, middle = begun.headers["AIAO-Upload"], len(content) // 2
+    for offset, half in ((0, content[:middle]), (middle, content[middle:])):
+        sent = uploads_append.sync_detailed(
+            upload,
+            client=client,
+            body=File(BytesIO(half)),
+            upload_offset=offset,
+            tus_resumable=AppendTus.VALUE_0,
+        )
+    return sent.headers["AIAO-Artifact"]
 
 
 if __name__ == "__main__":
