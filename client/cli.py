@@ -2,20 +2,37 @@
 
 import sys
 import traceback
+from typing import Annotated
 
 import typer
 
+from aiao_core import __version__
 from aiao_core.errors import AiaoError
 from client.commands import artifacts, audits, jobs, keys, models, reports, system, tokens, verifications, webhooks
-from client.display import err
+from client.display import err, out
 from client.errors import ClientError
 
 app = typer.Typer(
-    help="Watermark a diffusion model, and prove later whether a checkpoint descends from it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        out.print(__version__)
+        raise typer.Exit
+
+
+Version = Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")]
+
+
+@app.callback()
+def _options(version: Version = False) -> None:
+    """Watermark a diffusion model, and prove later whether a checkpoint descends from it."""
+
+
 app.command()(system.up)
 app.command()(system.demo)
 app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(system.admin)

@@ -2,6 +2,7 @@ import json
 import os
 import pty
 import termios
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,10 @@ def test_every_command_explains_itself(nowhere, monkeypatch, capsys, command):
     printed = capsys.readouterr()
     assert f"Usage: aiao {' '.join(command)}".strip() in printed.out
     assert not printed.err
+
+
+def test_it_tells_its_version(shell):
+    assert shell.aiao("--version").stdout.strip() == metadata.version("aiao")
 
 
 def test_the_operators_commands_are_passed_on(shell):
