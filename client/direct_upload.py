@@ -91,40 +91,34 @@ class _Sending:
             time.sleep(RECONNECT_SECONDS)
 
     def _send_missing(self) -> None:
-        """Send each part that is not in the bucket yet. Raises what one met that did not get there."""
+        """Send each part that is not in the bucket yet. Raises what the first one met that did not get there.
+
+        The others then wait too: a bucket that has no room, or does not answer, is not sent the rest of the file in vain.
+        """
         after: int | None = 0 if len(self._etags) < self._begun.parts else None
-        failed: ClientError | None = None
         while after is not None:
             limit = PAGE if self._etags else AT_ONCE  # the first ones show whether there is a way to the bucket
             page = read(_Parts, self._client.get(f"{self._path}/parts", after=after, limit=limit).content)
             missing = [part for part in page.items if part.number not in self._etags]
             with ThreadPoolExecutor(AT_ONCE) as pool:
-                for part, result in zip(missing, pool.map(self._etag, missing), strict=True):
-                    if isinstance(result, ClientError):
-                        failed = result
-                    else:
-                        self._etags[part.number] = result
-                        self._tell()
-            if failed and not self._etags:
-                raise failed
+                for part, etag in zip(missing, pool.map(self._etag, missing), strict=True):
+                    self._etags[part.number] = etag
+                    self._tell()
             after = page.next_after
-        if failed:
-            raise failed
 
-    def _etag(self, part: _Part) -> str | ClientError:
-        """The ETag of a part that is in the bucket now, or why it is not; without its URL, which is as good as a token."""
+    def _etag(self, part: _Part) -> str:
+        """Of a part that is in the bucket now. Raises ClientError, without the URL, which is as good as a token."""
         if part.etag:
             return part.etag
         content = chunks(self._file, (part.number - 1) * self._begun.part_bytes, part.size)
         try:
             answer = self._bucket.put(part.url, content=content, headers={"Content-Length": str(part.size)})
         except httpx.HTTPError as error:
-            problem = ClientError(f"the connection to the bucket of the service broke ({type(error).__name__}); try again")
-            problem.__cause__ = error
-            return problem
+            broke = f"the connection to the bucket of the service broke ({type(error).__name__}); try again"
+            raise ClientError(broke) from error
         if answer.is_success and "ETag" in answer.headers:
             return answer.headers["ETag"]
-        return ApiError(503, "bucket", f"the bucket of the service refused a part (status {answer.status_code}); try again")
+        raise ApiError(503, "bucket", f"the bucket of the service refused a part (status {answer.status_code}); try again")
 
     def _tell(self) -> None:
         if self._progress:

@@ -7,13 +7,16 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from hashlib import sha256
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
+import httpx
 import pytest
 
-from client import ApiError, Client
+from client import ApiError, Client, direct_upload
 from client.artifacts import DIRECT_BYTES
 from service.direct_uploads.service import PART_BYTES
 from tests.faults import Wire
+from tests.http_server import Handler, serving
 from tests.processes import System, free_port, stop, system
 from tests.service import uploads
 
@@ -94,6 +97,32 @@ def test_an_upload_goes_on_after_the_way_to_the_bucket_was_cut(client, wire, lar
     artifact = client.artifacts.upload(large, progress=cut)
     assert artifact.sha256 == sha256(large.read_bytes()).hexdigest()
     assert len(moved) == PARTS
+
+
+def test_while_the_bucket_refuses_a_part_it_gets_no_other(start, bucket, large, monkeypatch):
+    """One of 20 GB that is full would be sent all that is left of the file, over and over."""
+    monkeypatch.setattr(direct_upload, "AT_ONCE", 1)
+    sent, refused = [], 6
+
+    class Gate(Handler):
+        def do_PUT(self) -> None:
+            nonlocal refused
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            sent.append(int(parse_qs(urlsplit(self.path).query)["partNumber"][0]))
+            if len(sent) > 1 and refused:
+                refused -= 1
+                self.send_response(503)
+            else:
+                answer = httpx.put(bucket.environment["AWS_ENDPOINT_URL"] + self.path, content=body, headers=dict(self.headers))
+                self.send_response(answer.status_code)
+                self.send_header("ETag", answer.headers["ETag"])
+            self.end_headers()
+
+    with serving(Gate) as port, start("refused", f"http://127.0.0.1:{port}") as running, running.client() as client:
+        artifact = client.artifacts.upload(large)
+    assert artifact.sha256 == sha256(large.read_bytes()).hexdigest()
+    assert set(sent) == set(range(1, PARTS + 1))
+    assert sent.count(PARTS) == 1, "the last part was sent while the second was refused"
 
 
 def test_an_upload_goes_on_after_the_api_was_killed(running, client, large):
