@@ -46,7 +46,7 @@ def main() -> None:
 def show(number: int, suspect: str, denoiser: nn.Module, key: OwnerKey) -> None:
     found = []
     for way in WAYS.values():
-        with patch.multiple(interference, **way):
+        with patch.dict(vars(interference), way):
             found.append(verify(denoiser, key, options=VerificationOptions(seed=0), subject=Subject(suspect, "model")).test)
     print(f"{number:3d}  {suspect:32s}", *(f"{test.log10_p:10.1f}" for test in found), flush=True)
 
