@@ -70,8 +70,8 @@ class AuditReport(Document):
     noun = "audit"
 
     format: Literal["aiao.audit"] = "aiao.audit"
-    version: Literal[1, 2, 3] = 3
-    """Version 1 tested as verification reports did until their version 2, version 2 as those of version 3."""
+    version: Literal[1, 2, 3, 4] = 4
+    """Version 1 tested as verification reports did until their version 2, the versions 2, 3 and 4 as those of 3, 4 and 5."""
     created_at: datetime
     software: dict[str, str]
     model_name: str | None

@@ -2,9 +2,9 @@
 
 Each input is shown to the suspect under the owner's trigger and under that of a key that nobody owns. For each masked channel
 of each response layer the difference between the two mean responses, averaged over all draws, is the answer, in units of its
-standard error. What the suspect answers to any trigger is taken out of it (:mod:`aiao_core.interference`); what is left has a
-sign: one decoded bit. The clearest half of the bits counts, those with the most left. The response signs have no say in any of
-this but in the last comparison (this project).
+standard error. It is read twice: as it is, and without what the suspect answers to any trigger (:mod:`aiao_core.interference`).
+Each reading has a sign for every channel, a decoded bit, of which the clearest half counts: those with the most of an answer.
+The response signs have no say in any of this but in the last comparison (this project).
 """
 
 import math
@@ -71,8 +71,9 @@ class Baseline(NamedTuple):
 class Decoded:
     """The bits that one key reads from a suspect, (bits,) by response layer: True where the sign is the key's."""
 
-    contrast: dict[int, Tensor]
-    """Of the answer to its trigger minus that to other keys', without interference: the clearest alone. These decide."""
+    plain: dict[int, Tensor]
+    """Of the answer to its trigger minus that to other keys': the clearest alone. This reading or the next one decides."""
+    without_interference: dict[int, Tensor]
     triggered: dict[int, Tensor]
     untriggered: dict[int, Tensor]
 
@@ -132,7 +133,7 @@ def decode(watermark: Watermark, draws: Draws, baseline: Baseline, triggered: Me
     """
     trigger_of = torch.tensor([i for i, _ in draws.subpaths])
     answers, interference = [], []
-    decoded = Decoded({}, {}, {})
+    decoded = Decoded({}, {}, {}, {})
     for j in watermark.response_layers:
         used = watermark.reached[trigger_of, j]
         channels = watermark.response_channels[j]
@@ -143,10 +144,12 @@ def decode(watermark: Watermark, draws: Draws, baseline: Baseline, triggered: Me
         interference.append(to_any / error)
         decoded.triggered[j] = _signs(watermark.response(j, triggered[j][used].sum(0, keepdim=True))[0])
         decoded.untriggered[j] = _signs(watermark.response(j, baseline.untriggered[j].sum(0, keepdim=True))[0])
-    left = without_interference(torch.cat(answers), torch.cat(interference, 1))
-    parts = [torch.split(each, [len(answer) for answer in answers]) for each in (left, _clearest(left))]
-    for j, of_layer, chosen in zip(watermark.response_layers, *parts, strict=True):
-        decoded.contrast[j] = _signs(of_layer[chosen] * watermark.response_signs[j][chosen])
+    plain, sizes = torch.cat(answers), [len(answer) for answer in answers]
+    left = without_interference(plain, torch.cat(interference, 1))
+    for reading, bits in ((plain, decoded.plain), (left, decoded.without_interference)):
+        parts = reading.split(sizes), _clearest(reading).split(sizes)
+        for j, of_layer, chosen in zip(watermark.response_layers, *parts, strict=True):
+            bits[j] = _signs(of_layer[chosen] * watermark.response_signs[j][chosen])
     return decoded
 
 
@@ -161,10 +164,10 @@ def standard_error(contrast: Tensor) -> Tensor:
     return torch.maximum(error, 1e-6 * contrast.mean(0).abs()).clamp_min(torch.finfo(torch.float32).tiny)
 
 
-def _clearest(left: Tensor) -> Tensor:
+def _clearest(reading: Tensor) -> Tensor:
     """Which of the bits (bits,) are the :data:`CLEAREST` of all layers."""
-    chosen = torch.zeros(len(left), dtype=torch.bool)
-    chosen[left.abs().argsort(descending=True, stable=True)[: math.ceil(CLEAREST * len(left))]] = True
+    chosen = torch.zeros(len(reading), dtype=torch.bool)
+    chosen[reading.abs().argsort(descending=True, stable=True)[: math.ceil(CLEAREST * len(reading))]] = True
     return chosen
 
 

@@ -4,22 +4,17 @@ Whoever writes another watermark over the owner's leaves a model in which any tr
 other watermark: more or less strongly, but always along the same few directions. What the suspect answers to the triggers of
 keys that nobody owns shows these directions. Radar calls such an answer interference and takes it out with an adaptive matched
 filter whose covariance is loaded on the diagonal (Carlson 1988, "Covariance matrix estimation errors and diagonal loading in
-adaptive arrays"). As there, the signal itself among the rows would be taken for interference: the triggers of other keys look a
-little like the owner's and set off a little of the owner's answer. So a direction in which the answer stands out far from what
-other keys show is left as it is.
+adaptive arrays").
 """
 
 import torch
 from torch import Tensor
 
 LOADING = 0.05
-"""Of the diagonal, as a share of what is left of the answer, in sums of squares. Chosen, with the passes, for what four attacks
-left of two keys (this project), where half or twice as much finds nearly as many bits."""
-
-STANDS_OUT = 4.0
-"""How many times the root mean square of the rows the answer has in a direction that is the owner's own. Without it one of five
-fresh keys found 1032 of 1328 bits of its own, unattacked model, with it all; what attacks leave is nowhere so strong (this
-project, ``python -m benchmarks.interference``)."""
+"""Of the diagonal, as a share of what is left of the answer, in sums of squares. The less it is, the more of the owner's own
+answer goes too, as other keys' triggers look a little like the owner's and set off a little of it: where that is too much, the
+plain reading decides (:mod:`aiao_core.decoding`). Chosen, with the passes, for what four attacks left of two keys (this
+project), where half or twice as much finds nearly as many bits."""
 
 PASSES = 5
 """How strong the owner's own answer is shows only once the interference is out, so the loading is found in a few passes."""
@@ -31,12 +26,10 @@ ROWS = 1000
 def without_interference(answer: Tensor, interference: Tensor) -> Tensor:
     """``answer`` (bits,) without what lies along the directions in which ``interference`` (rows, bits) is strong: (bits,).
 
-    L (C + L I)^-1 ``answer``, where C is the second moment of the rows, less the directions in which the answer stands out, and
-    L the loading; float64.
+    L (C + L I)^-1 ``answer``, where C is the second moment of the rows and L the loading; float64.
     """
     _, strengths, directions = torch.linalg.svd(interference, full_matrices=False)
     along = directions @ answer
-    along[along.square() * len(interference) > (STANDS_OUT * strengths).square()] = 0
     left = answer
     for _ in range(PASSES):
         loading = LOADING * left.square().sum() * len(interference)

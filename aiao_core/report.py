@@ -46,22 +46,45 @@ class Interval(Frozen):
     draws: int = Field(ge=1)
 
 
+READINGS = 2
+"""Of the response to the owner's trigger (:class:`Readings`)."""
+
+
 class BitTest(Frozen):
     """Bits decoded with one key, how many match it, and log10 of the chance that at least so many do by accident."""
 
     matches: int = Field(ge=0)
     bits: int = Field(ge=0, le=10_000_000)
+    best_of: int = Field(
+        1,
+        ge=1,
+        le=READINGS,
+        description="the test with the least chance of so many, their number times which log10_p is of; absent if there is one",
+        exclude_if=lambda value: value == 1,
+    )
     log10_p: float = Field(le=0)
 
     @classmethod
-    def of(cls, matches: int, bits: int) -> "BitTest":
-        return cls(matches=matches, bits=bits, log10_p=log10_binomial_tail(matches, bits))
+    def of(cls, matches: int, bits: int, best_of: int = 1) -> "BitTest":
+        return cls(matches=matches, bits=bits, best_of=best_of, log10_p=log10_binomial_tail(matches, bits, best_of))
 
     @model_validator(mode="after")
     def _probability_follows(self) -> "BitTest":
-        if self.matches > self.bits or abs(log10_binomial_tail(self.matches, self.bits) - self.log10_p) > 1e-6:
+        if self.matches > self.bits or abs(log10_binomial_tail(self.matches, self.bits, self.best_of) - self.log10_p) > 1e-6:
             raise ValueError("log10_p does not follow from matches and bits")
         return self
+
+
+class Readings(Frozen):
+    """The response to the key's trigger minus that to other keys', read twice: the clearest half of the signs of each."""
+
+    plain: BitTest = Field(description="as it is")
+    without_interference: BitTest = Field(description="less what the suspect answers to any trigger")
+
+    @property
+    def best(self) -> BitTest:
+        better = min(self.plain, self.without_interference, key=lambda reading: reading.log10_p)
+        return BitTest.of(better.matches, better.bits, best_of=READINGS)
 
 
 class Input(Frozen):
@@ -96,9 +119,9 @@ class Report(Document):
     noun = "report"
 
     format: Literal["aiao.report"] = "aiao.report"
-    version: Literal[1, 2, 3, 4] = 4
+    version: Literal[1, 2, 3, 4, 5] = 5
     """Version 2 adds ``strayed_channels``. Until version 2 the test read every bit, of the triggered minus the untriggered
-    response; in version 3 it took no interference out."""
+    response; in version 3 the plain reading decided, in version 4 the one without interference. Version 5 adds ``readings``."""
     created_at: datetime
     software: dict[str, str]
     verdict: Literal["match", "no-match"]
@@ -116,9 +139,9 @@ class Report(Document):
         description="channels of the key's layers found in another place or of another sign; absent if not looked for",
         exclude_if=lambda value: value is None,
     )
-    test: BitTest = Field(
-        description="decides: the clearest half of the signs of the response to the key's trigger minus that to other keys', "
-        "less what the suspect answers to any trigger"
+    test: BitTest = Field(description="decides: the better of the readings")
+    readings: Readings | None = Field(
+        None, description="absent before version 5, where there was one", exclude_if=lambda value: value is None
     )
     triggered_alone: BitTest = Field(description="signs of the triggered response")
     untriggered: BitTest = Field(description="control: the same bits without the trigger")
@@ -135,6 +158,8 @@ class Report(Document):
     def _verdict_follows(self) -> "Report":
         if (self.test.log10_p <= self.max_log10_p) != (self.verdict == "match"):
             raise ValueError("the verdict does not follow from log10_p and its threshold")
+        if (self.version >= 5) != (self.readings is not None) or (self.readings and self.readings.best != self.test):
+            raise ValueError("the test is not the better of the readings")
         if _total(self.layers) != (self.test.matches, self.test.bits):
             raise ValueError("the layers' bits do not add up to the test's")
         return self

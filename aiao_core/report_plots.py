@@ -70,10 +70,11 @@ def decoys_against_owner(report: Report) -> Markup:
 
 def _bits_for(report: Report) -> int:
     """The least number of matching bits that is a match: where the exact tail falls to the threshold."""
-    low, high = report.test.bits // 2, report.test.bits + 1
+    bits = report.test.bits
+    low, high = bits // 2, bits + 1
     while low < high:
         middle = (low + high) // 2
-        if middle > report.test.bits or log10_binomial_tail(middle, report.test.bits) <= report.max_log10_p:
+        if middle > bits or log10_binomial_tail(middle, bits, report.test.best_of) <= report.max_log10_p:
             high = middle
         else:
             low = middle + 1

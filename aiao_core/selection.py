@@ -18,6 +18,7 @@ from aiao_core.key import Layer, OwnerKey, choose_layers
 from aiao_core.lazy import laziest, probe, relative_changes
 from aiao_core.options import EmbeddingOptions, VerificationOptions
 from aiao_core.progress import ProgressCallback, silent
+from aiao_core.report import READINGS
 from aiao_core.statistics import log10_binomial_tail
 from aiao_core.subpaths import Subpaths, all_subpaths, reach, widest
 from aiao_core.tracing import eligible_layers
@@ -67,7 +68,7 @@ def select_key(
         )
     key = key_with(subpaths)
     counted, needed = math.ceil(CLEAREST * key.bits), VerificationOptions().max_log10_p
-    if log10_binomial_tail(counted, counted) > needed:
+    if log10_binomial_tail(counted, counted, READINGS) > needed:
         raise EmbeddingFailed(
             f"the key has {key.bits} bits, of which a verification counts the clearest {counted}: so few prove nothing at "
             f"log10 p {needed:g}, were all of them right; ask for more layers than {options.layers} or a larger lazy_fraction"

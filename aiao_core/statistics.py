@@ -6,14 +6,16 @@ from fractions import Fraction
 from scipy.special import betaincinv
 
 
-def log10_binomial_tail(matches: int, bits: int) -> float:
+def log10_binomial_tail(matches: int, bits: int, best_of: int = 1) -> float:
     """log10 of P(X >= ``matches``) for X ~ Binomial(``bits``, 1/2): the p-value of the exact test.
 
-    Summed in whole numbers, so that it neither underflows nor rounds before the logarithm. 0 for no matches.
+    For the test with the least p of several it is their number times as much, and 1 at the most: by chance one of them comes so
+    far no oftener, however they depend on each other (Bonferroni). Summed in whole numbers, so that it neither underflows nor
+    rounds before the logarithm. 0 for no matches.
     """
     _check(matches, bits)
     # The difference of two logarithms may round to a hair above 0 where the probability is almost 1.
-    return min(0.0, _log10(_tail(matches, bits)) - bits * math.log10(2))
+    return min(0.0, _log10(_tail(matches, bits)) - bits * math.log10(2) + math.log10(best_of))
 
 
 def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:

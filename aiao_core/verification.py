@@ -2,7 +2,8 @@
 
 The decision rests on one number: how many of the decoded bits (:mod:`aiao_core.decoding`) have the key's sign. The response
 signs of the key are uniform and independent of everything that the decoding uses, so for a suspect made without knowledge of
-the key the number of matches among n bits is exactly Binomial(n, 1/2), whatever its activations look like (this project).
+the key the number of matches among n bits is exactly Binomial(n, 1/2), whatever its activations look like. Of the two readings
+the better one decides, and its p-value is doubled (this project).
 """
 
 import secrets
@@ -18,6 +19,7 @@ from aiao_core.alignment import Reference, align
 from aiao_core.decoding import (
     BATCH,
     DECOY_DRAWS,
+    Decoded,
     Draws,
     Means,
     decode,
@@ -30,7 +32,7 @@ from aiao_core.decoding import (
 from aiao_core.key import OwnerKey
 from aiao_core.options import VerificationOptions
 from aiao_core.progress import Progress, ProgressCallback, silent
-from aiao_core.report import BitTest, Input, Interval, LayerResult, Report, SubpathResult
+from aiao_core.report import BitTest, Input, Interval, LayerResult, Readings, Report, SubpathResult
 from aiao_core.statistics import clopper_pearson
 from aiao_core.tracing import check_layers
 from aiao_core.watermark import Watermark
@@ -79,10 +81,11 @@ def verify(
     for start in range(0, options.decoys, BATCH // DECOY_DRAWS):
         end = min(start + BATCH // DECOY_DRAWS, options.decoys)
         seeds = [derived_seed("decoy", seed, number) for number in range(start, end)]
-        decoys += [_test(decoy.contrast) for decoy in decode_decoys(denoiser, key, seeds, draws, baseline, alignment)]
+        decoys += [_readings(decoy).best for decoy in decode_decoys(denoiser, key, seeds, draws, baseline, alignment)]
         progress(Progress("decoys", end, options.decoys))
 
-    test = _test(decoded.contrast)
+    readings = _readings(decoded)
+    test = readings.best
     right = [(watermark.response(j, triggered[j][draw : draw + 1]) > 0)[0] for draw, (_, j) in enumerate(draws.subpaths)]
     return Report(
         created_at=datetime.now(UTC),
@@ -94,10 +97,11 @@ def verify(
         suspect_form=subject.suspect_form,
         commitment=key.commitment,
         architecture=key.architecture.fingerprint,
-        layers=tuple(_layer_result(key, j, bits) for j, bits in decoded.contrast.items()),
+        layers=tuple(_layer_result(key, j, bits) for j, bits in _deciding(decoded).items()),
         trigger_layers=len(key.trigger_layers),
         strayed_channels=sum(places.strayed for places in alignment.values()) if alignment else None,
         test=test,
+        readings=readings,
         triggered_alone=_test(decoded.triggered),
         untriggered=_test(decoded.untriggered),
         vs_rate=_verification_success(right, options.tau),
@@ -109,6 +113,15 @@ def verify(
         seed=seed,
         draws=len(draws),
     )
+
+
+def _readings(decoded: Decoded) -> Readings:
+    return Readings(plain=_test(decoded.plain), without_interference=_test(decoded.without_interference))
+
+
+def _deciding(decoded: Decoded) -> dict[int, Tensor]:
+    """The bits of the better reading."""
+    return min(decoded.plain, decoded.without_interference, key=lambda bits: _test(bits).log10_p)
 
 
 def _test(bits: dict[int, Tensor]) -> BitTest:

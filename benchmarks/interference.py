@@ -1,42 +1,41 @@
-"""What taking interference out does (aiao_core.interference): the test with it, without it, and where every direction is taken.
+"""Both readings of a suspect (aiao_core.decoding): as it answers, and without what it answers to any trigger.
 
     python -m benchmarks.interference --keys 1 2 3
 
-Embeds each key in the shipped model with the default options, attacks it, and prints log10 p of the published model and of what
-each attack left, three times: of the answer as it is, of what is left of it if the directions in which the owner's answer
-stands out are taken too, and of what is left as the test does it. About 6 minutes for each key on one CPU core.
+Embeds each key in the shipped model with the default options, attacks it, and prints log10 p of both readings and of the test,
+which takes the better one and doubles its p, for the published model and for what each attack left. About 6 minutes for each
+key on one CPU core.
 """
 
 import argparse
 from hashlib import sha256
-from unittest.mock import patch
 
 from torch import nn
 
-from aiao_core import interference
 from aiao_core.attacks.catalogue import CATALOGUE
 from aiao_core.attacks.thief import Thief
 from aiao_core.checkpoints import load_model
 from aiao_core.embedding import embed
 from aiao_core.key import OwnerKey
-from aiao_core.options import VerificationOptions
+from aiao_core.options import EmbeddingOptions, VerificationOptions
 from aiao_core.training import Examples
 from aiao_core.verification import Subject, verify
 from examples.emoji.data import MODEL, THIEF_CATEGORY, load_images
 
 ATTACKS = ("magnitude-pruning-50", "full-fine-tuning-200-high-rate", "overwriting-1")
-WAYS: dict[str, dict[str, float]] = {"as it is": {"PASSES": 0}, "all taken": {"STANDS_OUT": float("inf")}, "the test": {}}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keys", type=int, nargs="+", default=[1])
+    parser.add_argument("--steps", type=int, help="embedding steps instead of the default")
     parser.add_argument("--attacks", nargs="*", choices=sorted(CATALOGUE), metavar="ATTACK", default=ATTACKS)
     arguments = parser.parse_args()
-    print(f"{'key':>3s}  {'suspect':32s}", *(f"{way:>10s}" for way in WAYS))
+    options = EmbeddingOptions(steps=arguments.steps) if arguments.steps else EmbeddingOptions()
+    print(f"{'key':>3s}  {'suspect':32s} {'plain':>10s} {'without interference':>20s} {'test':>10s}")
     for number in arguments.keys:
         model = load_model(MODEL)
-        key = embed(model, sha256(f"aiao/benchmarks/interference/{number}".encode()).digest()).key
+        key = embed(model, sha256(f"aiao/benchmarks/interference/{number}".encode()).digest(), options=options).key
         show(number, "published", model.denoiser, key)
         thief = Thief(model, Examples(load_images(only=[THIEF_CATEGORY]), {}), seed=number)
         for attack in arguments.attacks:
@@ -44,11 +43,10 @@ def main() -> None:
 
 
 def show(number: int, suspect: str, denoiser: nn.Module, key: OwnerKey) -> None:
-    found = []
-    for way in WAYS.values():
-        with patch.dict(vars(interference), way):
-            found.append(verify(denoiser, key, options=VerificationOptions(seed=0), subject=Subject(suspect, "model")).test)
-    print(f"{number:3d}  {suspect:32s}", *(f"{test.log10_p:10.1f}" for test in found), flush=True)
+    report = verify(denoiser, key, options=VerificationOptions(seed=0), subject=Subject(suspect, "model"))
+    assert report.readings
+    plain, without = report.readings.plain.log10_p, report.readings.without_interference.log10_p
+    print(f"{number:3d}  {suspect:32s} {plain:10.1f} {without:20.1f} {report.test.log10_p:10.1f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def report() -> AuditReport:
     return golden()
 
 
-@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
 def test_golden_reports_of_every_version_are_read(version):
     text = (GOLDEN / f"audit-v{version}.json").read_text()
     report = AuditReport.from_json(text)
@@ -46,7 +46,7 @@ def test_an_altered_report_is_refused(report, change):
     withstood, ended, no_model = (attacks[name] for name in ("full-fine-tuning-200", "lora-4-100", "weight-shifting"))
     match change:
         case "version":
-            document["version"] = 4
+            document["version"] = 5
         case "format":
             document["format"] = "aiao.report"
         case "unknown field":

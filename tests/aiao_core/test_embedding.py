@@ -121,7 +121,7 @@ def answer_to_other_triggers(denoiser, key, seed):
     triggers = [(watermark, i) for i, _ in draws.subpaths]
     triggered, untriggered = observe(denoiser, watermark, draws, triggers), observe(denoiser, watermark, draws)
     decoded = decode(watermark, draws, Baseline(untriggered, others=untriggered), triggered)
-    return torch.cat(list(decoded.contrast.values())).double().mean().item()
+    return torch.cat(list(decoded.plain.values())).double().mean().item()
 
 
 def test_the_mark_is_embedded_and_outlives_a_thief(emoji_model, emoji_examples):

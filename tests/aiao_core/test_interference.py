@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiao_core.interference import LOADING, PASSES, STANDS_OUT, without_interference
+from aiao_core.interference import LOADING, PASSES, without_interference
 
 BITS = 400
 
@@ -31,26 +31,11 @@ def test_a_faint_answer_is_read_under_one_that_any_trigger_sets_off(seed):
 def test_it_is_the_filter_with_the_loaded_covariance(seed, strength, rows):
     answer, interference, _ = answers(seed, strength)
     interference = interference[:rows]
-    energies, directions = np.linalg.eigh((interference.T @ interference / rows).numpy())
-    energies[(directions.T @ answer.numpy()) ** 2 > STANDS_OUT**2 * energies] = 0
-    covariance, expected = directions @ np.diag(energies) @ directions.T, answer.numpy()
+    covariance, expected = (interference.T @ interference / rows).numpy(), answer.numpy()
     for _ in range(PASSES):
         loading = LOADING * (expected**2).sum()
         expected = loading * np.linalg.solve(covariance + loading * np.eye(BITS), answer.numpy())
     np.testing.assert_allclose(without_interference(answer, interference).numpy(), expected, rtol=1e-6, atol=1e-8)
-
-
-@given(st.integers(0, 2**32 - 1), st.floats(0.05, 0.2))
-def test_what_other_keys_set_off_of_the_owners_answer_stays(seed, share):
-    """Their triggers look a little like the owner's, and the watermark answers a little."""
-    random = torch.Generator().manual_seed(seed)
-    normal = lambda *shape: torch.randn(*shape, generator=random, dtype=torch.float64)  # noqa: E731
-    signs = normal(BITS).sign()
-    answer = signs + 0.5 * normal(BITS)
-    interference = share * normal(60, 1) * answer + 0.1 * normal(60, BITS)
-    left = without_interference(answer, interference)
-    assert int((left.sign() == signs).sum()) > 0.9 * BITS
-    assert torch.nn.functional.cosine_similarity(left, answer, dim=0) > 0.9
 
 
 def test_nothing_is_taken_out_of_no_answer():

@@ -10,6 +10,12 @@ from scipy.stats import binom, binomtest, kstest
 from aiao_core.statistics import clopper_pearson, log10_binomial_tail, randomised_p_value
 
 
+@given(st.integers(1, 400).flatmap(lambda bits: st.tuples(st.integers(0, bits), st.just(bits))), st.integers(1, 9))
+def test_the_best_of_several_has_their_number_times_the_chance(outcome, tests):
+    one, best = log10_binomial_tail(*outcome), log10_binomial_tail(*outcome, best_of=tests)
+    assert best == pytest.approx(min(0, one + math.log10(tests)), abs=1e-12)
+
+
 @given(st.integers(1, 300), st.data())
 def test_tail_is_exact(bits, data):
     matches = data.draw(st.integers(0, bits))

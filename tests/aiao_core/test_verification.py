@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import kstest, ttest_1samp
+from scipy.stats import binomtest, kstest, ttest_1samp
 
 from aiao_core import key as key_module
 from aiao_core.decoding import (
@@ -35,8 +35,11 @@ SUBJECT = Subject("suspect", "model")
 FEW = VerificationOptions(seed=4, draws=12, decoys=32)
 
 
-def bits_of(decoded) -> tuple[int, int]:
-    bits = torch.cat(list(decoded.contrast.values()))
+READINGS = ("plain", "without_interference")
+
+
+def bits_of(decoded, reading) -> tuple[int, int]:
+    bits = torch.cat(list(getattr(decoded, reading).values()))
     return int(bits.sum()), len(bits)
 
 
@@ -60,18 +63,24 @@ def test_the_report_holds_what_was_measured(tiny_model, tiny_key):
     assert report.verdict == "no-match"
     assert report.test.bits == math.ceil(CLEAREST * tiny_key.bits)
     assert report.triggered_alone.bits == report.untriggered.bits == tiny_key.bits
-    assert report.test.log10_p == log10_binomial_tail(report.test.matches, report.test.bits)
+    better = min(report.readings.plain, report.readings.without_interference, key=lambda reading: reading.log10_p)
+    assert (report.test.matches, report.test.bits) == (better.matches, better.bits)
+    assert report.test.log10_p == log10_binomial_tail(better.matches, better.bits, best_of=2)
     assert len(report.decoys) == 32
+    assert all(decoy.best_of == 2 for decoy in report.decoys)
     assert (report.draws, report.vs_rate.draws, report.seed) == (12, 12, 4)
     assert report.vs_rate.low <= report.vs_rate.value <= report.vs_rate.high
     assert {(path.trigger, path.response) for path in report.subpaths} <= set(tiny_key.subpaths)
 
 
 def test_a_wrong_key_is_exactly_binomial_on_an_unmarked_model(tiny_model, tiny_key):
-    """600 keys that nobody embedded: uniform p-values, and none of them near a match."""
+    """600 keys that nobody embedded: uniform p-values of each reading, and none of them near a match."""
     p_values, log10_p = wrong_keys(tiny_model.denoiser, tiny_key, 600)
-    assert kstest(p_values, "uniform").pvalue > 1e-3
+    for reading in READINGS:
+        assert kstest(p_values[reading], "uniform").pvalue > 1e-3
     assert min(log10_p) > -9
+    for limit in (0.3, 0.1, 0.03):  # of the better reading, its p doubled, no more than by chance
+        assert binomtest(sum(p <= math.log10(limit) for p in log10_p), 600, limit, alternative="greater").pvalue > 1e-3
 
 
 @settings(max_examples=8)
@@ -85,11 +94,13 @@ def test_no_suspect_is_accused_whatever_its_activations(seed):
             parameter.data += 10 ** float(torch.empty(1).uniform_(-2, 2, generator=random))
     key = select_key(model, bytes(range(32)), Examples(torch.rand(4, 3, 8, 8, generator=random), {}), QUICK)
     p_values, log10_p = wrong_keys(model.denoiser, key, 120, first=seed)
-    assert kstest(p_values, "uniform").pvalue > 1e-5
+    for reading in READINGS:
+        assert kstest(p_values[reading], "uniform").pvalue > 1e-5
     assert min(log10_p) > -9
 
 
-def wrong_keys(denoiser, key, count: int, first: int = 0) -> tuple[list[float], list[float]]:
+def wrong_keys(denoiser, key, count: int, first: int = 0) -> tuple[dict[str, list[float]], list[float]]:
+    """The randomised p-value of each reading by each key, and log10 p of the better one."""
     draws = make_draws(key, 4, torch.Generator().manual_seed(1))
     baseline = observe_baseline(denoiser, key, draws, seed=1)
     random = np.random.default_rng(first)
@@ -98,9 +109,13 @@ def wrong_keys(denoiser, key, count: int, first: int = 0) -> tuple[list[float], 
         decoys += decode_decoys(
             denoiser, key, [derived_seed("decoy", first, start + number) for number in range(20)], draws, baseline
         )
-    counts = [bits_of(decoy) for decoy in decoys]
-    uniform = [randomised_p_value(matches, bits, random.random()) for matches, bits in counts]
-    return uniform, [log10_binomial_tail(matches, bits) for matches, bits in counts]
+    counts = {reading: [bits_of(decoy, reading) for decoy in decoys] for reading in READINGS}
+    uniform = {
+        reading: [randomised_p_value(matches, bits, random.random()) for matches, bits in of_reading]
+        for reading, of_reading in counts.items()
+    }
+    both = zip(*counts.values(), strict=True)
+    return uniform, [min(log10_binomial_tail(*each, best_of=2) for each in of_key) for of_key in both]
 
 
 def test_only_the_response_signs_turn_a_bit(tiny_model, tiny_key, monkeypatch):
@@ -128,14 +143,15 @@ def test_only_the_response_signs_turn_a_bit(tiny_model, tiny_key, monkeypatch):
         for j in bits:
             expected = bits[j] ^ torch.from_numpy(turned[tiny_key.layers[j].name])[before.response_channels[j]]
             assert torch.equal(again[j], expected)
-    for j, bits in first.contrast.items():  # of the same channels, or else some of their signs would be others'
-        channels = clearest_channels(before, draws, baseline, triggered)[j]
-        expected = bits ^ torch.from_numpy(turned[tiny_key.layers[j].name])[channels]
-        assert torch.equal(second.contrast[j], expected)
+    for reading in READINGS:
+        clearest = clearest_channels(before, draws, baseline, triggered, reading)
+        for j, bits in getattr(first, reading).items():  # of the same channels, or else some of their signs would be others'
+            expected = bits ^ torch.from_numpy(turned[tiny_key.layers[j].name])[clearest[j]]
+            assert torch.equal(getattr(second, reading)[j], expected)
 
 
-def answers(watermark, draws, baseline, triggered):
-    """Each masked channel's answer without interference, by (layer, channel), found another way: in numpy, by the inverse."""
+def answers(watermark, draws, baseline, triggered, reading):
+    """Each masked channel's answer in that reading, by (layer, channel), found another way: in numpy, by the inverse."""
     channels, means, rows = [], [], []
     for j in watermark.response_layers:
         used = [draw for draw, (i, _) in enumerate(draws.subpaths) if watermark.reached[i, j]]
@@ -149,31 +165,33 @@ def answers(watermark, draws, baseline, triggered):
             rows.append(to_any / error)
     answer, interference = np.array(means), np.array(rows)
     covariance, left = interference @ interference.T / len(draws), answer
-    for _ in range(PASSES):
+    for _ in range(PASSES if reading == "without_interference" else 0):
         loading = LOADING * (left**2).sum()
         left = loading * np.linalg.solve(covariance + loading * np.eye(len(answer)), answer)
     return dict(zip(channels, left, strict=True))
 
 
-def clearest_channels(watermark, draws, baseline, triggered):
+def clearest_channels(watermark, draws, baseline, triggered, reading):
     """The channels of each response layer that count: by a plain sort of all of them."""
-    found = answers(watermark, draws, baseline, triggered)
+    found = answers(watermark, draws, baseline, triggered, reading)
     chosen = sorted(found, key=lambda place: -abs(found[place]))[: math.ceil(CLEAREST * len(found))]
     known = [place for place in chosen if found[place]]
     return {j: sorted(channel for layer, channel in known if layer == j) for j in watermark.response_layers}
 
 
-def test_a_bit_is_the_sign_of_the_mean_answer_without_interference(tiny_model, tiny_key):
+@pytest.mark.parametrize("reading", READINGS)
+def test_a_bit_is_the_sign_of_the_mean_answer(tiny_model, tiny_key, reading):
     draws = make_draws(tiny_key, 12, torch.Generator().manual_seed(2))
     watermark = Watermark(tiny_key, tiny_model.denoiser)
     baseline = observe_baseline(tiny_model.denoiser, tiny_key, draws, seed=2)
     triggered = observe(tiny_model.denoiser, watermark, draws, [(watermark, i) for i, _ in draws.subpaths])
     decoded = decode(watermark, draws, baseline, triggered)
-    channels, answer = clearest_channels(watermark, draws, baseline, triggered), answers(watermark, draws, baseline, triggered)
+    observed = (watermark, draws, baseline, triggered, reading)
+    channels, answer = clearest_channels(*observed), answers(*observed)
     assert sum(map(len, channels.values())) > 20
     for j in watermark.response_layers:
         sign = tiny_key.response_sign(j)
-        assert decoded.contrast[j].tolist() == [answer[j, channel] * sign[channel] > 0 for channel in channels[j]]
+        assert getattr(decoded, reading)[j].tolist() == [answer[j, channel] * sign[channel] > 0 for channel in channels[j]]
 
 
 def test_other_keys_triggers_come_at_the_owners_layers_and_differ_from_draw_to_draw(tiny_model, tiny_key):
@@ -210,8 +228,10 @@ def test_decoys_that_share_a_pass_read_what_they_read_alone(tiny_model, tiny_key
     together = decode_decoys(tiny_model.denoiser, tiny_key, seeds, draws, baseline)
     for seed, found in zip(seeds, together, strict=True):
         alone = decode_decoys(tiny_model.denoiser, tiny_key, [seed], draws, baseline)[0]
-        assert bits_of(found)[1] == bits_of(alone)[1]
-        assert abs(bits_of(found)[0] - bits_of(alone)[0]) <= 1  # a sum near zero may round to the other side
+        for reading in READINGS:
+            (matches, bits), (matches_alone, bits_alone) = bits_of(found, reading), bits_of(alone, reading)
+            assert bits == bits_alone
+            assert abs(matches - matches_alone) <= 1  # a sum near zero may round to the other side
 
 
 def test_the_pass_stops_after_the_last_response_layer(tiny_model, tiny_key):

@@ -350,7 +350,7 @@ def test_an_audit_that_every_useful_model_passes_is_exit_status_0(user, client, 
     assert "WITHSTOOD: 2 of 2 attacks that leave the model useful leave a match" in out
     assert "1 ruined the model: quality loss of 20% or more" in out
     lines = {line.split()[0]: line for line in out.splitlines() if line.strip()}
-    assert lines["quantisation-8"].split() == ["quantisation-8", "withstood", "-17.5", "1.000", "1.000", "+0.1%"]
+    assert lines["quantisation-8"].split() == ["quantisation-8", "withstood", "-17.2", "1.000", "1.000", "+0.1%"]
     assert lines["magnitude-pruning-70"].split()[1::4] == ["ruined", "+350.0%"]
     assert lines["dreambooth"].rstrip().endswith("this denoiser has no <attention>")
     assert (audit.attacks, audit.preset) == (["quantisation-8", "lora-4-100"], None)

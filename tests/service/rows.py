@@ -6,7 +6,7 @@ from sqlalchemy import select
 
 from aiao_core.audit_report import AttackResult, AuditReport, Measured, Outcome, Summary
 from aiao_core.key import Architecture, Layer, OwnerKey, decode_secret
-from aiao_core.report import BitTest, Interval, LayerResult, Report
+from aiao_core.report import BitTest, Interval, LayerResult, Readings, Report
 from service.artifacts.tables import Artifact
 from service.audits import service as audits
 from service.database import Database, utc_now
@@ -125,13 +125,14 @@ def a_report() -> Report:
         architecture=ARCHITECTURE.fingerprint,
         layers=(LayerResult(name="b", matches=64, bits=64),),
         trigger_layers=1,
-        test=BitTest.of(64, 64),
+        test=BitTest.of(64, 64, best_of=2),
+        readings=Readings(plain=BitTest.of(64, 64), without_interference=BitTest.of(60, 64)),
         triggered_alone=BitTest.of(64, 64),
         untriggered=BitTest.of(30, 64),
         vs_rate=rate,
         rs_rate=rate,
         tau=0.75,
-        decoys=(BitTest.of(31, 64),),
+        decoys=(BitTest.of(31, 64, best_of=2),),
         subpaths=(),
         inputs=(),
         seed=0,
@@ -156,7 +157,7 @@ def an_audit_report(*, ended: bool = False) -> AuditReport:
     """Four attacks: the mark withstood one, one ruined the model, one was not possible, and another may have ended the mark."""
 
     def measured(matches: int, loss: float) -> Measured:
-        test, rate = BitTest.of(matches, 64), Interval(value=1, low=0.9, high=1, draws=10)
+        test, rate = BitTest.of(matches, 64, best_of=2), Interval(value=1, low=0.9, high=1, draws=10)
         verdict = "match" if test.log10_p <= -9 else "no-match"
         return Measured(
             verdict=verdict,
