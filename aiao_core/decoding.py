@@ -147,7 +147,7 @@ def decode(watermark: Watermark, draws: Draws, baseline: Baseline, triggered: Me
     plain, sizes = torch.cat(answers), [len(answer) for answer in answers]
     left = without_interference(plain, torch.cat(interference, 1))
     for reading, bits in ((plain, decoded.plain), (left, decoded.without_interference)):
-        parts = reading.split(sizes), _clearest(reading).split(sizes)
+        parts = torch.split(reading, sizes), torch.split(_clearest(reading), sizes)
         for j, of_layer, chosen in zip(watermark.response_layers, *parts, strict=True):
             bits[j] = _signs(of_layer[chosen] * watermark.response_signs[j][chosen])
     return decoded

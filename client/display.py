@@ -124,7 +124,7 @@ def print_verdict(report: "Report") -> None:
     print_table(
         ["figure", "value", "95 % interval"],
         [
-            ["log10 p (exact)", f"{test.log10_p:.2f}", f"match at or below {report.max_log10_p:g}"],
+            ["log10 p", f"{test.log10_p:.2f}", f"match at or below {report.max_log10_p:g}"],
             ["matching bits", f"{test.matches} of {test.bits}", ""],
             ["VS-rate", f"{vs.value:.3f}", f"{vs.low:.3f} to {vs.high:.3f}"],
             ["RS-rate", f"{rs.value:.3f}", f"{rs.low:.3f} to {rs.high:.3f}"],

@@ -137,7 +137,7 @@ def test_verify_and_report_for_people(up, model_id):
     done = up.aiao("verify", "--model", model_id, "--report", "report.html", "marked.zip")
     assert done.returncode == 0
     assert "MATCH" in done.stdout
-    assert "log10 p (exact)" in done.stdout
+    assert "log10 p " in done.stdout
     assert "aiao.report" not in done.stdout
     assert (up.folder / "report.html").read_text().startswith("<!doctype html>")
     verification = re.search(r"ver_\w+", done.stdout).group()
