@@ -66,7 +66,7 @@ class VerificationOut(Schema):
     options: VerificationOptions
     status: JobState
     verdict: Verdict | None = Field(description="Null until the job is done.")
-    log10_p: float | None = Field(examples=[-153.2], description="log10 of the exact p-value.")
+    log10_p: float | None = Field(examples=[-153.2], description="log10 of the p-value of the exact test.")
     vs_rate: float | None
     rs_rate: float | None
     job_id: str
