@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
-from aiao_core.report import BitTest, Document, Frozen, Interval
+from aiao_core.report import READINGS, BitTest, Document, Frozen, Interval
 
 Outcome = Literal["withstood", "ended", "ruined", "no-model"]
 """Of an attack: the model is useful and matches; it is useful and does not; it is not useful; there is none to test."""
@@ -93,6 +93,8 @@ class AuditReport(Document):
     @model_validator(mode="after")
     def _outcomes_follow(self) -> "AuditReport":
         for measured in (self.published, *(attack.measured for attack in self.attacks if attack.measured)):
+            if (self.version >= 4) != (measured.test.best_of == READINGS):
+                raise ValueError("a test is not the better of the readings, or there were none to choose from")
             if (measured.test.log10_p <= self.max_log10_p) != (measured.verdict == "match"):
                 raise ValueError("a verdict does not follow from log10_p and its threshold")
             ratio = measured.loss / self.published.loss
