@@ -59,7 +59,7 @@ class BitTest(Frozen):
         1,
         ge=1,
         le=READINGS,
-        description="the test with the least chance of so many, their number times which log10_p is of; absent if there is one",
+        description="of so many tests this one has the least chance, which log10_p multiplies by their number; absent if alone",
         exclude_if=lambda value: value == 1,
     )
     log10_p: float = Field(le=0)
@@ -82,8 +82,14 @@ class Readings(Frozen):
     without_interference: BitTest = Field(description="less what the suspect answers to any trigger")
 
     @property
+    def plain_decides(self) -> bool:
+        """Whether the plain reading has the less or the same p."""
+        return self.plain.log10_p <= self.without_interference.log10_p
+
+    @property
     def best(self) -> BitTest:
-        better = min(self.plain, self.without_interference, key=lambda reading: reading.log10_p)
+        """The reading that decides, its p doubled, as there are two (Bonferroni)."""
+        better = self.plain if self.plain_decides else self.without_interference
         return BitTest.of(better.matches, better.bits, best_of=READINGS)
 
 

@@ -85,7 +85,7 @@ def verify(
         progress(Progress("decoys", end, options.decoys))
 
     readings = _readings(decoded)
-    test = readings.best
+    test, deciding = readings.best, decoded.plain if readings.plain_decides else decoded.without_interference
     right = [(watermark.response(j, triggered[j][draw : draw + 1]) > 0)[0] for draw, (_, j) in enumerate(draws.subpaths)]
     return Report(
         created_at=datetime.now(UTC),
@@ -97,7 +97,7 @@ def verify(
         suspect_form=subject.suspect_form,
         commitment=key.commitment,
         architecture=key.architecture.fingerprint,
-        layers=tuple(_layer_result(key, j, bits) for j, bits in _deciding(decoded).items()),
+        layers=tuple(_layer_result(key, j, bits) for j, bits in deciding.items()),
         trigger_layers=len(key.trigger_layers),
         strayed_channels=sum(places.strayed for places in alignment.values()) if alignment else None,
         test=test,
@@ -117,11 +117,6 @@ def verify(
 
 def _readings(decoded: Decoded) -> Readings:
     return Readings(plain=_test(decoded.plain), without_interference=_test(decoded.without_interference))
-
-
-def _deciding(decoded: Decoded) -> dict[int, Tensor]:
-    """The bits of the better reading."""
-    return min(decoded.plain, decoded.without_interference, key=lambda bits: _test(bits).log10_p)
 
 
 def _test(bits: dict[int, Tensor]) -> BitTest:

@@ -24,7 +24,7 @@ from aiao_core.embedding import embed
 from aiao_core.inputs import own_samples
 from aiao_core.key import OwnerKey, generate_seed
 from aiao_core.options import EmbeddingOptions, VerificationOptions
-from aiao_core.report import Report
+from aiao_core.report import READINGS, Report
 from aiao_core.statistics import log10_binomial_tail, randomised_p_value
 from aiao_core.training import Examples, fine_tune
 from aiao_core.verification import Subject, verify
@@ -115,7 +115,7 @@ def wrong_keys(name: str, denoiser: nn.Module, key: OwnerKey, count: int) -> Non
                 bits = torch.cat(list(reading.values()))
                 matches, total = int(bits.sum()), len(bits)
                 of_reading.append(randomised_p_value(matches, total, random.random()))
-                best = min(best, log10_binomial_tail(matches, total, best_of=2))
+                best = min(best, log10_binomial_tail(matches, total, READINGS))
     plain, without = (kstest(of_reading, "uniform").pvalue for of_reading in p_values)
     print(f"{len(p_values[0])} wrong keys on the {name}: best log10 p {best:.2f}, ", end="")
     print(f"Kolmogorov-Smirnov p of the plain reading {plain:.3f}, without interference {without:.3f}")

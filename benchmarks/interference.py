@@ -17,7 +17,7 @@ from aiao_core.attacks.thief import Thief
 from aiao_core.checkpoints import load_model
 from aiao_core.embedding import embed
 from aiao_core.key import OwnerKey
-from aiao_core.options import EmbeddingOptions, VerificationOptions
+from aiao_core.options import VerificationOptions
 from aiao_core.training import Examples
 from aiao_core.verification import Subject, verify
 from examples.emoji.data import MODEL, THIEF_CATEGORY, load_images
@@ -28,17 +28,13 @@ ATTACKS = ("magnitude-pruning-50", "full-fine-tuning-200-high-rate", "overwritin
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keys", type=int, nargs="+", default=[1])
-    parser.add_argument("--steps", type=int, help="embedding steps instead of the default")
-    parser.add_argument("--attacks", nargs="*", choices=sorted(CATALOGUE), metavar="ATTACK", default=ATTACKS)
-    arguments = parser.parse_args()
-    options = EmbeddingOptions(steps=arguments.steps) if arguments.steps else EmbeddingOptions()
     print(f"{'key':>3s}  {'suspect':32s} {'plain':>10s} {'without interference':>20s} {'test':>10s}")
-    for number in arguments.keys:
+    for number in parser.parse_args().keys:
         model = load_model(MODEL)
-        key = embed(model, sha256(f"aiao/benchmarks/interference/{number}".encode()).digest(), options=options).key
+        key = embed(model, sha256(f"aiao/benchmarks/interference/{number}".encode()).digest()).key
         show(number, "published", model.denoiser, key)
         thief = Thief(model, Examples(load_images(only=[THIEF_CATEGORY]), {}), seed=number)
-        for attack in arguments.attacks:
+        for attack in ATTACKS:
             show(number, attack, CATALOGUE[attack].attack(thief), key)
 
 

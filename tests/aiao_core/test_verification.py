@@ -12,6 +12,7 @@ from scipy.stats import binomtest, kstest, ttest_1samp
 from aiao_core import key as key_module
 from aiao_core.decoding import (
     CLEAREST,
+    Baseline,
     decode,
     decode_decoys,
     derived_seed,
@@ -219,6 +220,21 @@ def test_of_one_draw_nothing_is_known_and_what_never_varies_is_very_clear():
     assert standard_error(torch.ones(1, 3)).tolist() == standard_error(torch.ones(0, 3)).tolist() == [math.inf] * 3
     assert (1 / standard_error(torch.ones(4, 3))).numpy() == pytest.approx(1e6)
     assert (torch.zeros(3) / standard_error(torch.zeros(4, 3))).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_plain_reading_keeps_what_other_keys_triggers_set_off_too(tiny_model, tiny_key, seed):
+    """Some of the owner's answer under other keys' triggers looks like interference, and is taken out with the answer itself."""
+    random = torch.Generator().manual_seed(seed)
+    draws, watermark = make_draws(tiny_key, 100, random), Watermark(tiny_key, tiny_model.denoiser)
+    own = {j: torch.from_numpy(tiny_key.response_sign(j)).float() for j in watermark.response_layers}
+    noise = lambda sign: 0.3 * torch.randn(100, len(sign), generator=random)  # noqa: E731
+    share = 0.5 * torch.randn(100, 1, generator=random)
+    untriggered, others, triggered = ({j: noise(sign) + part * sign for j, sign in own.items()} for part in (0, share, 1))
+    decoded = decode(watermark, draws, Baseline(untriggered, others), triggered)
+    (plain, bits), (without, _) = (bits_of(decoded, reading) for reading in READINGS)
+    assert plain > 0.95 * bits
+    assert without < 0.9 * bits
 
 
 def test_decoys_that_share_a_pass_read_what_they_read_alone(tiny_model, tiny_key):
