@@ -59,7 +59,7 @@ class BitTest(Frozen):
         1,
         ge=1,
         le=READINGS,
-        description="of so many tests this one has the least chance, which log10_p multiplies by their number; absent if alone",
+        description="of so many tests this one has the least chance, which is multiplied by their number; absent if alone",
         exclude_if=lambda value: value == 1,
     )
     log10_p: float = Field(le=0)

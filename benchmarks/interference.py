@@ -28,8 +28,9 @@ ATTACKS = ("magnitude-pruning-50", "full-fine-tuning-200-high-rate", "overwritin
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keys", type=int, nargs="+", default=[1])
+    keys = parser.parse_args().keys
     print(f"{'key':>3s}  {'suspect':32s} {'plain':>10s} {'without interference':>20s} {'test':>10s}")
-    for number in parser.parse_args().keys:
+    for number in keys:
         model = load_model(MODEL)
         key = embed(model, sha256(f"aiao/benchmarks/interference/{number}".encode()).digest()).key
         show(number, "published", model.denoiser, key)
