@@ -224,7 +224,7 @@ def test_of_one_draw_nothing_is_known_and_what_never_varies_is_very_clear():
 
 @pytest.mark.parametrize("seed", range(20))
 def test_the_plain_reading_keeps_what_other_keys_triggers_set_off_too(tiny_model, tiny_key, seed):
-    """Some of the owner's answer under other keys' triggers looks like interference, and is taken out with the answer itself."""
+    """Some of the owner's answer under other keys' triggers looks like interference: the answer itself is taken out with it."""
     random = torch.Generator().manual_seed(seed)
     draws, watermark = make_draws(tiny_key, 100, random), Watermark(tiny_key, tiny_model.denoiser)
     own = {j: torch.from_numpy(tiny_key.response_sign(j)).float() for j in watermark.response_layers}
