@@ -32,6 +32,8 @@ def test_golden_reports_of_every_version_are_read(version):
     assert ("the clearest half" in page) == (version >= 3)
     assert ("answers to any trigger" in page) == (version >= 4)
     assert ("is doubled" in page) == (version >= 5)
+    said = f"{'at most ' if version >= 5 else ''}<b>{probability(report.test.log10_p)}</b>"
+    assert f"with a probability of {said}" in " ".join(page.split())
 
 
 def test_the_base_of_an_adapter_is_one_of_the_inputs(report):
