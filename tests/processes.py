@@ -1,5 +1,6 @@
 """Start the real parts of the system for tests: Redis, PostgreSQL databases, API, worker, reaper."""
 
+import itertools
 import os
 import signal
 import socket
@@ -28,10 +29,26 @@ PATIENCE = 60
 """Seconds until a part must be up. A limit against hanging, not a measurement."""
 
 
+def _ports() -> Iterator[int]:
+    """Ports of this process of the test run, around and around.
+
+    They lie below those that systems give to clients, so that none is taken before a slow server gets to listening at it.
+    """
+    each = 1000
+    first = 20000 + each * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    started = os.getpid() % each  # two runs at a time seldom meet
+    return itertools.islice(itertools.cycle(range(first, first + each)), started, None)
+
+
+_PORTS = _ports()
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    for port in _PORTS:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("the ports go around without an end")
 
 
 def wait_for(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:

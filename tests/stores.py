@@ -117,11 +117,18 @@ def _seaweed(folder: Path, identity: dict[str, object]) -> Iterator[str]:
 
 @contextmanager
 def _running(command: list[str], folder: Path, ready: Callable[[], object], **variables: str) -> Iterator[None]:
-    with (folder / "log").open("wb") as log:
+    log = folder / "log"
+    with log.open("wb") as file:
         environment = os.environ | variables
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+        process = subprocess.Popen(command, stdout=file, stderr=file, env=environment, start_new_session=True)
+
+    def lives_and_is_ready() -> object:
+        if process.poll() is not None:
+            pytest.fail(f"{command[0]} ended: {log.read_text()[-2000:]}")
+        return ready()
+
     try:
-        wait_for(ready, f"a store is not ready, see {folder}")
+        wait_for(lives_and_is_ready, f"a store is not ready, see {log}")
         yield
     finally:
         stop(process, signal.SIGKILL)
