@@ -2,7 +2,9 @@
 
     python -m benchmarks.load [--jobs 1000000] [--models 100000] [--seconds 5] [--api-workers 2]
 
-Real uvicorn workers on PostgreSQL, asked by wrk (Debian's package of that name), which shares the cores with them.
+Real uvicorn workers on PostgreSQL, asked by wrk (Debian's package of that name), which shares the cores with them. Machines
+differ, and one machine from day to day, by more than any change here: compare the ratios to a FastAPI application whose one call
+answers a constant.
 """
 
 import argparse
@@ -12,11 +14,13 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 import httpx
 import psycopg
+from fastapi import FastAPI
 from sqlalchemy import text
 from sqlalchemy.dialects import postgresql
 
@@ -85,13 +89,10 @@ def main() -> None:
         print(f"{chosen.jobs:,} jobs, {chosen.models:,} models; {chosen.api_workers} API processes, {CONNECTIONS} connections")
         plans(url)
         headers = {"Authorization": f"Bearer {token}"}
-        running.processes["api"].terminate()
-        running.processes["api"].wait()
-        running.start(
-            "api", "uvicorn", "--factory", "service.app:create_app", "--port", running.settings["AIAO_PORT"],
-            "--workers", str(chosen.api_workers), "--no-access-log",
-        )  # fmt: skip
-        wait_for(lambda: httpx.get(f"{running.url}/readyz", timeout=30).is_success, "the API is not ready")
+        serve(running, "benchmarks.load:constant", chosen.api_workers)
+        reference = wrk(running, "/readyz", {}, chosen.seconds)
+        print(f"a FastAPI application that answers a constant: {reference}")
+        serve(running, "service.app:create_app", chosen.api_workers)
         middle = f"{chosen.jobs // 2:026}"
         for name, path in {
             "poll a job": f"/v1/jobs/job_{middle}",
@@ -100,10 +101,32 @@ def main() -> None:
             "list models": "/v1/models?limit=50",
         }.items():
             assert httpx.get(running.url + path, headers=headers).status_code == 200
-            print(f"{name}: {wrk(running, path, headers, chosen.seconds)}")
+            answers = wrk(running, path, headers, chosen.seconds)
+            print(f"{name}: {answers}; {answers.rate / reference.rate:.2f} of the constant's")
         script = SUBMIT % (f"mdl_{1:026}", f"art_{1:026}")
-        print(f"submit a suspect: {wrk(running, '/', headers, chosen.seconds, script)}")
+        answers = wrk(running, "/", headers, chosen.seconds, script)
+        print(f"submit a suspect: {answers}; {answers.rate / reference.rate:.2f} of the constant's")
     dispatch()
+
+
+def constant() -> FastAPI:
+    """What the machine and the framework can do."""
+    app = FastAPI()
+
+    @app.get("/readyz")
+    def answer() -> dict[str, str]:
+        return {"state": "running"}
+
+    return app
+
+
+def serve(running: System, factory: str, processes: int) -> None:
+    """That application instead of the one before."""
+    running.processes["api"].terminate()
+    running.processes["api"].wait()
+    port = running.settings["AIAO_PORT"]
+    running.start("api", "uvicorn", "--factory", factory, "--port", port, "--workers", str(processes), "--no-access-log")
+    wait_for(lambda: httpx.get(f"{running.url}/readyz", timeout=30).is_success, "the API is not ready")
 
 
 @contextmanager
@@ -146,8 +169,26 @@ def plans(url: str) -> None:
     database.dispose()
 
 
-def wrk(running: System, path: str, headers: dict[str, str], seconds: int, script: str = "") -> str:
-    """Requests a second, with their range, and the time until an answer: medians of several runs of wrk.
+@dataclass(frozen=True)
+class Answers:
+    """Requests a second of each run; medians over the runs of the times until an answer, in ms; how many failed."""
+
+    rates: list[float]
+    half: float
+    most: float
+    refused: int
+
+    @property
+    def rate(self) -> float:
+        return statistics.median(self.rates)
+
+    def __str__(self) -> str:
+        told = f"{self.rate:.0f} requests/s ({min(self.rates):.0f} to {max(self.rates):.0f})"
+        return f"{told}, p50 {self.half:.0f} ms, p99 {self.most:.0f} ms" + (f", {self.refused} REFUSED" if self.refused else "")
+
+
+def wrk(running: System, path: str, headers: dict[str, str], seconds: int, script: str = "") -> Answers:
+    """Ask as fast as the answers come.
 
     The connections of a run are spread over the API's processes by chance: all of them may meet the same one.
     """
@@ -163,9 +204,8 @@ def wrk(running: System, path: str, headers: dict[str, str], seconds: int, scrip
         told = [subprocess.run(command, check=True, capture_output=True, text=True).stdout for _ in range(RUNS)]
     rates = [float(rate) for rate in re.findall(r"Requests/sec:\s+([\d.]+)", "".join(told))]
     half, most = (statistics.median(milliseconds(run, percentile) for run in told) for percentile in (50, 99))
-    refused = re.findall(r"Non-2xx or 3xx responses: (\d+)", "".join(told))
-    answered = f"{statistics.median(rates):.0f} requests/s ({min(rates):.0f} to {max(rates):.0f})"
-    return f"{answered}, p50 {half:.0f} ms, p99 {most:.0f} ms" + (f", {sum(map(int, refused))} REFUSED" if refused else "")
+    refused = sum(int(count) for count in re.findall(r"Non-2xx or 3xx responses: (\d+)", "".join(told)))
+    return Answers(rates, half, most, refused)
 
 
 def milliseconds(told: str, percentile: int) -> float:

@@ -72,7 +72,7 @@ def test_a_killed_worker_loses_nothing(fragile, owner, tmp_path):
 
 
 def test_a_worker_that_is_told_to_stop_hands_its_job_back(fragile, owner):
-    registration = owner.models.register(MODEL, name="handed back", options=OPTIONS | {"steps": 300})
+    registration = owner.models.register(MODEL, name="handed back", options=OPTIONS | {"steps": 150})
     job_id = registration.job.id
     for attempt in range(1, 7):  # more often than a job may fail
         wait_for(lambda: owner.jobs.get(job_id).attempt == attempt, f"no attempt {attempt}", 120)  # noqa: B023
