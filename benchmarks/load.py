@@ -3,8 +3,8 @@
     python -m benchmarks.load [--jobs 1000000] [--models 100000] [--seconds 5] [--api-workers 2]
 
 Real uvicorn workers on PostgreSQL, asked by wrk (Debian's package of that name), which shares the cores with them. Machines
-differ, and one machine from day to day, by more than any change here: compare the ratios to a FastAPI application whose one call
-answers a constant.
+differ, and one machine from day to day, by more than any change here: compare the ratios to a FastAPI application whose one
+call answers a constant.
 """
 
 import argparse
