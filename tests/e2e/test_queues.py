@@ -54,7 +54,7 @@ def owner(fleet) -> Iterator[Client]:
 
 @pytest.fixture(scope="module")
 def registered(owner):
-    registration = owner.models.register(MODEL, name="emoji", options=QUICK_EMBEDDING)
+    registration = owner.models.register(MODEL, name="emoji", options=QUICK_EMBEDDING | {"steps": 100})
     registration.job.wait()
     return registration
 
