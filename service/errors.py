@@ -1,7 +1,7 @@
 """Errors a client sees: RFC 9457 problem details, each with a stable slug as its type."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPMethod, HTTPStatus
 from typing import Any, ClassVar
 
@@ -12,6 +12,8 @@ from pydantic import BaseModel, Field
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
+
+from service.patterns import IN_WORDS
 
 logger = logging.getLogger(__name__)
 
@@ -213,4 +215,9 @@ def _allowed(request: Request) -> str:
 
 def _in_words(errors: Sequence[Any]) -> str:
     """Where and why a request does not fit, without repeating what was sent: it may be secret or no valid text."""
-    return "; ".join(f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}" for error in errors[:5])
+    return "; ".join(f"{'.'.join(str(part) for part in error['loc'])}: {_sentence(error)}" for error in errors[:5])
+
+
+def _sentence(error: Mapping[str, Any]) -> str:
+    """The framework's own, but for a regular expression."""
+    return IN_WORDS.get(error.get("ctx", {}).get("pattern"), str(error["msg"]))

@@ -12,13 +12,14 @@ from sqlalchemy.orm import Session
 from service.database import utc_now
 from service.errors import Conflict, IdempotencyKeyReused
 from service.jobs.tables import IdempotencyRecord
+from service.patterns import IDEMPOTENCY_KEY
 from service.tokens.dependencies import AnyCaller
 
 KeyHeader = Annotated[
     str | None,
     Header(
         alias="Idempotency-Key",
-        pattern=r"^[\x21-\x7e]{1,200}$",
+        pattern=IDEMPOTENCY_KEY,
         description="Any text of your choice. Repeating a call with the same key and body does nothing twice.",
     ),
 ]

@@ -7,6 +7,7 @@ from fastapi import Depends, Path, Query
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
 from service.ids import pattern
+from service.patterns import ANY_ID
 
 Item = TypeVar("Item")
 
@@ -47,7 +48,7 @@ SecretKey = Annotated[
 Name = Annotated[str, Field(min_length=1, max_length=200, examples=["emoji-v1"]), AfterValidator(_printable)]
 Limit = Annotated[int, Query(ge=1, le=200, description="Items on one page.")]
 Order = Annotated[Literal["newest", "oldest"], Query(description="Which come first.")]
-Cursor = Annotated[str | None, Query(pattern=r"^[a-z]{3}_[0-9a-z]{26}$", description="`next_cursor` of the last page.")]
+Cursor = Annotated[str | None, Query(pattern=ANY_ID, description="`next_cursor` of the last page.")]
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,13 @@ from fastapi import APIRouter, Query
 from service.activity.repository import ActivityRepository
 from service.activity.schemas import ActivityOut
 from service.errors import responses
+from service.patterns import ANY_ID
 from service.schemas import Page, PageQuery
 from service.tokens.dependencies import Admin, PlatformDep
 
 router = APIRouter(prefix="/v1/activity", tags=["activity"])
 
-Subject = Annotated[
-    str | None, Query(pattern=r"^[a-z]{3}_[0-9a-z]{26}$", description="Only what was done to this model, job, token, …")
-]
+Subject = Annotated[str | None, Query(pattern=ANY_ID, description="Only what was done to this model, job, token, …")]
 
 
 @router.get("", summary="Who did what", responses=responses(401, 403, 422))

@@ -9,10 +9,11 @@ from starlette.requests import ClientDisconnect
 from service.activity.service import record
 from service.artifacts import service
 from service.artifacts.repository import ArtifactRepository
-from service.artifacts.schemas import SHA256, ArtifactOut
+from service.artifacts.schemas import ArtifactOut
 from service.errors import InvalidArtifact, UploadTooLarge, responses
 from service.etags import PreconditionDep, conditional, weak
 from service.idempotency import Idempotency, IdempotentUpload
+from service.patterns import SHA256
 from service.platform import Platform
 from service.schemas import ArtifactId, Name, Page, PageQuery
 from service.tokens.dependencies import PlatformDep, Reader, Writer

@@ -7,7 +7,6 @@ from pydantic import Field
 
 from service.schemas import Schema
 
-SHA256 = "^[0-9a-f]{64}$"
 Kind = Literal["archive", "safetensors", "pickle", "gguf", "images"]
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from service.artifacts.schemas import SHA256
 from service.errors import BadRequest
+from service.patterns import SHA256
 from service.schemas import Name
 
 ALGORITHMS = ("sha1", "sha256", "sha512")

@@ -4,7 +4,9 @@ from typing import get_args
 import httpx
 import pytest
 
+from aiao_core.key import DIGEST
 from service.ids import new_id
+from service.patterns import IN_WORDS
 from service.tokens.schemas import Scope
 from tests.service import rows
 from tests.service.calls import TUS, Owned, files, post, problem, register, send, upload
@@ -227,6 +229,35 @@ def test_an_unknown_method_is_a_problem_that_says_where_to_look_and_what_the_pat
 def test_a_malformed_identifier_is_named(http):
     for path in ("/v1/models/1", "/v1/models/job_" + "0" * 26, "/v1/jobs/%00", "/v1/models/mdl_" + "0" * 26 + "%0A"):
         assert "path" in problem(http.get(path), 422, "invalid-request")
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/v1/audits/aud_1", "path.audit_id: the identifier of an audit is aud_ and 26 digits and small letters"),
+        (
+            "/v1/verifications?model_id=emoji",
+            "query.model_id: the identifier of a model is mdl_ and 26 digits and small letters",
+        ),
+        ("/v1/models?cursor=2", "query.cursor: an identifier is three letters, _, and 26 digits and small letters"),
+        ("/v1/artifacts?sha256=1234", "query.sha256: a SHA-256 digest is 64 hexadecimal digits in lower case"),
+    ],
+)
+def test_what_an_identifier_looks_like_is_said_in_words(http, path, said):
+    assert said == problem(http.get(path), 422, "invalid-request")
+
+
+def test_every_pattern_of_the_document_has_words(api):
+    def patterns(part: object) -> set[str]:
+        if isinstance(part, list):
+            return set().union(*map(patterns, part))
+        if not isinstance(part, dict):
+            return set()
+        own = {part["pattern"]} if isinstance(part.get("pattern"), str) else set()
+        return own.union(*map(patterns, part.values()))
+
+    in_answers_alone = {DIGEST}
+    assert patterns(httpx.get(f"{api.url}/openapi.json").json()) - in_answers_alone == set(IN_WORDS)
 
 
 @pytest.mark.parametrize("body", ["", "{", "[]", "null", '{"name": "a"}', '{"name": 1e999, "artifact_id": "x"}', "[" * 100_000])
