@@ -128,7 +128,7 @@ def print_verdict(report: "Report") -> None:
             ["matching bits", f"{test.matches} of {test.bits}", ""],
             ["VS-rate", f"{vs.value:.3f}", f"{vs.low:.3f} to {vs.high:.3f}"],
             ["RS-rate", f"{rs.value:.3f}", f"{rs.low:.3f} to {rs.high:.3f}"],
-            ["without the trigger", f"{report.untriggered.log10_p:.2f}", "control"],
+            ["without the trigger", f"{report.untriggered.log10_p:.2f}", "no part of the verdict"],
             [f"best of {len(report.decoys)} decoy keys", f"{best_decoy:.2f}", "control"],
             ["seed", str(report.seed), ""],
         ],
