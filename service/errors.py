@@ -179,7 +179,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     def validation_error(_: Request, error: RequestValidationError) -> JSONResponse:
-        return problem(422, "invalid-request", _in_words(error.errors()))
+        return invalid_request(error)
 
     @app.exception_handler(HTTPException)
     def http_error(request: Request, error: HTTPException) -> JSONResponse:
@@ -200,6 +200,10 @@ def install(app: FastAPI) -> None:
     def database_away(_: Request, error: OperationalError) -> JSONResponse:
         logger.error("the database does not answer: %s", error.orig)
         return problem(503, "not-ready", "the database does not answer; try again in a moment", {"Retry-After": "2"})
+
+
+def invalid_request(error: RequestValidationError) -> JSONResponse:
+    return problem(422, "invalid-request", _in_words(error.errors()))
 
 
 def _allowed(request: Request) -> str:

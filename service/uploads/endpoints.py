@@ -11,10 +11,19 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 
 from service.activity.service import record
-from service.errors import Conflict, ServiceError, UnsupportedMediaType, UnsupportedTusVersion, UploadTooLarge, responses
+from service.errors import (
+    Conflict,
+    ServiceError,
+    UnsupportedMediaType,
+    UnsupportedTusVersion,
+    UploadTooLarge,
+    invalid_request,
+    responses,
+)
 from service.schemas import UploadId, header
 from service.tokens.dependencies import PlatformDep, Reader, Writer
 from service.uploads import service
@@ -40,6 +49,8 @@ class TusRoute(APIRoute):
             except ServiceError as error:
                 error.headers = error.headers | {"Tus-Resumable": VERSION}
                 raise
+            except RequestValidationError as error:
+                response = invalid_request(error)
             response.headers["Tus-Resumable"] = VERSION
             return response
 

@@ -228,6 +228,7 @@ def test_a_header_that_cannot_be_used_is_named(http, headers, status, slug):
     upload_id = begin(http, 1000)
     answer = append(http, upload_id, b"a", **headers)
     assert next(iter(headers)).lower() in problem(answer, status, slug).lower()
+    assert answer.headers["tus-resumable"] == "1.0.0"
     assert where(http, upload_id) == (0, None)
 
 
