@@ -203,6 +203,7 @@ def install(app: FastAPI) -> None:
 
 
 def invalid_request(error: RequestValidationError) -> JSONResponse:
+    """The 422 of a request that does not fit the OpenAPI document."""
     return problem(422, "invalid-request", _in_words(error.errors()))
 
 

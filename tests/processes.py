@@ -29,26 +29,29 @@ PATIENCE = 60
 """Seconds until a part must be up. A limit against hanging, not a measurement."""
 
 
+PORTS = 1000
+"""So many each process of a test run has for itself."""
+
+
 def _ports() -> Iterator[int]:
     """Ports of this process of the test run, around and around.
 
     They lie below those that systems give to clients, so that none is taken before a slow server gets to listening at it.
     """
-    each = 1000
-    first = 20000 + each * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    started = os.getpid() % each  # two runs at a time seldom meet
-    return itertools.islice(itertools.cycle(range(first, first + each)), started, None)
+    first = 20000 + PORTS * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    started = os.getpid() % PORTS  # two runs at a time seldom meet
+    return itertools.islice(itertools.cycle(range(first, first + PORTS)), started, None)
 
 
 _PORTS = _ports()
 
 
 def free_port() -> int:
-    for port in _PORTS:
+    for port in itertools.islice(_PORTS, PORTS):
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
-    raise AssertionError("the ports go around without an end")
+    raise RuntimeError("all ports of this process of the test run are taken")
 
 
 def wait_for(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
