@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers.utils import logging
 from torch import nn
 
 from aiao_core.schedules import Diffusion
@@ -73,6 +74,7 @@ def main() -> None:
     pipeline = DDPMPipeline(denoiser.half(), scheduler)
     pipeline.save_pretrained(arguments.out)
 
+    logging.disable_progress_bar()
     pipeline = DDPMPipeline.from_pretrained(arguments.out)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
