@@ -17,7 +17,7 @@ from client.artifacts import DIRECT_BYTES
 from service.direct_uploads.service import PART_BYTES
 from tests.faults import Wire
 from tests.http_server import Handler, serving
-from tests.processes import System, free_port, stop, system
+from tests.processes import System, free_port, stop, system, wait_for
 from tests.service import uploads
 
 SIZE = DIRECT_BYTES + 1000
@@ -74,7 +74,9 @@ def test_a_large_file_goes_to_the_bucket(running, client, large):
     assert (artifact.filename, artifact.size, artifact.kind) == ("large.tar", SIZE, "archive")
     assert artifact.sha256 == sha256(large.read_bytes()).hexdigest()
     assert moved == [(min(SIZE, number * PART_BYTES), SIZE) for number in range(1, PARTS + 1)]
-    assert calls(running, "/v1/direct-uploads/{direct_upload_id}/complete") == 1
+    complete = "/v1/direct-uploads/{direct_upload_id}/complete"
+    wait_for(lambda: calls(running, complete), "the log, which follows the answer, does not name the call")
+    assert calls(running, complete) == 1
     assert calls(running, "/v1/uploads") == 0
 
 

@@ -58,10 +58,15 @@ def figures(*texts: str) -> set[str]:
     return {sample.name for text in texts for family in text_string_to_metric_families(text) for sample in family.samples}
 
 
-def test_the_dashboard_asks_for_figures_that_there_are(production, owner, registered):
+@pytest.mark.usefixtures("registered")
+def test_the_dashboard_asks_for_figures_that_there_are(production, owner):
     """After a run: the API's figures and the worker's."""
-    owner.jobs.get(registered.job.id)
-    worker = httpx.get(f"http://127.0.0.1:{production.settings['AIAO_METRICS_PORT']}/metrics").text
+
+    def of_the_worker() -> str:
+        return httpx.get(f"http://127.0.0.1:{production.settings['AIAO_METRICS_PORT']}/metrics").text
+
+    wait_for(lambda: "aiao_job_seconds_bucket" in of_the_worker(), "the worker counts no job")  # a moment after its end
+    worker = of_the_worker()
     job = owner.models.register(MODEL, name="queued", options={"steps": 100_000}).job
     known = figures(httpx.get(f"{production.url}/metrics").text, worker)
     owner.jobs.cancel(job.id)

@@ -65,7 +65,13 @@ def verified(owner: Client, model_id: str) -> str:
 
 
 def workers_of(fleet: System, job_id: str) -> list[str]:
-    return [name for name in ("small", "large") if f"{job_id}: " in fleet.log(name)]
+    """The workers whose logs tell of this finished job, which they do a moment after its end can be seen."""
+
+    def found() -> list[str]:
+        return [name for name in ("small", "large") if f"{job_id}: " in fleet.log(name)]
+
+    wait_for(found, "no worker tells of the job")
+    return found()
 
 
 def change(fleet: System, job_id: str, assignment: str) -> None:

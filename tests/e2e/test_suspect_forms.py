@@ -14,6 +14,7 @@ from aiao_core.report import Report
 from client import JobFailed
 from examples.emoji.data import MODEL
 from tests.hub import COMMIT
+from tests.processes import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,8 @@ def test_a_repository_of_the_hub(production, owner, registered, published, our_h
     assert verification.suspect_name == report.suspect_name == f"hf://thief/copied-model@{COMMIT}"
     assert verification.suspect_sha256 == report.inputs[0].sha256
     assert "setup.py" not in our_hub.fetched
-    assert not list((production.data_dir / "scratch").iterdir())
+    scratch = production.data_dir / "scratch"
+    wait_for(lambda: not list(scratch.iterdir()), "the scratch folder of a job that is done stays")
 
 
 def test_a_repository_that_cannot_be_fetched(owner, registered, our_hub):
