@@ -15,6 +15,7 @@ from examples.emoji.data import MODEL
 from tests.processes import postgres_database, private_redis, stop, system, wait_for
 
 OPTIONS = {"steps": 100, "batch_size": 8, "samples": 16, "layers": 12, "checkpoint_every": 8}
+MAX_ATTEMPTS = 3
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,13 @@ def fragile(tmp_path_factory):
     with (
         postgres_database() as database,
         private_redis() as broker,
-        system(tmp_path_factory.mktemp("fragile"), database_url=database, broker_url=broker, AIAO_GRACE_SECONDS="1") as running,
+        system(
+            tmp_path_factory.mktemp("fragile"),
+            database_url=database,
+            broker_url=broker,
+            AIAO_GRACE_SECONDS="1",
+            AIAO_MAX_ATTEMPTS=str(MAX_ATTEMPTS),
+        ) as running,
     ):
         running.start_worker()
         yield running
@@ -72,9 +79,9 @@ def test_a_killed_worker_loses_nothing(fragile, owner, tmp_path):
 
 
 def test_a_worker_that_is_told_to_stop_hands_its_job_back(fragile, owner):
-    registration = owner.models.register(MODEL, name="handed back", options=OPTIONS | {"steps": 150})
+    registration = owner.models.register(MODEL, name="handed back", options=OPTIONS)
     job_id = registration.job.id
-    for attempt in range(1, 7):  # more often than a job may fail
+    for attempt in range(1, MAX_ATTEMPTS + 2):  # more often than a job may fail
         wait_for(lambda: owner.jobs.get(job_id).attempt == attempt, f"no attempt {attempt}", 120)  # noqa: B023
         wait_for(lambda: embedding_step(owner, job_id) > 0, "the embedding does not get going", 120)
         fragile.processes["worker"].send_signal(signal.SIGTERM)
@@ -102,7 +109,7 @@ def test_a_canceled_embedding_stops_and_the_worker_goes_on(fragile, owner):
 
 def test_a_job_that_kills_every_worker_fails_in_the_end(fragile, owner):
     registration = owner.models.register(MODEL, name="poison", options=OPTIONS | {"steps": 100_000})
-    for attempt in range(1, 6):
+    for attempt in range(1, MAX_ATTEMPTS + 1):
         wait_for(lambda: owner.jobs.get(registration.job.id).attempt == attempt, f"no attempt {attempt}", 120)  # noqa: B023
         os.killpg(fragile.processes["worker"].pid, signal.SIGKILL)
         fragile.processes["worker"].wait()
