@@ -15,6 +15,7 @@ from examples.emoji.data import MODEL
 from tests.processes import postgres_database, private_redis, stop, system, wait_for
 
 OPTIONS = {"steps": 100, "batch_size": 8, "samples": 16, "layers": 12, "checkpoint_every": 8}
+SLIGHT = {"draws": 2, "decoys": 0}
 MAX_ATTEMPTS = 3
 
 
@@ -103,7 +104,7 @@ def test_a_canceled_embedding_stops_and_the_worker_goes_on(fragile, owner):
     wait_for(lambda: not leftovers(fragile), "scratch files or a training checkpoint stay behind", 10)
 
     ready = next(model for model in owner.models.list() if model.name == "emoji")
-    submission = owner.verifications.create(ready.id, MODEL)
+    submission = owner.verifications.create(ready.id, MODEL, options=SLIGHT)
     assert submission.job.wait().state == "succeeded"
 
 
@@ -126,8 +127,9 @@ def test_a_ring_that_redis_forgot_is_repeated(fragile, owner):
 
     stop(fragile.processes["worker"])
     ready = next(model for model in owner.models.list() if model.name == "emoji")
-    submission = owner.verifications.create(ready.id, MODEL)
+    submission = owner.verifications.create(ready.id, MODEL, options=SLIGHT)
     with redis.Redis.from_url(fragile.settings["AIAO_BROKER_URL"]) as broker:
         broker.flushall()
+    fragile.change_job(submission.job.id, "rung_at = now() - interval '1 hour'")
     fragile.start_worker()
     assert submission.job.wait().state == "succeeded"

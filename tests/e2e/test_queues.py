@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import httpx
-import psycopg
 import pytest
 import redis
 
@@ -74,11 +73,6 @@ def workers_of(fleet: System, job_id: str) -> list[str]:
     return found()
 
 
-def change(fleet: System, job_id: str, assignment: str) -> None:
-    with psycopg.connect(fleet.settings["AIAO_DATABASE_URL"].replace("+psycopg", "")) as connection:
-        connection.execute(f"UPDATE jobs SET {assignment} WHERE id = %s", [job_id])
-
-
 def waiting(fleet: System, queue: str) -> bool:
     label = f'kind="embed",queue="{fleet.settings["AIAO_QUEUE"]}.{queue}",state="queued"'
     return f"aiao_jobs{{{label}}} 1.0" in httpx.get(f"{fleet.url}/metrics").text
@@ -114,7 +108,7 @@ def test_a_large_job_waits_for_a_large_worker_while_small_ones_are_done_and_a_lo
         with redis.Redis.from_url(broker_url) as broker:
             assert broker.llen(queue)  # the reaper may have rung again
             broker.flushall()
-            change(fleet, job.id, "rung_at = now() - interval '1 hour'")
+            fleet.change_job(job.id, "rung_at = now() - interval '1 hour'")
             wait_for(lambda: broker.llen(queue), "the reaper does not ring")
     fleet.start_worker("large", queue)
     wait_for(lambda: owner.jobs.get(job.id).finished, "nobody takes the job")
@@ -126,7 +120,7 @@ def test_a_job_of_which_nobody_knows_what_it_needs_goes_to_the_largest_worker(fl
     for name in ("small", "large"):
         stop(fleet.processes[name])
     job = owner.verifications.create(registered.model.id, MODEL, options=SLIGHT).job
-    change(fleet, job.id, "memory_bytes = NULL, rung_at = now() - interval '1 hour'")
+    fleet.change_job(job.id, "memory_bytes = NULL, rung_at = now() - interval '1 hour'")
     assert owner.jobs.get(job.id).memory_bytes is None
     fleet.start_worker("large", f"{fleet.settings['AIAO_QUEUE']}.large")
     job.wait()
