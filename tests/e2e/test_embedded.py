@@ -183,13 +183,13 @@ def test_ctrl_c_during_an_embedding_loses_nothing(up, model_id):
         embedding = job["progress"] and job["progress"]["stage"] == "embedding" and job["attempt"] == attempt
         return job["progress"]["step"] if embedding else 0
 
-    wait_for(lambda: steps(1) >= 10, "the embedding does not get going", 120)
+    wait_for(lambda: steps(1) >= 50, "the embedding does not get going", 120)
     before = steps(1)
     assert up.interrupt() == 0
     assert up.processes() == []
     up.start()
     seen = []
-    wait_for(lambda: seen.append(steps(2)) or seen[-1] > before + 100, "the embedding does not go on", 180)
+    wait_for(lambda: seen.append(steps(2)) or seen[-1] > before, "the embedding does not go on", 180)
     assert min(step for step in seen if step) >= before - before % 5
     assert up.aiao("jobs", "cancel", job_id).returncode == 0
 
