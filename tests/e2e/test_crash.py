@@ -12,11 +12,11 @@ from aiao_core.key import decode_secret
 from aiao_core.options import EmbeddingOptions
 from client import JobCanceled
 from examples.emoji.data import MODEL
+from tests.conftest import QUICK_VERIFICATION
 from tests.processes import postgres_database, private_redis, stop, system, wait_for
 
 OPTIONS = {"steps": 100, "batch_size": 8, "samples": 16, "layers": 12, "checkpoint_every": 8}
-SLIGHT = {"draws": 2, "decoys": 0}
-MAX_ATTEMPTS = 3
+MAX_ATTEMPTS = 2
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_a_killed_worker_loses_nothing(fragile, owner, tmp_path):
 
 
 def test_a_worker_that_is_told_to_stop_hands_its_job_back(fragile, owner):
-    registration = owner.models.register(MODEL, name="handed back", options=OPTIONS)
+    registration = owner.models.register(MODEL, name="handed back", options=OPTIONS | {"steps": 200})
     job_id = registration.job.id
     for attempt in range(1, MAX_ATTEMPTS + 2):  # more often than a job may fail
         wait_for(lambda: owner.jobs.get(job_id).attempt == attempt, f"no attempt {attempt}", 120)  # noqa: B023
@@ -104,7 +104,7 @@ def test_a_canceled_embedding_stops_and_the_worker_goes_on(fragile, owner):
     wait_for(lambda: not leftovers(fragile), "scratch files or a training checkpoint stay behind", 10)
 
     ready = next(model for model in owner.models.list() if model.name == "emoji")
-    submission = owner.verifications.create(ready.id, MODEL, options=SLIGHT)
+    submission = owner.verifications.create(ready.id, MODEL, options=QUICK_VERIFICATION)
     assert submission.job.wait().state == "succeeded"
 
 
@@ -127,7 +127,7 @@ def test_a_ring_that_redis_forgot_is_repeated(fragile, owner):
 
     stop(fragile.processes["worker"])
     ready = next(model for model in owner.models.list() if model.name == "emoji")
-    submission = owner.verifications.create(ready.id, MODEL, options=SLIGHT)
+    submission = owner.verifications.create(ready.id, MODEL, options=QUICK_VERIFICATION)
     with redis.Redis.from_url(fragile.settings["AIAO_BROKER_URL"]) as broker:
         broker.flushall()
     fragile.change_job(submission.job.id, "rung_at = now() - interval '1 hour'")

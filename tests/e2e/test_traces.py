@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from examples.emoji.data import MODEL
+from tests.conftest import QUICK_VERIFICATION
 from tests.processes import wait_for
 
 SERVER, CLIENT, PRODUCER, CONSUMER = 2, 3, 4, 5
@@ -44,7 +45,7 @@ def verify(owner, registered):
     artifact = owner.artifacts.upload(MODEL)
 
     def submit(headers: dict[str, str]) -> str:
-        body = {"model_id": registered.model.id, "artifact_id": artifact.id, "options": {"draws": 2, "decoys": 0}}
+        body = {"model_id": registered.model.id, "artifact_id": artifact.id, "options": QUICK_VERIFICATION}
         return owner.send("POST", "/v1/verifications", json=body, headers=headers).json()["job"]["id"]
 
     return submit
