@@ -5,17 +5,22 @@ from pathlib import Path
 
 from client.display import err
 from client.errors import ClientError
+from client.output_files import check_output, output
 
 
-def check_report_file(file: Path) -> None:
-    """Raise :class:`ClientError` for a place where no report can be saved, before the work that makes one."""
+def check_report_file(file: Path, *, force: bool = False) -> None:
+    """Raise :class:`ClientError` for a place where no report can be saved, before the work that makes one.
+
+    A file that exists is such a place without ``force``, and a key file always.
+    """
     if file.suffix not in (".html", ".json"):
         raise ClientError(f"{file} is neither .html nor .json; the report can be saved as these")
-    if not file.parent.is_dir():
-        raise ClientError(f"{file.parent} is no folder; name a place for the report that exists")
+    check_output(file, force=force)
 
 
-def save_report(file: Path, page: Callable[[], str], json: Callable[[], str]) -> None:
-    """Write the report in the form that ``file``'s suffix names."""
-    file.write_text(page() if file.suffix == ".html" else json(), encoding="utf-8")
+def save_report(file: Path, page: Callable[[], str], json: Callable[[], str], *, force: bool = False) -> None:
+    """Write the report in the form that ``file``'s suffix names, under the conditions of :func:`check_report_file`."""
+    text = page() if file.suffix == ".html" else json()
+    with output(file, force=force) as opened:
+        opened.write(text.encode())
     err.print(f"Report saved to {file}")

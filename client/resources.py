@@ -2,10 +2,10 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from aiao_core.digests import sha256_file
 from aiao_core.hub import SCHEME
 from client.artifacts import check_exists
 from client.documents import (
@@ -20,6 +20,7 @@ from client.documents import (
 )
 from client.errors import ClientError
 from client.http import check, is_passing, reachable, read
+from client.output_files import check_output, output
 from client.resource import CHUNK, RECONNECT_SECONDS, RECONNECT_TRIES, Bytes, Resource
 
 
@@ -69,28 +70,28 @@ class Models(Resource):
         document = read(PublicKeyDocument, self._client.get(f"/v1/models/{model_id}/key").content)
         return document.model_dump(mode="json")
 
-    def download(self, model_id: str, target: str | Path, *, progress: Bytes | None = None) -> Path:
-        """Save the watermarked checkpoint, a diffusers pipeline folder as .zip, and check its SHA-256."""
+    def download(self, model_id: str, target: str | Path, *, overwrite: bool = True, progress: Bytes | None = None) -> Path:
+        """Save the watermarked checkpoint, a diffusers pipeline folder as .zip, and check its SHA-256.
+
+        Until all of it is there and right, it lies beside ``target`` under a name of its own. A key file is never overwritten.
+        """
         target = Path(target)
-        partial = target.with_name(target.name + ".partial")
-        try:
-            with reachable(self._client.url), self._client.http.stream("GET", f"/v1/models/{model_id}/checkpoint") as answer:
-                check(answer)
-                expected = self.get(model_id).checkpoint
-                if expected is None:  # never of an AIAO service, which has just answered with one
-                    raise ClientError(f"{model_id} has no checkpoint")
-                done = 0
-                with partial.open("wb") as file:
-                    for chunk in answer.iter_bytes(CHUNK):
-                        file.write(chunk)
-                        done += len(chunk)
-                        if progress:
-                            progress(done, expected.size)
-            if sha256_file(partial) != expected.sha256:
-                raise ClientError("the download was damaged on the way; try again")
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+        check_output(target, force=overwrite)
+        with reachable(self._client.url), self._client.http.stream("GET", f"/v1/models/{model_id}/checkpoint") as answer:
+            check(answer)
+            expected = self.get(model_id).checkpoint
+            if expected is None:  # never of an AIAO service, which has just answered with one
+                raise ClientError(f"{model_id} has no checkpoint")
+            done, digest = 0, sha256()
+            with output(target, force=overwrite) as file:
+                for chunk in answer.iter_bytes(CHUNK):
+                    file.write(chunk)
+                    digest.update(chunk)
+                    done += len(chunk)
+                    if progress:
+                        progress(done, expected.size)
+                if digest.hexdigest() != expected.sha256:
+                    raise ClientError("the download was damaged on the way; try again")
         return target
 
 

@@ -8,7 +8,7 @@ import typer
 from aiao_core.audit_options import ATTACKS, Preset
 from client import keyfile
 from client.api import Client
-from client.commands.models import Json, ModelId
+from client.commands.models import Force, Json, ModelId
 from client.display import follow, out, print_table, transfer
 from client.errors import ClientError
 from client.report_files import check_report_file, save_report
@@ -32,6 +32,7 @@ def audit(
         Path | None, typer.Option(help="The owner's key file, if the service does not keep the model's key.")
     ] = None,
     report_file: Annotated[Path | None, typer.Option("--report", help="Save the report: .html or .json.")] = None,
+    force: Force = False,
     seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of attacks and draws; default 0.")] = None,
     draws: Annotated[int | None, typer.Option(min=1, max=100_000, help="Monte Carlo draws for each attacked model.")] = None,
     json: Json = False,
@@ -45,7 +46,7 @@ def audit(
     if unknown := [name for name in attack or [] if name not in ATTACKS]:
         raise ClientError(f"there is no attack {unknown[0]}; there are {', '.join(ATTACKS)}")
     if report_file:
-        check_report_file(report_file)
+        check_report_file(report_file, force=force)
     given = {"seed": seed, "draws": draws}
     options = {name: value for name, value in given.items() if value is not None}
     chosen: dict[str, Any] = {"attacks": attack} if attack else {"preset": preset or "quick"}
@@ -63,7 +64,7 @@ def audit(
     else:
         print_audit(result)
     if report_file:
-        _save(result, report_file)
+        _save(result, report_file, force=force)
     raise typer.Exit(ENDED if result.summary.ended_by else WITHSTOOD)
 
 
@@ -95,7 +96,7 @@ def print_audit(report: "AuditReport") -> None:
         out.print(f"{len(summary.ruined)} ruined the model: quality loss of {report.max_quality_loss:.0%} or more")
 
 
-def _save(result: "AuditReport", file: Path) -> None:
+def _save(result: "AuditReport", file: Path, *, force: bool) -> None:
     from aiao_core.audit_html import to_html
 
-    save_report(file, lambda: to_html(result), result.to_json)
+    save_report(file, lambda: to_html(result), result.to_json, force=force)

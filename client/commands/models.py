@@ -11,10 +11,12 @@ from client import keyfile
 from client.api import Client
 from client.display import err, follow, out, print_json, print_table, transfer
 from client.errors import ClientError
+from client.output_files import check_output
 
 app = typer.Typer(help="Register models and get their watermarked checkpoints.", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, and no progress.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the file if there is one already; a key file never is.")]
 Custody = Literal["service", "owner"]
 ModelId = Annotated[str, typer.Argument(help="The model's identifier, mdl_….")]
 
@@ -106,12 +108,14 @@ def show(model: ModelId, json: Json = False) -> None:
 def download(
     model: ModelId,
     to: Annotated[Path | None, typer.Option(help="File to write; default MODEL.zip.")] = None,
+    force: Force = False,
     json: Json = False,
 ) -> None:
     """Save the watermarked checkpoint, the one to publish."""
     target = to or Path(f"{model}.zip")
+    check_output(target, force=force)  # here, so that no service is needed to refuse it
     with Client() as client, transfer("download", quiet=json) as moved:
-        client.models.download(model, target, progress=moved)
+        client.models.download(model, target, overwrite=force, progress=moved)
     print_json({"path": str(target)}) if json else out.print(f"Saved {target}")
 
 

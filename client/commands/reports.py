@@ -7,7 +7,7 @@ import typer
 
 from client.api import Client
 from client.commands import audits, verifications
-from client.commands.models import Json
+from client.commands.models import Force, Json
 from client.display import out, print_verdict
 from client.report_files import check_report_file, save_report
 from client.resources import Audits, Verifications
@@ -16,17 +16,18 @@ from client.resources import Audits, Verifications
 def report(
     subject: Annotated[str, typer.Argument(help="The verification or audit, ver_… or aud_….")],
     to: Annotated[Path | None, typer.Option(help="Save the report: .html or .json.")] = None,
+    force: Force = False,
     json: Json = False,
 ) -> None:
     """Show or save the report of a finished verification or audit."""
     if to:
-        check_report_file(to)
+        check_report_file(to, force=force)
     audit = subject.startswith("aud_")
     with Client() as client:
         reports: Audits | Verifications = client.audits if audit else client.verifications
         text = reports.report(subject)
         if to:
-            save_report(to, lambda: reports.report_html(subject), lambda: text)
+            save_report(to, lambda: reports.report_html(subject), lambda: text, force=force)
     if json:
         out.print(text, end="")
     elif to is None and audit:
