@@ -17,12 +17,14 @@ import threading
 import time
 import tomllib
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
 import platformdirs
 
 from service.activity.service import OPERATOR, record
+from service.folder_lock import FolderInUse, FolderLock
 from service.key_encryption import VaultError
 from service.platform import Platform
 from service.settings import InvalidSettings, Settings, read_settings
@@ -35,6 +37,19 @@ TENANT = "default"
 START_SECONDS = 60
 STOP_SECONDS = 10
 PR_SET_PDEATHSIG = 1
+
+WORKER_MODULES = (
+    "accelerate",
+    "diffusers",
+    "gguf",
+    "huggingface_hub",
+    "peft",
+    "PIL",
+    "safetensors",
+    "torch",
+    "transformers",
+)
+"""What the extra ``worker`` installs; a worker that lacks one of them dies at its start, again and again."""
 
 
 class StartFailed(Exception):
@@ -90,32 +105,49 @@ def config_file() -> Path:
 
 
 def main() -> int:
-    """Start everything, wait for Ctrl-C or SIGTERM, stop everything. 1 if a part does not start."""
+    """Start everything, wait for Ctrl-C or SIGTERM, stop everything. 1 if a part does not start, 2 if one is not installed."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if missing := [name for name in WORKER_MODULES if not _is_installed(name)]:
+        names = ", ".join(missing)
+        logger.error("aiao: the worker cannot start without %s, not installed here; run: pip install 'aiao[worker]'", names)
+        return 2
     for name in ("httpx", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
     processes: list[Process] = []
+    lock: FolderLock | None = None
     try:
         settings = read_settings()
-        settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = FolderLock(settings.data_dir)  # before anything that would take the place of a running system's
         url = _start(settings, processes, stop)
         _write_config(settings, url)
+        lock.tell("running", url)
         logger.info("AIAO is listening on %s  (API description: %s/docs)", url, url)
         logger.info("Data: %s   Token and address: %s", settings.data_dir, config_file())
         logger.info("Next: aiao models register FOLDER --name NAME      Stop: Ctrl-C")
         while not stop.wait(1):
             _restart_the_dead(processes)
-    except (StartFailed, InvalidSettings, VaultError) as error:
+    except (StartFailed, InvalidSettings, FolderInUse, VaultError) as error:
         logger.error("aiao: %s", error)
         return 0 if stop.is_set() else 1
     finally:
+        if lock:
+            lock.tell("stopping")
         for process in reversed(processes):
             process.stop()
     logger.info("AIAO has stopped.")
     return 0
+
+
+def _is_installed(module: str) -> bool:
+    """Whether ``module`` can be imported, without importing it: torch takes seconds."""
+    try:
+        found = find_spec(module)
+    except ImportError:
+        return False
+    return found is not None and found.origin is not None  # a folder of that name alone, as an uninstall leaves, has no origin
 
 
 def _start(settings: Settings, processes: list[Process], stop: threading.Event) -> str:

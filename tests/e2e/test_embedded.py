@@ -101,6 +101,24 @@ def test_a_second_up_on_the_same_port_says_so(up):
     assert "Traceback" not in done.stderr
 
 
+def test_a_second_up_on_the_same_folder_leaves_the_first_alone(up):
+    """Another port, as the refusal above advises, does not help: socket and configuration are the first one's."""
+    files = [up.config, up.folder / "data" / "up.lock", up.folder / "data" / "redis.sock"]
+
+    def state() -> list[tuple[int, int]]:
+        return [(found.st_ino, found.st_mtime_ns) for found in (path.stat() for path in files)]
+
+    before, url = state(), load_config(up.config).url
+    done = up.aiao("up", "--port", str(free_port()), "--data-dir", str(up.folder / "data"))
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"aiao: AIAO is already running on the data folder {up.folder}/data: process {up.process.pid}, {url}; "
+        "use it, or stop it first\n"
+    )
+    assert state() == before
+    assert up.aiao("models", "list").returncode == 0
+
+
 def test_register_saves_a_complete_key_file(up, model_id):
     key_file = up.folder / "emoji.key.json"
     assert stat.S_IMODE(key_file.stat().st_mode) == 0o600
