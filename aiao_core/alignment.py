@@ -6,7 +6,8 @@ looked for where the suspect's features resemble the source's most, by linear as
 
 The exact test stays exact, because nothing here depends on the response signs: the key is drawn after the source is made, so
 source, suspect and places are independent of them. That is why the reference is the source and never the watermarked model,
-whose weights have learnt the response signs. The scale of a channel needs no undoing: signs have none.
+whose weights have learnt the response signs. It must have been fixed before the key was drawn: with the key at hand, a source
+can be made that turns an innocent's channels into any signs. The scale of a channel needs no undoing: signs have none.
 """
 
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from aiao_core.denoisers import predict
 from aiao_core.inputs import plain_noise
 from aiao_core.key import OwnerKey
+from aiao_core.protocol import derived_seed
 from aiao_core.tracing import channel_axis, trace
 
 INPUTS = 16
@@ -59,18 +61,22 @@ Alignment = Mapping[str, Places]
 """Places by the names of the key's layers."""
 
 
-def reference(source: nn.Module, key: OwnerKey) -> Reference:
-    """What the channels of ``key``'s layers are recognised by: ``source`` is the registered model before the watermark."""
+def reference(source: nn.Module, key: OwnerKey, seed: int) -> Reference:
+    """What the channels of ``key``'s layers are recognised by: ``source`` is the registered model before the watermark.
+
+    The inputs follow from ``seed``, the verification's: inputs that everybody knew could be trained for.
+    """
     names = [layer.name for layer in key.layers]
-    inputs = plain_noise(key.architecture, key.num_train_timesteps, INPUTS, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(int.from_bytes(derived_seed("places", seed, 0)[:6], "big"))
+    inputs = plain_noise(key.architecture, key.num_train_timesteps, INPUTS, generator)
     with torch.no_grad(), trace(source, capture=names, stop=True) as features:
         predict(source, inputs)
     return {name: _standardised(features[name], channel_axis(source.get_submodule(name))) for name in names}
 
 
-def align(suspect: nn.Module, key: OwnerKey, source: Reference) -> Alignment:
-    """Find each channel of ``key``'s layers in ``suspect``."""
-    found = reference(suspect, key)
+def align(suspect: nn.Module, key: OwnerKey, seed: int, source: Reference) -> Alignment:
+    """Find each channel of ``key``'s layers in ``suspect``; ``source`` is a :func:`reference` of the same ``seed``."""
+    found = reference(suspect, key, seed)
     return {name: find_places(source[name], found[name]) for name in source}
 
 

@@ -15,7 +15,7 @@ from importlib.metadata import version
 import torch
 from torch import nn
 
-from aiao_core.alignment import Reference
+from aiao_core.alignment import reference
 from aiao_core.attacks import Thief
 from aiao_core.attacks.catalogue import Trial
 from aiao_core.audit_options import AuditOptions
@@ -24,10 +24,11 @@ from aiao_core.checkpoints import DiffusionModel
 from aiao_core.denoisers import predict
 from aiao_core.errors import AiaoError, Canceled, InvalidCheckpoint, InvalidImages
 from aiao_core.key import OwnerKey
-from aiao_core.options import VerificationOptions
+from aiao_core.measurement import measure
 from aiao_core.progress import Progress, ProgressCallback, silent
+from aiao_core.protocol import DRAWS, LIMIT_LOG10_P, TAU
+from aiao_core.report_parts import best_of, deciding
 from aiao_core.training import Examples, noised
-from aiao_core.verification import Subject, verify
 
 MAX_QUALITY_LOSS = 0.2
 
@@ -38,8 +39,8 @@ LOSS_INPUTS = 256
 """Held-out images, drawn with replacement, each with noise of its own."""
 
 LOSS_BATCH = 32
-DECOYS = 4
-"""Decoy keys for each model: few are enough where every attack brings new ones."""
+DECOYS = 1
+"""Decoy keys for each model: one is enough where every attack brings another, and nobody is accused."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,15 @@ def audit(
     *,
     options: AuditOptions | None = None,
     subject: Audited | None = None,
-    source: Reference | None = None,
+    source: nn.Module | None = None,
     finished: Iterable[AttackResult] = (),
     keep: Callable[[AttackResult], None] | None = None,
     progress: ProgressCallback = silent,
 ) -> AuditReport:
-    """Try every trial on the published ``model`` and test what it leaves with ``key`` (and ``source``, as :func:`verify` does).
+    """Try every trial on the published ``model`` and test what it leaves with ``key``, with the readings of a verification.
+
+    ``source`` is the model before the watermark, by which moved channels are found. All attacked models have the same draws, by
+    the audit's seed: an audit compares attacks on the owner's own model, and accuses nobody.
 
     ``examples`` are the thief's data; :data:`HELD_OUT` of them measure the quality. An attack that this model does not allow is
     a result with its reason. ``keep`` is called with each result, and an audit that was interrupted is given them as
@@ -88,7 +92,7 @@ def audit(
         model_name=subject.model_name,
         commitment=key.commitment,
         architecture=key.architecture.fingerprint,
-        max_log10_p=judge.verification.max_log10_p,
+        max_log10_p=LIMIT_LOG10_P,
         max_quality_loss=MAX_QUALITY_LOSS,
         data="images" if any(entry.role == "images" for entry in subject.inputs) else "own-samples",
         attack_examples=len(attack_examples),
@@ -97,9 +101,9 @@ def audit(
         attacks=attacks,
         summary=Summary.of(attacks),
         inputs=subject.inputs,
-        tau=judge.verification.tau,
+        tau=TAU,
         seed=options.seed,
-        draws=options.draws,
+        draws=DRAWS,
     )
 
 
@@ -116,10 +120,10 @@ class Judge:
     """Tests a model with the owner's key, and measures what it is worth."""
 
     def __init__(
-        self, model: DiffusionModel, key: OwnerKey, held_out: Examples, options: AuditOptions, source: Reference | None
+        self, model: DiffusionModel, key: OwnerKey, held_out: Examples, options: AuditOptions, source: nn.Module | None
     ) -> None:
-        self.model, self.key, self.source = model, key, source
-        self.verification = VerificationOptions(seed=options.seed, draws=options.draws, decoys=DECOYS)
+        self.model, self.key, self.seed = model, key, options.seed
+        self.source = reference(source, key, options.seed) if source else None
         generator = torch.Generator().manual_seed(options.seed)
         self.inputs, self.target = noised(model.schedule, held_out.draw(LOSS_INPUTS, generator), generator)
 
@@ -146,20 +150,16 @@ class Judge:
     def measure(self, denoiser: nn.Module, progress: ProgressCallback, published_loss: float | None = None) -> Measured:
         """Without ``published_loss`` it is the published model itself."""
         loss = self.loss(denoiser)
-        report = verify(
-            denoiser,
-            self.key,
-            options=self.verification,
-            subject=Subject("attacked", "model"),
-            source=self.source,
-            progress=progress,
-        )
+        found = measure(denoiser, self.key, self.seed, source=self.source, progress=progress)
+        ways = found.readings()
+        test, view = best_of(ways), found.view(deciding(ways))
+        vs_rate, rs_rate = found.rates(view, TAU)
         return Measured(
-            verdict=report.verdict,
-            test=report.test,
-            vs_rate=report.vs_rate,
-            rs_rate=report.rs_rate,
-            decoys=report.decoys,
+            verdict="match" if test.log10_p <= LIMIT_LOG10_P else "no-match",
+            test=test,
+            vs_rate=vs_rate,
+            rs_rate=rs_rate,
+            decoys=found.decoys(DECOYS, view, progress),
             loss=loss,
             quality_loss=loss / (published_loss or loss) - 1,
         )

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from aiao_core.options import Seed
+from aiao_core.protocol import DRAWS
 
 Preset = Literal["quick", "full"]
 """The names of :data:`aiao_core.attacks.catalogue.PRESETS`."""
@@ -71,5 +72,10 @@ class AuditOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    draws: int = Field(100, ge=1, le=100_000, description="Monte Carlo draws of a subpath, an input and a timestep.")
+    draws: int = Field(
+        DRAWS,
+        ge=1,
+        le=100_000,
+        description=f"Monte Carlo draws of a subpath, an input and a timestep: {DRAWS}, as in a verification, or refused.",
+    )
     seed: Seed = Field(0, description="Seed of the attacks, the draws and the choice of the held-out images.")

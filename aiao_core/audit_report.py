@@ -7,10 +7,14 @@ from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
-from aiao_core.report import READINGS, BitTest, Document, Frozen, Interval
+from aiao_core.protocol import LIMIT_LOG10_P
+from aiao_core.report_parts import MOST_READINGS, READINGS, BitTest, Document, Frozen, Interval
 
 Outcome = Literal["withstood", "ended", "ruined", "no-model"]
 """Of an attack: the model is useful and matches; it is useful and does not; it is not useful; there is none to test."""
+
+READINGS_OF = {4: (READINGS,), 5: (MOST_READINGS // 2, MOST_READINGS)}
+"""How many readings there are to choose from, by version: one before. The most are with a source."""
 
 TOLERANCE = 1e-3
 """Of a ratio of losses: an interrupted audit may go on with another machine, which rounds otherwise."""
@@ -70,8 +74,8 @@ class AuditReport(Document):
     noun = "audit"
 
     format: Literal["aiao.audit"] = "aiao.audit"
-    version: Literal[1, 2, 3, 4] = 4
-    """Version 1 tested as verification reports did until their version 2, the versions 2, 3 and 4 as those of 3, 4 and 5."""
+    version: Literal[1, 2, 3, 4, 5] = 5
+    """Version 1 tested as verification reports did until their version 2, the versions 2 to 5 as those of 3 to 6."""
     created_at: datetime
     software: dict[str, str]
     model_name: str | None
@@ -93,13 +97,15 @@ class AuditReport(Document):
     @model_validator(mode="after")
     def _outcomes_follow(self) -> "AuditReport":
         for measured in (self.published, *(attack.measured for attack in self.attacks if attack.measured)):
-            if (self.version >= 4) != (measured.test.best_of == READINGS):
-                raise ValueError("a test is not the better of the readings, or there were none to choose from")
+            if measured.test.best_of not in READINGS_OF.get(self.version, (1,)):
+                raise ValueError("a test is not the best of the readings, or there were none to choose from")
             if (measured.test.log10_p <= self.max_log10_p) != (measured.verdict == "match"):
                 raise ValueError("a verdict does not follow from log10_p and its threshold")
             ratio = measured.loss / self.published.loss
             if not math.isclose(measured.quality_loss + 1, ratio, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
                 raise ValueError("a quality loss does not follow from the losses")
+        if self.version >= 5 and self.max_log10_p > LIMIT_LOG10_P:
+            raise ValueError("the limit is laxer than that of a verdict")
         for attack in self.attacks:
             if attack.outcome != outcome_of(attack.measured, self.max_quality_loss):
                 raise ValueError(f"the outcome of {attack.id} does not follow from its numbers")

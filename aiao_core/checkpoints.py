@@ -110,6 +110,16 @@ def _denoiser_folder(folder: Path) -> Path:
     return part
 
 
+def untrained(architecture: Architecture, seed: int = 0) -> nn.Module:
+    """A denoiser of the architecture as training would begin with it."""
+    adapter = adapter_named(architecture.class_name)
+    check_config(architecture.config)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        denoiser: nn.Module = adapter.denoiser.from_config(architecture.config)  # type: ignore[attr-defined]
+    return denoiser.requires_grad_(False).eval()
+
+
 def build(architecture: Architecture) -> nn.Module:
     """The denoiser without memory for its weights: a hostile configuration costs nothing."""
     return build_class(adapter_named(architecture.class_name).denoiser, architecture.config)

@@ -10,8 +10,7 @@ The response signs have no say in any of this but in the last comparison (this p
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +21,7 @@ from aiao_core.errors import InvalidCheckpoint
 from aiao_core.inputs import plain_noise
 from aiao_core.interference import ROWS, without_interference
 from aiao_core.key import OwnerKey
+from aiao_core.protocol import derived_seed
 from aiao_core.tracing import trace
 from aiao_core.watermark import Watermark, channel_means, trigger_edits
 
@@ -31,9 +31,6 @@ CLEAREST = 0.5
 OTHERS = 32
 """Keys that nobody owns, whose triggers take turns beside the owner's. What a suspect answers to any trigger, as one does
 that was trained to answer a thief's, is no answer to the owner's."""
-
-DECOY_DRAWS = 4
-"""Draws for one decoy key: the exact test holds for any number, and few are cheap."""
 
 BATCH = 64
 """Inputs in one forward pass."""
@@ -52,8 +49,10 @@ class Draws:
     def __len__(self) -> int:
         return len(self.subpaths)
 
-    def first(self, count: int) -> "Draws":
-        return Draws(self.inputs[:count], self.subpaths[:count])
+    @property
+    def triggers(self) -> Tensor:
+        """(draws,) int64: the layer that takes the trigger."""
+        return torch.tensor([i for i, _ in self.subpaths])
 
 
 class Baseline(NamedTuple):
@@ -62,9 +61,6 @@ class Baseline(NamedTuple):
     untriggered: Means
     others: Means
     """Under the triggers of keys that nobody owns."""
-
-    def first(self, count: int) -> "Baseline":
-        return Baseline(*({j: means[:count] for j, means in each.items()} for each in self))
 
 
 @dataclass(frozen=True)
@@ -113,17 +109,16 @@ def observe(
     return means
 
 
-def observe_baseline(
-    denoiser: nn.Module, key: OwnerKey, draws: Draws, seed: int, alignment: Alignment | None = None
-) -> Baseline:
-    """The :class:`Baseline` of ``draws``; each other key's trigger comes at the layer where the owner's would.
+def observe_others(denoiser: nn.Module, key: OwnerKey, draws: Draws, seed: int, alignment: Alignment | None = None) -> Means:
+    """Channel means of ``draws`` under the triggers of keys that nobody owns, each at the layer where the owner's would come.
 
-    ``seed`` is the report's, from which the other keys follow. Raises as :func:`observe` does.
+    ``seed`` is the report's, from which these keys follow. Raises as :func:`observe` does.
     """
     seeds = [derived_seed("other", seed, number) for number in range(OTHERS)]
     watermarks = [Watermark(replace(key, seed=each), denoiser, alignment) for each in seeds]
-    triggers = [(watermarks[draw % OTHERS], i) for draw, (i, _) in enumerate(draws.subpaths)]
-    return Baseline(observe(denoiser, watermarks[0], draws), observe(denoiser, watermarks[0], draws, triggers))
+    return observe(
+        denoiser, watermarks[0], draws, [(watermarks[draw % OTHERS], i) for draw, (i, _) in enumerate(draws.subpaths)]
+    )
 
 
 def decode(watermark: Watermark, draws: Draws, baseline: Baseline, triggered: Means) -> Decoded:
@@ -131,11 +126,10 @@ def decode(watermark: Watermark, draws: Draws, baseline: Baseline, triggered: Me
 
     A bit of layer j averages over the draws whose trigger reaches j; the bits without the trigger average over all draws.
     """
-    trigger_of = torch.tensor([i for i, _ in draws.subpaths])
     answers, interference = [], []
     decoded = Decoded({}, {}, {}, {})
     for j in watermark.response_layers:
-        used = watermark.reached[trigger_of, j]
+        used = watermark.reached[draws.triggers, j]
         channels = watermark.response_channels[j]
         contrast = (triggered[j] - baseline.others[j])[used][:, channels].double()
         to_any = (baseline.others[j] - baseline.untriggered[j])[:ROWS, channels].double() * used[:ROWS, None]
@@ -177,36 +171,3 @@ def _signs(response: Tensor) -> Tensor:
     Which channels these are does not depend on the response signs, so the test of the others stays exact.
     """
     return response[response != 0] > 0
-
-
-def decode_decoys(
-    denoiser: nn.Module,
-    key: OwnerKey,
-    seeds: Sequence[bytes],
-    draws: Draws,
-    baseline: Baseline,
-    alignment: Alignment | None = None,
-) -> list[Decoded]:
-    """What keys that nobody embedded read from the suspect, at the owner's layers and on the owner's first draws.
-
-    The keys share the forward passes.
-    """
-    few = draws.first(DECOY_DRAWS)
-    watermarks = [Watermark(replace(key, seed=seed), denoiser, alignment) for seed in seeds]
-    repeated = Draws(Inputs.concatenated([few.inputs] * len(seeds)), few.subpaths * len(seeds))
-    triggers = [(watermark, i) for watermark in watermarks for i, _ in few.subpaths]
-    triggered = observe(denoiser, watermarks[0], repeated, triggers)
-    return [
-        decode(
-            watermark,
-            few,
-            baseline.first(len(few)),
-            {j: means[number * len(few) :][: len(few)] for j, means in triggered.items()},
-        )
-        for number, watermark in enumerate(watermarks)
-    ]
-
-
-def derived_seed(purpose: Literal["decoy", "other"], seed: int, number: int) -> bytes:
-    """The seed of a key that nobody owns, reproducible from the report's seed."""
-    return sha256(f"aiao/v1/{purpose}/{seed}/{number}".encode()).digest()

@@ -41,6 +41,12 @@ class WrongArchitecture(InvalidCheckpoint):
     code = "wrong-architecture"
 
 
+class AdapterWithoutBase(InvalidCheckpoint):
+    """An adapter of which nobody says which model it changes. It is never merged into the owner's marked model."""
+
+    code = "adapter-without-base"
+
+
 class InvalidReference(AiaoError):
     """A reference to the hub that is malformed, unknown, not public, or holds nothing to test, or too much."""
 

@@ -6,9 +6,8 @@ PEFT ``unet.mid_block.attentions.0.to_q.lora_A.weight``, and older diffusers ver
 """
 
 import re
-from collections.abc import Collection, Iterable
-
-from torch import Tensor
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 ADAPTER = r"(?:\.[^.]+)?"
 """The adapter's name, such as ``default``, which PEFT has in a model's state dict but leaves out of a saved file."""
@@ -72,8 +71,8 @@ def find_layers(called: str, names: dict[str, list[str]]) -> list[str]:
     return names.get(DENOISER.sub("", called, count=1).replace(".processor.", "."), [])
 
 
-def layer_names(base: dict[str, Tensor]) -> dict[str, list[str]]:
-    """The linear and convolution layers of the base by every name that a file may give them.
+def layer_names(base: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The linear and convolution layers of the base, a state dict, by every name that a file may give them.
 
     Only the base's own names tell which underscores of kohya's names stand for dots.
     """

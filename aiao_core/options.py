@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from aiao_core.protocol import DECOYS, DRAWS, LIMIT_LOG10_P, TAU
+
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -42,12 +44,53 @@ class EmbeddingOptions(BaseModel):
 
 
 class VerificationOptions(BaseModel):
-    """How a suspect is tested."""
+    """How a suspect is tested. A verdict takes the values of :mod:`aiao_core.protocol`, and at most a stricter limit."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    draws: int = Field(100, ge=1, le=100_000, description="Monte Carlo draws of a subpath, an input and a timestep.")
-    decoys: int = Field(32, ge=0, le=10_000, description="Random keys tested on the same suspect as a control.")
-    tau: float = Field(0.75, gt=0.5, le=1, description="Share of right signs at which a draw counts as verified.")
-    max_log10_p: float = Field(-9, lt=0, ge=-10_000, description="log10 of the p-value at or below which it is a match.")
-    seed: Seed | None = Field(None, description="Seed of the draws; chosen at random and reported when absent.")
+    draws: int = Field(
+        DRAWS,
+        ge=1,
+        le=100_000,
+        description=f"Monte Carlo draws of a subpath, an input and a timestep. A verdict has {DRAWS}: others are refused.",
+    )
+    decoys: int = Field(
+        DECOYS,
+        ge=0,
+        le=10_000,
+        description=f"Random keys tested on the same suspect as a control. A verdict has {DECOYS}: others are refused.",
+    )
+    tau: float = Field(
+        TAU,
+        gt=0.5,
+        le=1,
+        description=f"Share of right signs at which a draw counts as verified. A verdict has {TAU}: others are refused.",
+    )
+    max_log10_p: float = Field(
+        LIMIT_LOG10_P,
+        lt=0,
+        ge=-10_000,
+        description="log10 of the p-value at or below which it is a match: log10 of 2^-64, or less. More is refused.",
+    )
+    seed: Seed | None = Field(
+        None, description="The seed follows from the key and the weights that are tested: any other is refused."
+    )
+
+    def departures(self) -> list[str]:
+        """Why a test with these options would not be a verdict, a sentence each: empty for one that is."""
+        reasons = []
+        for name, value, fixed in (("draws", self.draws, DRAWS), ("decoys", self.decoys, DECOYS), ("tau", self.tau, TAU)):
+            if value != fixed:
+                reasons.append(f"{name} is {fixed} in every verdict, not {value:g}: nobody chooses how an accusation is tested")
+        if self.seed is not None:
+            reasons.append("seed follows from key and weights: with a seed of choice a test is repeated until it matches")
+        if self.max_log10_p > LIMIT_LOG10_P:
+            reasons.append(
+                f"max_log10_p is at most {LIMIT_LOG10_P:.2f} (2^-64), not {self.max_log10_p:g}: a laxer limit accuses innocents"
+            )
+        return reasons
+
+    @property
+    def exploratory(self) -> bool:
+        """Whether a test with these options is not a verdict."""
+        return bool(self.departures())

@@ -25,4 +25,15 @@ def probability(log10_p: float) -> str | Markup:
     return Markup("1 in 10<sup>{:g}</sup>").format(round(-log10_p, 1) if log10_p > -20 else round(-log10_p))
 
 
-_environment.filters["probability"] = probability
+def ordinal(number: int) -> str:
+    """1st, 2nd, 3rd, 11th …"""
+    ending = "th" if 10 <= number % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
+
+
+def as_sentence(text: str) -> str:
+    """``text`` with a capital and a full stop."""
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
+
+
+_environment.filters |= {"probability": probability, "ordinal": ordinal, "sentence": as_sentence}

@@ -1,122 +1,44 @@
 """The verification report: a versioned JSON document that holds every number a verdict rests on."""
 
+import math
 from collections.abc import Sequence
 from datetime import datetime
-from typing import ClassVar, Literal, Self
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from aiao_core.errors import InvalidReport
-from aiao_core.statistics import log10_binomial_tail
+from aiao_core import protocol
+from aiao_core.report_parts import (
+    MOST_READINGS,
+    BitTest,
+    Document,
+    Frozen,
+    Input,
+    Interval,
+    LayerResult,
+    Reading,
+    Readings,
+    Registration,
+    SubpathResult,
+    best_of,
+    counts,
+)
+from aiao_core.verdicts import Controls, Tested, Verdict, decide
 
-
-class Frozen(BaseModel):
-    """A part of a report, unchangeable, that refuses what it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Document(Frozen):
-    """A report as versioned JSON, checked against its own numbers when it is read."""
-
-    noun: ClassVar[str]
-
-    def to_json(self) -> str:
-        return self.model_dump_json(indent=1) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Self:
-        """Read a document and check what it says against its numbers. Raises :class:`InvalidReport`."""
-        try:
-            return cls.model_validate_json(text)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the report"
-            raise InvalidReport(
-                f"this {cls.noun} is damaged, altered or of an unknown version: {where}: {first['msg']}"
-            ) from error
+UNRULED = 5
+"""Reports up to this version come from before the rules of a verdict (:mod:`aiao_core.protocol`)."""
 
 
-class Interval(Frozen):
-    """A rate over independent draws with its 95 % Clopper-Pearson interval."""
+class Counts(Frozen):
+    """How often the service had tested with this key and this file, this test included."""
 
-    value: float = Field(ge=0, le=1)
-    low: float = Field(ge=0, le=1)
-    high: float = Field(ge=0, le=1)
-    draws: int = Field(ge=1)
-
-
-READINGS = 2
-"""Of the response to the owner's trigger (:class:`Readings`)."""
-
-
-class BitTest(Frozen):
-    """Bits decoded with one key, how many match it, and log10 of the chance that at least so many do by accident."""
-
-    matches: int = Field(ge=0)
-    bits: int = Field(ge=0, le=10_000_000)
-    best_of: int = Field(
-        1,
-        ge=1,
-        le=READINGS,
-        description="of so many tests this one has the least chance, which is multiplied by their number; absent if alone",
-        exclude_if=lambda value: value == 1,
-    )
-    log10_p: float = Field(le=0)
-
-    @classmethod
-    def of(cls, matches: int, bits: int, best_of: int = 1) -> "BitTest":
-        return cls(matches=matches, bits=bits, best_of=best_of, log10_p=log10_binomial_tail(matches, bits, best_of))
-
-    @model_validator(mode="after")
-    def _probability_follows(self) -> "BitTest":
-        if self.matches > self.bits or abs(log10_binomial_tail(self.matches, self.bits, self.best_of) - self.log10_p) > 1e-6:
-            raise ValueError("log10_p does not follow from matches and bits")
-        return self
-
-
-class Readings(Frozen):
-    """The response to the key's trigger minus that to other keys', read twice: the clearest half of the signs of each."""
-
-    plain: BitTest = Field(description="as it is")
-    without_interference: BitTest = Field(description="less what the suspect answers to any trigger")
+    with_key: int = Field(ge=1, description="this is the n-th test with this key")
+    of_file: int = Field(ge=1, description="this is the n-th test of these weights by this tenant")
 
     @property
-    def plain_decides(self) -> bool:
-        """Whether the plain reading has the less or the same p."""
-        return self.plain.log10_p <= self.without_interference.log10_p
-
-    @property
-    def best(self) -> BitTest:
-        """The reading that decides, its p doubled, as there are two (Bonferroni)."""
-        better = self.plain if self.plain_decides else self.without_interference
-        return BitTest.of(better.matches, better.bits, best_of=READINGS)
-
-
-class Input(Frozen):
-    """Something that went into the verification, by its SHA-256."""
-
-    role: Literal["source", "watermarked", "suspect", "base", "key"]
-    name: str
-    sha256: str
-
-
-class LayerResult(Frozen):
-    """The decoded bits of one response layer."""
-
-    name: str
-    matches: int = Field(ge=0)
-    bits: int = Field(ge=0, description="its bits that the test counts")
-
-
-class SubpathResult(Frozen):
-    """RS and VS of one subpath, from trigger to response layer (indices into the key's layers), over its passes."""
-
-    trigger: int = Field(ge=0)
-    response: int = Field(ge=1)
-    draws: int = Field(ge=1)
-    rs: float = Field(ge=0, le=1)
-    vs: float = Field(ge=0, le=1)
+    def all(self) -> int:
+        """Tests with the key or of the file, of which this one is counted once."""
+        return self.with_key + self.of_file - 1
 
 
 class Report(Document):
@@ -125,16 +47,48 @@ class Report(Document):
     noun = "report"
 
     format: Literal["aiao.report"] = "aiao.report"
-    version: Literal[1, 2, 3, 4, 5] = 5
+    version: Literal[1, 2, 3, 4, 5, 6] = 6
     """Version 2 adds ``strayed_channels``. Until version 2 the test read every bit, of the triggered minus the untriggered
-    response; in version 3 the plain reading decided, in version 4 the one without interference. Version 5 adds ``readings``."""
+    response; in version 3 the plain reading decided, in version 4 the one without interference. Version 5 adds ``readings``.
+    Version 6 is of tests under the rules of :mod:`aiao_core.protocol`, and has the fields that are None before."""
     created_at: datetime
     software: dict[str, str]
-    verdict: Literal["match", "no-match"]
+    verdict: Verdict
+    reason: str | None = Field(
+        None, description="of a test that controls have voided: why", exclude_if=lambda value: value is None
+    )
+    tested: Tested | None = Field(
+        None,
+        description="the submitted checkpoint, an adapter on its base, or the base alone, if that carries the mark itself",
+        exclude_if=lambda value: value is None,
+    )
+    base_name: str | None = Field(None, description="of an adapter's base", exclude_if=lambda value: value is None)
+    registration: Registration | None = Field(
+        None,
+        description="service: the service fixed the source before it drew the key, and chose the layers by rule. key-file: "
+        "nothing shows either, so aligned readings do not count, and a choice of layers is charged",
+        exclude_if=lambda value: value is None,
+    )
+    protocol: int | None = Field(None, ge=1, exclude_if=lambda value: value is None)
     max_log10_p: float = Field(lt=0, description="log10 of the p-value at or below which it is a match")
+    bound_log10_p: float | None = Field(
+        None,
+        le=0,
+        description="log10 of the probability that the report claims: that of the test, but not below 2^-128",
+        exclude_if=lambda value: value is None,
+    )
+    tests: Counts | None = Field(
+        None, description="absent offline, where nobody counts", exclude_if=lambda value: value is None
+    )
     model_name: str | None
     suspect_name: str
     suspect_form: str
+    suspect_weights: str | None = Field(
+        None, description="digest of the weights that were tested", exclude_if=lambda value: value is None
+    )
+    source_weights: str | None = Field(
+        None, description="digest of the source's weights", exclude_if=lambda value: value is None
+    )
     commitment: str
     architecture: str
     layers: tuple[LayerResult, ...]
@@ -145,30 +99,129 @@ class Report(Document):
         description="channels of the key's layers found in another place or of another sign; absent if not looked for",
         exclude_if=lambda value: value is None,
     )
-    test: BitTest = Field(description="decides: the better of the readings")
-    readings: Readings | None = Field(
-        None, description="absent before version 5, where there was one", exclude_if=lambda value: value is None
+    test: BitTest = Field(description="decides: the best of the readings that count")
+    readings: Readings | None = Field(None, description="of version 5 alone", exclude_if=lambda value: value is None)
+    ways: tuple[Reading, ...] | None = Field(
+        None, description="every way in which the response was read", exclude_if=lambda value: value is None
     )
     triggered_alone: BitTest = Field(description="signs of the triggered response")
-    untriggered: BitTest = Field(description="control: the same bits without the trigger")
+    untriggered: BitTest = Field(description="the same bits without the trigger; no part of the verdict")
     vs_rate: Interval
     rs_rate: Interval
     tau: float
     decoys: tuple[BitTest, ...] = Field(description="control: keys that nobody embedded, on the same suspect")
+    source_test: BitTest | None = Field(
+        None, description="control: the owner's key on the source", exclude_if=lambda value: value is None
+    )
+    base_test: BitTest | None = Field(
+        None, description="control: the owner's key on the adapter's base", exclude_if=lambda value: value is None
+    )
+    panel: tuple[BitTest, ...] | None = Field(
+        None,
+        description="control at registration: the owner's key on other models; absent if there was none",
+        exclude_if=lambda value: value is None,
+    )
     subpaths: tuple[SubpathResult, ...]
     inputs: tuple[Input, ...]
     seed: int = Field(ge=0)
     draws: int = Field(ge=1)
 
+    @property
+    def ruled(self) -> bool:
+        """Whether the test kept the rules of a verdict, as every test since version 6 but exploratory ones does."""
+        return self.version > UNRULED and self.verdict != "exploratory"
+
+    @property
+    def claimed_log10_p(self) -> float:
+        """log10 of the probability that may be claimed, for reports of every version."""
+        return protocol.bound(self.test.log10_p)
+
+    @property
+    def corrected_log10_p(self) -> float:
+        """log10 of that probability times the number of tests with the key or of the file, by Bonferroni."""
+        return min(0.0, self.claimed_log10_p + math.log10(self.tests.all if self.tests else 1))
+
+    @property
+    def controls(self) -> Controls:
+        """The tests that void this one if they find the key."""
+        return Controls(self.decoys, self.source_test, self.base_test if self.tested == "adapter" else None)
+
     @model_validator(mode="after")
     def _verdict_follows(self) -> "Report":
-        if (self.test.log10_p <= self.max_log10_p) != (self.verdict == "match"):
-            raise ValueError("the verdict does not follow from log10_p and its threshold")
-        if (self.version >= 5) != (self.readings is not None) or (self.readings and self.readings.best != self.test):
-            raise ValueError("the test is not the better of the readings")
         if _total(self.layers) != (self.test.matches, self.test.bits):
             raise ValueError("the layers' bits do not add up to the test's")
+        if self.version > UNRULED:
+            check_rules(self)
+        else:
+            _check_before_the_rules(self)
         return self
+
+
+def check_rules(report: Report) -> None:
+    """Raise ValueError unless the report's claims follow from its numbers, and its numbers are of a test by the rules."""
+    if not report.ways or report.suspect_weights is None or report.tested is None or report.registration is None:
+        raise ValueError("the readings, what was tested, its weights or the registration are missing")
+    for way in report.ways:
+        if way.counts != counts(report.registration, aligned=way.aligned, subpaths=way.subpaths):
+            raise ValueError("a reading counts that must not, or the other way round")
+    if len(report.ways) != (MOST_READINGS if report.source_weights else MOST_READINGS // 2):
+        raise ValueError("there are too few readings, or too many")
+    choices = 0 if report.registration == "service" else report.test.log10_choices
+    if report.test != best_of(report.ways, choices):
+        raise ValueError("the test is not the best of the readings that count")
+    if report.bound_log10_p != report.claimed_log10_p:
+        raise ValueError("bound_log10_p does not follow from log10_p")
+    for name, rate in (("vs_rate", report.vs_rate), ("rs_rate", report.rs_rate)):
+        if not rate.low <= rate.value <= rate.high:
+            raise ValueError(f"{name} lies outside of its interval")
+    if (report.source_weights is None) != (report.source_test is None):
+        raise ValueError("a source was tested whose weights are not named, or the other way round")
+    if (report.tested == "checkpoint") != (report.base_name is None) or (report.tested == "adapter") != (
+        report.base_test is not None
+    ):
+        raise ValueError("an adapter needs the test of its base, and nothing else has one")
+    if report.verdict == "exploratory":
+        return
+    seed = protocol.verification_seed(report.commitment, report.source_weights, report.suspect_weights)
+    fixed = (protocol.VERSION, protocol.DRAWS, protocol.TAU, protocol.DECOYS, seed)
+    if (report.protocol, report.draws, report.tau, len(report.decoys), report.seed) != fixed:
+        raise ValueError("draws, decoys, tau or seed are not those of a verdict")
+    if report.max_log10_p > protocol.LIMIT_LOG10_P:
+        raise ValueError("the limit is laxer than that of a verdict")
+    if (report.verdict, report.reason) != decide(report.test, report.max_log10_p, report.tested, report.controls):
+        raise ValueError("the verdict does not follow from the test, its limit and its controls")
+
+
+def _check_before_the_rules(report: Report) -> None:
+    if (report.test.log10_p <= report.max_log10_p) != (report.verdict == "match") or report.verdict not in (
+        "match",
+        "no-match",
+    ):
+        raise ValueError("the verdict does not follow from log10_p and its threshold")
+    if (report.version == 5) != (report.readings is not None) or (report.readings and report.readings.best != report.test):
+        raise ValueError("the test is not the better of the readings")
+    if extra := report.model_fields_set & NEW:
+        raise ValueError(f"a report of version {report.version} has no {min(extra)}")
+
+
+NEW = frozenset(
+    [
+        "reason",
+        "tested",
+        "base_name",
+        "registration",
+        "protocol",
+        "bound_log10_p",
+        "tests",
+        "suspect_weights",
+        "source_weights",
+        "ways",
+        "source_test",
+        "base_test",
+        "panel",
+    ]
+)
+"""Fields that reports have since version 6."""
 
 
 def _total(layers: Sequence[LayerResult]) -> tuple[int, int]:

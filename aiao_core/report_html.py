@@ -1,8 +1,11 @@
 """The report as one self-contained page for people: judges, hosts and owners."""
 
 from aiao_core.pages import render
-from aiao_core.report import Report
+from aiao_core.protocol import CONTROL_LOG10_P
+from aiao_core.report import UNRULED, Report
 from aiao_core.report_plots import bits_against_chance, decoys_against_owner, rate_against_depth
+from aiao_core.report_summary import Summary
+from aiao_core.report_words import ALTERNATIVES, MEANING, before_the_rules, sentence, subject
 
 
 def to_html(report: Report) -> str:
@@ -12,4 +15,26 @@ def to_html(report: Report) -> str:
         "depth": rate_against_depth(report),
         "decoys": decoys_against_owner(report),
     }
-    return render("report.html", report=report, plots=plots)
+    old = report.version <= UNRULED
+    return render(
+        "report.html",
+        report=report,
+        plots=plots,
+        subject=subject(report),
+        meaning=MEANING,
+        alternatives=ALTERNATIVES,
+        control_limit=CONTROL_LOG10_P,
+        notices=before_the_rules(report.max_log10_p, report.test.log10_p, report.verdict) if old else [],
+    )
+
+
+def summary_to_html(summary: Summary) -> str:
+    """The page of what a caller learns who neither owns nor holds the key."""
+    return render(
+        "summary.html",
+        report=summary,
+        subject=subject(summary),
+        sentence=sentence(summary),
+        meaning=MEANING,
+        alternatives=ALTERNATIVES,
+    )

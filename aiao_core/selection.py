@@ -16,21 +16,17 @@ from aiao_core.images import synthetic_images
 from aiao_core.inputs import measuring_inputs
 from aiao_core.key import Layer, OwnerKey, choose_layers
 from aiao_core.lazy import laziest, probe, relative_changes
-from aiao_core.options import EmbeddingOptions, VerificationOptions
+from aiao_core.options import EmbeddingOptions
 from aiao_core.progress import ProgressCallback, silent
-from aiao_core.report import READINGS
+from aiao_core.protocol import LIMIT_LOG10_P
+from aiao_core.report_parts import MOST_READINGS
 from aiao_core.statistics import log10_binomial_tail
-from aiao_core.subpaths import Subpaths, all_subpaths, reach, widest
+from aiao_core.subpaths import Subpaths, all_subpaths, reach, spanning, widest
 from aiao_core.tracing import eligible_layers
 from aiao_core.training import Examples, randomly_conditioned
 
 REACH_SHARE = 0.2
 """Share of the subpaths, widest reach first, that carry the watermark."""
-
-SPAN = 0.15
-"""A subpath leads through at least this share of the eligible layers. On a shorter one, as from an attention's queries to its
-output or to the end of its transformer block, there is too little to train that turns the trigger into a response. The same for
-every key, so the exact test stays exact."""
 
 PROBE_IMAGES = 256
 REACH_INPUTS = 32
@@ -53,25 +49,19 @@ def select_key(
     def key_with(subpaths: Subpaths) -> OwnerKey:
         return OwnerKey(seed, model.architecture, model.schedule.num_train_timesteps, layers, subpaths)
 
-    candidates = key_with(all_subpaths(len(layers)))
-    place = {layer.name: number for number, layer in enumerate(eligible)}
-    # A narrow layer may have drawn an empty mask: it can then take no trigger.
-    usable = tuple(
-        (i, j)
-        for i, j in candidates.subpaths
-        if place[layers[j].name] - place[layers[i].name] >= SPAN * len(eligible) and candidates.trigger_mask(i).any()
-    )
+    usable = spanning(key_with(all_subpaths(len(layers))), [layer.name for layer in eligible])
     subpaths = widest(reach(model.denoiser, key_with(usable), inputs, progress=progress), REACH_SHARE)
     if not subpaths:
         raise EmbeddingFailed(
             f"none of the {len(layers)} layers of the key reaches another one; ask for more layers or a larger lazy_fraction"
         )
     key = key_with(subpaths)
-    counted, needed = math.ceil(CLEAREST * key.bits), VerificationOptions().max_log10_p
-    if log10_binomial_tail(counted, counted, READINGS) > needed:
+    counted = math.ceil(CLEAREST * key.bits)
+    if log10_binomial_tail(counted, counted, MOST_READINGS) > LIMIT_LOG10_P:
         raise EmbeddingFailed(
             f"the key has {key.bits} bits, of which a verification counts the clearest {counted}: so few prove nothing at "
-            f"log10 p {needed:g}, were all of them right; ask for more layers than {options.layers} or a larger lazy_fraction"
+            f"log10 p {LIMIT_LOG10_P:.1f}, were all of them right; ask for more layers than {options.layers} or a larger "
+            "lazy_fraction"
         )
     return key
 

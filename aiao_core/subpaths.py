@@ -5,6 +5,8 @@ changes what layer j of the *source* model puts out. Neither the response signs 
 the exact test rests on that.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -16,10 +18,25 @@ from aiao_core.watermark import Watermark, trigger_edits
 
 Subpaths = tuple[tuple[int, int], ...]
 
+SPAN = 0.15
+"""A subpath leads through at least this share of the layers. On a shorter one, as from an attention's queries to its output or
+to the end of its transformer block, there is too little to train that turns the trigger into a response."""
+
 
 def all_subpaths(layers: int) -> Subpaths:
     """Every pair i < j of a key with so many layers."""
     return tuple((i, j) for i in range(layers) for j in range(i + 1, layers))
+
+
+def spanning(key: OwnerKey, order: Sequence[str]) -> Subpaths:
+    """The subpaths of ``key`` that span :data:`SPAN` of ``order``, the names of layers in the order in which they run.
+
+    Those whose trigger is empty are left out: a narrow layer may have drawn an empty mask.
+    """
+    place = {name: number for number, name in enumerate(order)}
+    places = [place[layer.name] for layer in key.layers]
+    triggers = [bool(key.trigger_mask(i).any()) for i in range(len(key.layers))]
+    return tuple((i, j) for i, j in key.subpaths if triggers[i] and places[j] - places[i] >= SPAN * len(order))
 
 
 def reach(

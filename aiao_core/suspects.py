@@ -3,9 +3,10 @@
 Everything here is attacker-made. A suspect's own configuration decides nothing: its tensors must fit the registered one.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,12 @@ from torch import nn
 
 from aiao_core import lora
 from aiao_core.checkpoints import build, denoiser_folder, fill, fitting, without_prefix
-from aiao_core.errors import InvalidCheckpoint, WrongArchitecture, printable
+from aiao_core.errors import AdapterWithoutBase, InvalidCheckpoint, WrongArchitecture, printable
 from aiao_core.key import Architecture
 from aiao_core.lora_names import is_for_text_encoder
 from aiao_core.quantised import FP8, dequantise, read_gguf
 from aiao_core.single_file import check_family, is_companion, to_diffusers
-from aiao_core.weights import WEIGHTS, Weights, is_index, is_weights, read_json, read_weights, shards, weights_file
+from aiao_core.weights import WEIGHTS, Weights, digest, is_index, is_weights, read_json, read_weights, shards, weights_file
 
 MAX_FILES = 64
 MAX_ADAPTER_CONFIG_BYTES = 256 << 10
@@ -36,6 +37,22 @@ class Suspect:
 
     denoiser: nn.Module
     form: str
+    weights: str
+    """Digest of what was read, before adapters were merged: the same on every machine, as rounding has no say in it."""
+    base: nn.Module | None = None
+    """The denoiser without the adapters, if there are any: whose mark it carries is no word about them."""
+    base_name: str | None = None
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Weights of one denoiser, before they are checked tensor by tensor."""
+
+    weights: Weights
+    form: str
+    digest: str
+    base: Weights | None = None
+    base_name: str | None = None
 
 
 def load_suspect(path: Path, like: Architecture, base: Base | None = None) -> Suspect:
@@ -45,15 +62,21 @@ def load_suspect(path: Path, like: Architecture, base: Base | None = None) -> Su
     GGUF; in diffusers' or the original layout; or a LoRA, LoHa or LoKr, which is merged into a denoiser beside it or else into
     ``base``. Raises :class:`WrongArchitecture` if its weights do not fit and :class:`InvalidCheckpoint` if they cannot be read.
     """
+    read = _read(path, _Registered(like, build(like).state_dict()), base)
+    without_adapters = None if read.base is None else _filled(like, read.base)
+    return Suspect(_filled(like, read.weights), read.form, read.digest, without_adapters, read.base_name)
+
+
+def _filled(like: Architecture, weights: Weights) -> nn.Module:
     denoiser = build(like)
-    weights, form = _read(path, _Registered(like, denoiser.state_dict()), base)
     fill(denoiser, weights)
-    return Suspect(denoiser, form)
+    return denoiser
 
 
 def read_denoiser(path: Path, like: Architecture) -> tuple[Weights, str]:
     """The weights of a full denoiser by diffusers' names, and their form: what an adapter may be merged into."""
-    return _read(path, _Registered(like, build(like).state_dict()), base=None)
+    read = _read(path, _Registered(like, build(like).state_dict()), base=None)
+    return read.weights, read.form
 
 
 @dataclass(frozen=True)
@@ -90,24 +113,26 @@ class _Registered:
         return without_prefix(weights, self.tensors), ", ".join(word for word in (form, quantised, layout) if word)
 
 
-def _read(path: Path, registered: _Registered, base: Base | None) -> tuple[Weights, str]:
+def _read(path: Path, registered: _Registered, base: Base | None) -> _Read:
     """One denoiser from all files of ``path``: a full one or the base, and every adapter merged into it."""
     files = _files(path, registered.architecture.class_name)
     if len(files) == 1:
         file = _File.read(files[0], registered)
         if not file.adapter:
-            return registered.to_denoiser(file.weights, file.form)
+            weights, form = registered.to_denoiser(file.weights, file.form)
+            return _Read(weights, form, digest(fitting(weights, registered.tensors)))
         return _merged(*_base(base, registered), [("", file)])
     found = _Found.among({printable(file.relative_to(path).as_posix()): file for file in files}, registered)
     if found.full:
         weights, form = found.full
+        name = form.partition(": ")[0]
     elif found.adapters and not found.failed:
-        weights, form = _base(base, registered)
+        weights, form, name = _base(base, registered)
     else:
         raise found.error(registered.architecture.class_name)
     aside = [f"{name}: not used, {_cause(error)}" for name, error in (found.aside | found.failed).items()]
-    weights, form = _merged(weights, form, [(f"{name}: ", file) for name, file in found.adapters.items()])
-    return weights, "; ".join([form, *aside])
+    read = _merged(weights, form, name, [(f"{name}: ", file) for name, file in found.adapters.items()])
+    return replace(read, form="; ".join([read.form, *aside]))
 
 
 def _files(path: Path, class_name: str) -> list[Path]:
@@ -205,27 +230,39 @@ class _Found:
         return WrongArchitecture(f"none of the files is the denoiser of a {class_name}: {causes}")
 
 
-def _base(base: Base | None, registered: _Registered) -> tuple[Weights, str]:
+def _base(base: Base | None, registered: _Registered) -> tuple[Weights, str, str]:
+    """The base's weights, its form and its name."""
     if base is None:
-        raise InvalidCheckpoint("this is an adapter, which changes a base model; name that one, or put both into one archive")
+        raise AdapterWithoutBase(
+            "this is an adapter, which changes a base model: name the model that it was made for, or put both into one archive"
+        )
     try:
         weights, form = base()
-        return fitting(weights, registered.tensors), f"base: {form}"
+        return fitting(weights, registered.tensors), f"base: {form}", form.partition(" (")[0]
+    except AdapterWithoutBase:
+        raise
     except InvalidCheckpoint as error:
         raise type(error)(f"the base model cannot be used: {error}") from error
 
 
-def _merged(weights: Weights, form: str, adapters: list[tuple[str, _File]]) -> tuple[Weights, str]:
+def _merged(weights: Weights, form: str, name: str, adapters: list[tuple[str, _File]]) -> _Read:
     """A denoiser with every adapter merged into it, and the form of the whole."""
-    forms = [form]
-    for name, file in adapters:
+    known = digest(weights)
+    if not adapters:
+        return _Read(weights, form, known)
+    base, forms, digests = weights, [form], [known]
+    for label, file in adapters:
         merged = lora.merge(weights, file.weights, file.config)
         weights = merged.weights
         scaled = file.config or any(tensor.endswith("alpha") for tensor in file.weights)
         scale = "" if scaled else " with scale 1, for nothing says another"
         left_out = f", {merged.text_tensors} tensors for text encoders left out" if merged.text_tensors else ""
-        forms.append(f"{name}{merged.form} ({file.form}), merged{scale}{left_out}")
-    return weights, "; ".join(forms)
+        forms.append(f"{label}{merged.form} ({file.form}), merged{scale}{left_out}")
+        # Of what was merged alone: nobody has checked the sizes of tensors for text encoders.
+        used = {tensor: value for tensor, value in file.weights.items() if not is_for_text_encoder(tensor)}
+        digests += [digest(used), json.dumps(file.config, sort_keys=True)]
+    whole = hashlib.sha256("\0".join(digests).encode()).hexdigest()
+    return _Read(weights, "; ".join(forms), f"sha256:{whole}", base, name)
 
 
 def _cause(error: InvalidCheckpoint) -> str:

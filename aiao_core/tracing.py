@@ -78,6 +78,21 @@ def eligible_layers(denoiser: nn.Module, inputs: Inputs) -> list[Layer]:
     never by names.
     Raises :class:`TracingError` if fewer than two layers remain.
     """
+    dependent = [layer for layer, depends in positional_layers(denoiser, inputs) if depends]
+    if len(dependent) < 4:
+        raise TracingError(
+            f"{type(denoiser).__name__} has {len(dependent)} convolution or linear layers that depend on its input; "
+            "the method needs at least 4. Is this the denoiser, and not another part of the pipeline?"
+        )
+    return dependent[1:-1]
+
+
+def positional_layers(denoiser: nn.Module, inputs: Inputs) -> list[tuple[Layer, bool]]:
+    """Every layer that runs exactly once in a forward pass, on every input and at positions, in the order in which they run.
+
+    Which these are follows from the architecture alone. Beside each: whether its output depends on the noisy input, which the
+    weights have a say in.
+    """
     runs: list[list[tuple[str, Tensor]]] = []
     modules = {name: module for name, module in denoiser.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
     with torch.no_grad():
@@ -94,17 +109,11 @@ def eligible_layers(denoiser: nn.Module, inputs: Inputs) -> list[Layer]:
                     handle.remove()
             runs.append(order)
     names = [name for name, _ in runs[0]]
-    dependent = [
-        Layer(name=name, channels=first.shape[channel_axis(modules[name])])
+    return [
+        (Layer(name=name, channels=first.shape[channel_axis(modules[name])]), not torch.equal(first, second))
         for (name, first), (_, second) in zip(*runs, strict=True)
-        if names.count(name) == 1 and first.dim() > 2 and len(first) == len(inputs) and not torch.equal(first, second)
+        if names.count(name) == 1 and first.dim() > 2 and len(first) == len(inputs)
     ]
-    if len(dependent) < 4:
-        raise TracingError(
-            f"{type(denoiser).__name__} has {len(dependent)} convolution or linear layers that depend on its input; "
-            "the method needs at least 4. Is this the denoiser, and not another part of the pipeline?"
-        )
-    return dependent[1:-1]
 
 
 def channel_axis(layer: nn.Module) -> int:

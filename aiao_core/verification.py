@@ -1,161 +1,189 @@
-"""Does a suspect descend from the owner's model? The Monte Carlo verification and the exact test.
+"""Was a suspect made with knowledge of the owner's key? The Monte Carlo verification, its exact test and its controls.
 
 The decision rests on one number: how many of the decoded bits (:mod:`aiao_core.decoding`) have the key's sign. The response
 signs of the key are uniform and independent of everything that the decoding uses, so for a suspect made without knowledge of
-the key the number of matches among n bits is exactly Binomial(n, 1/2), whatever its activations look like. Of the two readings
-the better one decides, and its p-value is doubled (this project).
+the key the number of matches among n bits is exactly Binomial(n, 1/2), whatever its activations look like. Of the readings that
+count the best one decides, and its p-value is multiplied by their number.
+
+Nobody can choose what would break that independence: seed, draws and limit (:mod:`aiao_core.protocol`), layers and subpaths
+(:mod:`aiao_core.key_check`), and the source, unless it was fixed before the key was drawn. Controls of the same kind void a
+test that finds what is not there (:mod:`aiao_core.verdicts`; all of this is this project's).
 """
 
-import secrets
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from aiao_core.alignment import Reference, align
-from aiao_core.decoding import (
-    BATCH,
-    DECOY_DRAWS,
-    Decoded,
-    Draws,
-    Means,
-    decode,
-    decode_decoys,
-    derived_seed,
-    make_draws,
-    observe,
-    observe_baseline,
-)
+from aiao_core.alignment import Reference, reference
 from aiao_core.key import OwnerKey
+from aiao_core.measurement import Measurement, bit_test, measure
 from aiao_core.options import VerificationOptions
 from aiao_core.progress import Progress, ProgressCallback, silent
-from aiao_core.report import BitTest, Input, Interval, LayerResult, Readings, Report, SubpathResult
-from aiao_core.statistics import clopper_pearson
-from aiao_core.tracing import check_layers
-from aiao_core.watermark import Watermark
+from aiao_core.protocol import VERSION, bound, verification_seed
+from aiao_core.report import Counts, Report
+from aiao_core.report_parts import BitTest, Input, LayerResult, Reading, Registration, best_of, deciding
+from aiao_core.verdicts import Controls, Tested, decide, finds
+from aiao_core.weights import digest
+
+Load = Callable[[], nn.Module]
+"""Reads a model when the test comes to it, so that one at a time needs memory."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is being verified, for the report: names and digests, nothing that the test uses."""
+    """What is being verified, for the report: names and digests, and what the service knows of tests before this one."""
 
     suspect_name: str
     suspect_form: str
     inputs: tuple[Input, ...] = ()
     model_name: str | None = None
+    base_name: str | None = None
+    """Of an adapter's base."""
+    weights: str | None = None
+    """Digest of what was read, as :class:`aiao_core.suspects.Suspect` has it; without it, of the weights that are tested."""
+    counts: Counts | None = None
+    panel: tuple[BitTest, ...] | None = None
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What the source tells a test."""
+
+    weights: str
+    seed: int
+    features: Reference
+    test: BitTest
 
 
 def verify(
-    denoiser: nn.Module,
+    suspect: nn.Module | Load,
     key: OwnerKey,
     *,
-    options: VerificationOptions | None = None,
     subject: Subject,
-    source: Reference | None = None,
+    source: nn.Module | Load | None = None,
+    base: nn.Module | Load | None = None,
+    registration: Registration = "key-file",
+    options: VerificationOptions | None = None,
     progress: ProgressCallback = silent,
 ) -> Report:
-    """Test ``denoiser`` against ``key`` and report. The same seed gives the same numbers.
+    """Test ``suspect`` against ``key`` and report. The same key and weights give the same numbers.
 
-    With ``source``, channels that have changed places or signs are found first (:mod:`aiao_core.alignment`).
-    Raises :class:`aiao_core.errors.TracingError` if the denoiser lacks one of the key's layers, and
-    :class:`aiao_core.errors.InvalidCheckpoint` if its activations are not finite.
+    ``source`` is the model before the watermark: a control, and with it channels that have changed places or signs are found
+    (:mod:`aiao_core.alignment`). ``base`` is the model that an adapter, merged into ``suspect``, was made for. It is tested
+    first, and if it carries the mark the report is of the base alone. ``registration`` is "service" only where the caller
+    itself fixed source, layers and subpaths before the key's signs were known. With ``options`` that are not a verdict's the
+    report is exploratory. Raises as :func:`aiao_core.measurement.measure` does.
     """
     options = options or VerificationOptions()
-    seed = secrets.randbelow(2**32) if options.seed is None else options.seed
-    check_layers(denoiser, key.layers)
-    generator = torch.Generator().manual_seed(seed)
-    alignment = align(denoiser, key, source) if source else None
-    watermark = Watermark(key, denoiser, alignment)
-    draws = make_draws(key, options.draws, generator)
+    load = _loader(suspect)
+    weights = subject.weights or digest(load().state_dict())
+    known = _read_source(source, key, weights, options, progress) if source is not None else None
+    test = _Test(key, subject, weights, known, registration, options, progress)
+    if base is None:
+        return test.report(load(), "checkpoint")
+    base_report = test.report(_loader(base)(), "base")
+    if finds(base_report.test):
+        return base_report
+    return test.report(load(), "adapter", base_report.test)
 
-    baseline = observe_baseline(denoiser, key, draws, seed, alignment)
-    progress(Progress("draws", 1, 2))
-    triggered = observe(denoiser, watermark, draws, [(watermark, i) for i, _ in draws.subpaths])
-    progress(Progress("draws", 2, 2))
-    decoded = decode(watermark, draws, baseline, triggered)
 
-    decoys: list[BitTest] = []
-    for start in range(0, options.decoys, BATCH // DECOY_DRAWS):
-        end = min(start + BATCH // DECOY_DRAWS, options.decoys)
-        seeds = [derived_seed("decoy", seed, number) for number in range(start, end)]
-        decoys += [_readings(decoy).best for decoy in decode_decoys(denoiser, key, seeds, draws, baseline, alignment)]
-        progress(Progress("decoys", end, options.decoys))
+def _loader(model: nn.Module | Load) -> Load:
+    return (lambda: model) if isinstance(model, nn.Module) else model
 
-    readings = _readings(decoded)
-    test, deciding = readings.best, decoded.plain if readings.plain_decides else decoded.without_interference
-    right = [(watermark.response(j, triggered[j][draw : draw + 1]) > 0)[0] for draw, (_, j) in enumerate(draws.subpaths)]
-    return Report(
-        created_at=datetime.now(UTC),
-        software={name: version(name) for name in ("aiao", "torch", "diffusers", "numpy")},
-        verdict="match" if test.log10_p <= options.max_log10_p else "no-match",
-        max_log10_p=options.max_log10_p,
-        model_name=subject.model_name,
-        suspect_name=subject.suspect_name,
-        suspect_form=subject.suspect_form,
-        commitment=key.commitment,
-        architecture=key.architecture.fingerprint,
-        layers=tuple(_layer_result(key, j, bits) for j, bits in deciding.items()),
-        trigger_layers=len(key.trigger_layers),
-        strayed_channels=sum(places.strayed for places in alignment.values()) if alignment else None,
-        test=test,
-        readings=readings,
-        triggered_alone=_test(decoded.triggered),
-        untriggered=_test(decoded.untriggered),
-        vs_rate=_verification_success(right, options.tau),
-        rs_rate=_response_success(right, generator),
-        tau=options.tau,
-        decoys=tuple(decoys),
-        subpaths=_per_subpath(watermark, draws, triggered, options.tau),
-        inputs=subject.inputs,
-        seed=seed,
-        draws=len(draws),
+
+def _seed(key: OwnerKey, source: str | None, suspect: str, options: VerificationOptions) -> int:
+    return verification_seed(key.commitment, source, suspect) if options.seed is None else options.seed
+
+
+def _read_source(
+    source: nn.Module | Load, key: OwnerKey, suspect: str, options: VerificationOptions, progress: ProgressCallback
+) -> _Source:
+    denoiser = _loader(source)()
+    weights = digest(denoiser.state_dict())
+    seed = _seed(key, weights, suspect, options)
+    found = measure(denoiser, key, seed, draws=options.draws, progress=_stage("source", progress))
+    return _Source(weights, seed, reference(denoiser, key, seed), best_of(found.readings()))
+
+
+@dataclass(frozen=True)
+class _Test:
+    """One test of one key, on the suspect or on an adapter's base: both by the same draws."""
+
+    key: OwnerKey
+    subject: Subject
+    weights: str
+    source: _Source | None
+    registration: Registration
+    options: VerificationOptions
+    progress: ProgressCallback
+
+    def report(self, denoiser: nn.Module, tested: Tested, base_test: BitTest | None = None) -> Report:
+        """Measure ``denoiser`` and its decoys, and decide."""
+        progress = _stage("base", self.progress) if tested == "base" else self.progress
+        seed = self.source.seed if self.source else _seed(self.key, None, self.weights, self.options)
+        features = self.source.features if self.source else None
+        found = measure(denoiser, self.key, seed, draws=self.options.draws, source=features, progress=progress)
+        ways = found.readings(self.registration)
+        test = best_of(ways, found.key.log10_choices if self.registration == "key-file" else 0)
+        best = deciding(ways)
+        view = found.view(best)
+        decoys = found.decoys(self.options.decoys, view, progress)
+        source_test = self.source.test if self.source else None
+        verdict, reason = decide(test, self.options.max_log10_p, tested, Controls(decoys, source_test, base_test))
+        exploratory = self.options.exploratory
+        vs_rate, rs_rate = found.rates(view, self.options.tau)
+        return Report(
+            created_at=datetime.now(UTC),
+            software={name: version(name) for name in ("aiao", "torch", "diffusers", "numpy")},
+            verdict="exploratory" if exploratory else verdict,
+            reason="; ".join(self.options.departures()) if exploratory else reason,
+            tested=tested,
+            base_name=None if tested == "checkpoint" else self.subject.base_name or "base",
+            registration=self.registration,
+            protocol=VERSION,
+            max_log10_p=self.options.max_log10_p,
+            bound_log10_p=bound(test.log10_p),
+            tests=self.subject.counts,
+            model_name=self.subject.model_name,
+            suspect_name=self.subject.suspect_name,
+            suspect_form=self.subject.suspect_form,
+            suspect_weights=self.weights,
+            source_weights=self.source.weights if self.source else None,
+            commitment=self.key.commitment,
+            architecture=self.key.architecture.fingerprint,
+            layers=_layers(found, best),
+            trigger_layers=len(found.key.key.trigger_layers),
+            strayed_channels=found.strayed,
+            test=test,
+            ways=ways,
+            triggered_alone=bit_test(view.decoded[best.subpaths].triggered),
+            untriggered=bit_test(view.decoded[best.subpaths].untriggered),
+            vs_rate=vs_rate,
+            rs_rate=rs_rate,
+            tau=self.options.tau,
+            decoys=decoys,
+            source_test=source_test,
+            base_test=base_test,
+            panel=self.subject.panel,
+            subpaths=found.subpaths(view, self.options.tau),
+            inputs=self.subject.inputs,
+            seed=seed,
+            draws=self.options.draws,
+        )
+
+
+def _layers(found: Measurement, best: Reading) -> tuple[LayerResult, ...]:
+    """The bits of the deciding reading, layer by layer."""
+    decoded = found.view(best).decoded[best.subpaths]
+    bits = decoded.without_interference if best.without_interference else decoded.plain
+    return tuple(
+        LayerResult(name=found.registered.layers[j].name, matches=int(each.sum()), bits=len(each)) for j, each in bits.items()
     )
 
 
-def _readings(decoded: Decoded) -> Readings:
-    return Readings(plain=_test(decoded.plain), without_interference=_test(decoded.without_interference))
-
-
-def _test(bits: dict[int, Tensor]) -> BitTest:
-    matches = sum(int(layer.sum()) for layer in bits.values())
-    total = sum(len(layer) for layer in bits.values())
-    return BitTest.of(matches, total)
-
-
-def _layer_result(key: OwnerKey, j: int, bits: Tensor) -> LayerResult:
-    return LayerResult(name=key.layers[j].name, matches=int(bits.sum()), bits=len(bits))
-
-
-def _verification_success(right: Sequence[Tensor], tau: float) -> Interval:
-    """VS-rate (Fig. 5): share of draws with RS >= tau. The draws are independent, so its interval is Clopper-Pearson's."""
-    verified = sum(float(signs.float().mean()) >= tau for signs in right)
-    low, high = clopper_pearson(verified, len(right))
-    return Interval(value=verified / len(right), low=low, high=high, draws=len(right))
-
-
-def _response_success(right: Sequence[Tensor], generator: torch.Generator) -> Interval:
-    """RS-rate (Fig. 5): mean share of right signs.
-
-    The channels of one draw depend on each other; one channel drawn at random from each draw does not depend on the others
-    and is right with probability RS-rate, so that these make an exact Clopper-Pearson interval.
-    """
-    rate = sum(float(signs.float().mean()) for signs in right) / len(right)
-    picked = sum(bool(signs[torch.randint(len(signs), (), generator=generator)]) for signs in right)
-    low, high = clopper_pearson(picked, len(right))
-    return Interval(value=rate, low=low, high=high, draws=len(right))
-
-
-def _per_subpath(watermark: Watermark, draws: Draws, triggered: Means, tau: float) -> tuple[SubpathResult, ...]:
-    """RS and VS of each subpath over all passes with its trigger: one pass serves every later response layer."""
-    trigger_of = torch.tensor([i for i, _ in draws.subpaths])
-    results = []
-    for i, j in watermark.subpaths:
-        means = triggered[j][trigger_of == i]
-        if len(means):
-            rs = (watermark.response(j, means) > 0).float().mean(1)
-            vs = float((rs >= tau).float().mean())
-            results.append(SubpathResult(trigger=i, response=j, draws=len(means), rs=float(rs.mean()), vs=vs))
-    return tuple(results)
+def _stage(name: str, progress: ProgressCallback) -> ProgressCallback:
+    """Report the stages of a part under the part's name."""
+    return lambda inner: progress(Progress(f"{name}: {inner.stage}", inner.step, inner.total, inner.metrics))

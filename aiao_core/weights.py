@@ -4,9 +4,10 @@ safetensors is read by its own library, by memory map; a pickle by ``torch.load(
 data.
 """
 
+import hashlib
 import json
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,19 @@ MAX_NAME = 256
 """Characters of a tensor's name: messages repeat it."""
 
 Weights = dict[str, Tensor]
+
+
+def digest(weights: Mapping[str, Tensor]) -> str:
+    """``sha256:<hex>`` of the tensors' names, shapes and numbers in float32, however they are packed.
+
+    A file that is zipped once more, or written in double the precision, has the same digest: it is not another suspect.
+    """
+    found = hashlib.sha256()
+    for name in sorted(weights):
+        value = weights[name].detach().float().cpu().contiguous()
+        found.update(f"{name}\0{tuple(value.shape)}\0".encode())
+        found.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return f"sha256:{found.hexdigest()}"
 
 
 def read_json(file: Path, max_bytes: int = MAX_CONFIG_BYTES) -> dict[str, Any]:

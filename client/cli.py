@@ -50,8 +50,8 @@ app.add_typer(webhooks.app, name="webhooks")
 def main() -> None:
     """Run a command.
 
-    Exit status: 0 done (``verify``: match; ``audit``: withstood), 1 ``verify``: no match, ``audit``: ended, 2 error, 130
-    interrupted.
+    Exit status: 0 done (``verify``: match; ``audit``: withstood), 1 ``verify``: no match, ``audit``: ended, 2 error, 3
+    ``verify``: no verdict, 130 interrupted.
     """
     try:
         app(prog_name="aiao")

@@ -17,6 +17,7 @@ from client.documents import Job
 
 if TYPE_CHECKING:
     from aiao_core.report import Report
+    from aiao_core.report_summary import Summary
 
 
 Stage = progress.Progress | documents.Progress
@@ -113,23 +114,44 @@ def follow(label: str, *, quiet: bool = False, latest: bool = False) -> Iterator
         yield show_job
 
 
-def print_verdict(report: "Report") -> None:
-    """The verdict and the figures it rests on."""
-    if report.verdict == "match":
-        out.print("MATCH: the suspect carries the owner's watermark", style="bold green")
-    else:
-        out.print("NO MATCH: the owner's watermark was not found in the suspect", style="bold")
+STYLES = {"match": "bold green", "no-match": "bold", "base-marked": "bold yellow", "invalid": "bold red"}
+
+
+def print_verdict(report: "Report | Summary") -> None:
+    """The verdict, what was tested, and the figures it rests on, as far as the caller may know them."""
+    from aiao_core.report import UNRULED, Report  # here: they are slow to load, and no other command should wait for them
+    from aiao_core.report_words import WORDS, before_the_rules, sentence
+
+    out.print(f"{WORDS[report.verdict]}: {sentence(report)}", style=STYLES.get(report.verdict, "bold magenta"))
+    if isinstance(report, Report):
+        if report.version <= UNRULED:
+            for notice in before_the_rules(report.max_log10_p, report.test.log10_p, report.verdict):
+                out.print(f"  from before the rules of a verdict: {notice}", style="yellow")
+        print_table(["figure", "value", ""], _figures(report))
+        return
+    bound = "none" if report.bound_log10_p is None else f"10^{report.bound_log10_p:.1f}"
+    rows = [["bound of the probability", bound, "coarse: the full report is for the key's owner"]]
+    if report.tests:
+        rows.append(["tests", f"{report.tests.with_key} with this key, {report.tests.of_file} of these weights", ""])
+    print_table(["figure", "value", ""], rows)
+
+
+def _figures(report: "Report") -> list[list[str]]:
     vs, rs, test = report.vs_rate, report.rs_rate, report.test
     best_decoy = min((decoy.log10_p for decoy in report.decoys), default=0.0)
-    print_table(
-        ["figure", "value", "95 % interval"],
-        [
-            ["log10 p", f"{test.log10_p:.2f}", f"match at or below {report.max_log10_p:g}"],
-            ["matching bits", f"{test.matches} of {test.bits}", ""],
-            ["VS-rate", f"{vs.value:.3f}", f"{vs.low:.3f} to {vs.high:.3f}"],
-            ["RS-rate", f"{rs.value:.3f}", f"{rs.low:.3f} to {rs.high:.3f}"],
-            ["without the trigger", f"{report.untriggered.log10_p:.2f}", "no part of the verdict"],
-            [f"best of {len(report.decoys)} decoy keys", f"{best_decoy:.2f}", "control"],
-            ["seed", str(report.seed), ""],
-        ],
-    )
+    rows = [
+        ["log10 p", f"{test.log10_p:.2f}", f"match at or below {report.max_log10_p:.5g}; claimed {report.claimed_log10_p:.2f}"],
+        ["matching bits", f"{test.matches} of {test.bits}", ""],
+        ["VS-rate", f"{vs.value:.3f}", f"95 % interval {vs.low:.3f} to {vs.high:.3f}"],
+        ["RS-rate", f"{rs.value:.3f}", f"95 % interval {rs.low:.3f} to {rs.high:.3f}"],
+        ["without the trigger", f"{report.untriggered.log10_p:.2f}", "not a part of the verdict"],
+        [f"best of {len(report.decoys)} decoy keys", f"{best_decoy:.2f}", "control"],
+    ]
+    if report.source_test:
+        rows.append(["the key on the source", f"{report.source_test.log10_p:.2f}", "control"])
+    if report.base_test:
+        rows.append(["the key on the base alone", f"{report.base_test.log10_p:.2f}", "control"])
+    if report.tests:
+        counted = f"{report.tests.with_key} with this key, {report.tests.of_file} of these weights"
+        rows.append(["tests", counted, f"log10 of p times these {report.corrected_log10_p:.2f}"])
+    return [*rows, ["seed", str(report.seed), ""]]

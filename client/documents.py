@@ -133,7 +133,14 @@ class Verification(_Document):
     suspect_sha256: str | None
     options: dict[str, Any]
     status: str
-    verdict: Literal["match", "no-match"] | None
+    verdict: str | None
+    """match, no-match, base-marked (an adapter's base carries the mark; nothing is said of the adapter) or invalid."""
+    reason: str | None = None
+    tested: str | None = None
+    base_name: str | None = None
+    bound_log10_p: float | None = None
+    with_key: int | None = None
+    of_file: int | None = None
     log10_p: float | None
     vs_rate: float | None
     rs_rate: float | None

@@ -5,15 +5,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from aiao_core.alignment import Reference, reference
+from torch import nn
+
 from aiao_core.archives import Limits, opened
 from aiao_core.digests import sha256_path
-from aiao_core.errors import InvalidCheckpoint
+from aiao_core.errors import AdapterWithoutBase, InvalidCheckpoint
 from aiao_core.hub import SCHEME, download
 from aiao_core.key import OwnerKey
 from aiao_core.options import VerificationOptions
 from aiao_core.progress import ProgressCallback, silent
-from aiao_core.report import Input, Report
+from aiao_core.report import Report
+from aiao_core.report_parts import Input
 from aiao_core.suspects import load_suspect, read_denoiser
 from aiao_core.verification import Subject, verify
 from aiao_core.weights import Weights
@@ -30,10 +32,12 @@ def verify_offline(
     base: Path | None = None,
     source: Path | None = None,
 ) -> Report:
-    """Test ``suspect`` with an owner's key file on this machine; the same seed gives the service's numbers.
+    """Test ``suspect`` with an owner's key file on this machine; the same key and weights give the service's numbers.
 
     ``suspect`` is a file, a folder or a repository ``hf://owner/name@revision``; ``base`` the model that an adapter changes;
-    ``source`` the registered model before the watermark, by which permuted channels are found.
+    ``source`` the registered model before the watermark: a control, and what shows permuted channels. Readings that depend on
+    the source or on the key file's subpaths are reported and do not count, because nothing shows here that both are older than
+    the key.
     """
     for path in (suspect, base, source):
         if path is not None and not str(path).startswith(SCHEME) and not Path(path).exists():
@@ -43,7 +47,7 @@ def verify_offline(
 
     def read_base() -> tuple[Weights, str]:
         if base is None:
-            raise InvalidCheckpoint("the suspect is an adapter, which changes a base model; name that one with --base")
+            raise AdapterWithoutBase("the suspect is an adapter, which changes a base model; name that one with --base")
         inputs.append(Input(role="base", name=base.name, sha256=sha256_path(base)))
         with opened(base) as path:
             weights, form = read_denoiser(path, key.architecture)
@@ -51,16 +55,26 @@ def verify_offline(
 
     with _submitted(suspect, progress) as (path, submitted):
         loaded = load_suspect(path, key.architecture, read_base)
-    known = None if source is None else _known(source, key)
     if source is not None:
         inputs.append(Input(role="source", name=source.name, sha256=sha256_path(source)))
-    subject = Subject(submitted.name, loaded.form, (submitted, *inputs))
-    return verify(loaded.denoiser, key, options=options, subject=subject, source=known, progress=progress)
+    names = Subject(submitted.name, loaded.form, (submitted, *inputs), base_name=loaded.base_name, weights=loaded.weights)
+    return verify(
+        loaded.denoiser,
+        key,
+        subject=names,
+        source=None if source is None else lambda: _read_source(source, key),
+        base=loaded.base,
+        options=options,
+        progress=progress,
+    )
 
 
-def _known(source: Path, key: OwnerKey) -> Reference:
-    with opened(source) as path:
-        return reference(load_suspect(path, key.architecture).denoiser, key)
+def _read_source(source: Path, key: OwnerKey) -> nn.Module:
+    try:
+        with opened(source) as path:
+            return load_suspect(path, key.architecture).denoiser
+    except InvalidCheckpoint as error:
+        raise type(error)(f"the source cannot be used: {error}; name the model that was registered with --source") from error
 
 
 @contextmanager

@@ -112,7 +112,7 @@ class Verifications(Resource):
 
         ``suspect`` is uploaded: a pipeline folder, an archive, a .safetensors, pickle or GGUF file, or an adapter; or it is a
         public repository of the Hugging Face hub, ``"hf://owner/name@revision"``, which the service fetches. ``base`` is the
-        model that an adapter was made for, by default the registered watermarked one. ``options`` are those of
+        model that an adapter was made for, and needed for an adapter alone. ``options`` are those of
         :class:`aiao_core.options.VerificationOptions`. ``secret_key`` is needed for a model in its owner's custody.
         """
         if base is not None:

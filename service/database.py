@@ -51,6 +51,7 @@ class Base(DeclarativeBase):
     type_annotation_map = {  # noqa: RUF012
         datetime: UtcDateTime,
         dict[str, Any]: sa.JSON(none_as_null=True),
+        list[dict[str, Any]]: sa.JSON(none_as_null=True),
         bytes: sa.LargeBinary,
         str: sa.Text,
     }

@@ -111,6 +111,12 @@ class InvalidArtifact(ServiceError):
     status, slug = 422, "invalid-artifact"
 
 
+class AdapterWithoutBase(ServiceError):
+    """An adapter of which nobody says which model it changes."""
+
+    status, slug = 422, "adapter-without-base"
+
+
 class InvalidParts(ServiceError):
     """Parts of a direct upload are missing, or are not those that the client means."""
 

@@ -21,7 +21,7 @@ from service.models.repository import ModelRepository
 from service.models.tables import Model
 from service.telemetry import span
 from worker.running import Work
-from worker.source import source_features
+from worker.source import load_source
 
 
 def audit_model(work: Work) -> None:
@@ -33,7 +33,6 @@ def audit_model(work: Work) -> None:
         key = keys.owner_key(session, platform.vault, job.tenant_id, registered.id, job.id)
     source = work.artifact(registered.artifact_id)
     images = work.artifact(row.images_artifact_id) if row.images_artifact_id else None
-    known = source_features(work, source, key)
     published = work.scratch / "marked.zip"
     work.download(registered.checkpoint_key, published)
     with opened(published, work.limits) as folder:
@@ -60,7 +59,7 @@ def audit_model(work: Work) -> None:
             [CATALOGUE[attack] for attack in row.attacks or PRESETS[row.preset]],
             options=AuditOptions.model_validate(row.options),
             subject=Audited(registered.name, tuple(inputs)),
-            source=known,
+            source=load_source(work, source),
             finished=[AttackResult.model_validate(result) for result in row.results.values()],
             keep=keep,
             progress=work.progress,

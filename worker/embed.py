@@ -1,5 +1,6 @@
 """Embed a watermark in a registered model, prove that it can be found, and store the marked checkpoint."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from aiao_core.acceleration import accelerator
@@ -10,7 +11,9 @@ from aiao_core.embedding import embed
 from aiao_core.errors import EmbeddingFailed
 from aiao_core.examples import draw_examples, load_examples
 from aiao_core.key import OwnerKey
-from aiao_core.options import EmbeddingOptions, VerificationOptions
+from aiao_core.options import EmbeddingOptions
+from aiao_core.report_parts import BitTest
+from aiao_core.verdicts import finds
 from aiao_core.verification import Subject, verify
 from service.jobs.leases import LeaseLost
 from service.keys import service as keys
@@ -18,7 +21,9 @@ from service.models import service as models
 from service.models.repository import ModelRepository
 from service.models.tables import Model
 from service.telemetry import span
+from worker.panel import others, test_on
 from worker.running import Work
+from worker.source import load_source
 from worker.training_state import TrainingState
 
 
@@ -41,25 +46,38 @@ def embed_model(work: Work) -> None:
         with span("run"):
             embedding = embed(model, seed, examples=examples, options=options, store=state, progress=work.progress)
         save_model(model.denoiser, folder, work.scratch / "marked")
-    _prove(work, embedding.key)
+    panel = _prove(work, row, embedding.key)
     pack(work.scratch / "marked", work.scratch / "marked.zip")
-    _store(work, row, embedding.key, work.scratch / "marked.zip")
+    _store(work, row, embedding.key, panel, work.scratch / "marked.zip")
 
 
 @span("prove")
-def _prove(work: Work, key: OwnerKey) -> None:
-    """An owner must not publish a mark that cannot be found: test the checkpoint as it was saved, in its own precision."""
-    marked = load_model(work.scratch / "marked").denoiser.to(accelerator().device)
-    options = VerificationOptions(seed=0, decoys=0)
-    report = verify(marked, key, options=options, subject=Subject("marked", "own"), progress=work.progress)
+def _prove(work: Work, row: Model, key: OwnerKey) -> tuple[BitTest, ...]:
+    """An owner must not publish a mark that cannot be found: test the checkpoint as it was saved, in its own precision.
+
+    Returns the key's tests on other models, none of which it may find.
+    """
+    report = verify(
+        lambda: load_model(work.scratch / "marked").denoiser.to(accelerator().device),
+        key,
+        subject=Subject("marked", "own"),
+        source=lambda: load_source(work, work.artifact(row.artifact_id)),
+        registration="service",
+        progress=work.progress,
+    )
     if report.verdict != "match":
+        found = report.reason or f"log10 p is {report.test.log10_p:.1f}"
+        raise EmbeddingFailed(f"the watermark cannot be proved: {found}; use more steps or more layers")
+    tests = tuple(test_on(denoiser, key, report.source_weights) for denoiser in others(work, row, key))
+    if any(map(finds, tests)):
         raise EmbeddingFailed(
-            f"the watermark cannot be proved: log10 p is {report.test.log10_p:.1f}; use more steps or more layers"
+            "the key is found in a model that it never marked, so it can prove nothing; register the model again"
         )
+    return tests
 
 
 @span("store")
-def _store(work: Work, row: Model, key: OwnerKey, archive: Path) -> None:
+def _store(work: Work, row: Model, key: OwnerKey, panel: Sequence[BitTest], archive: Path) -> None:
     """Checkpoint, key and the job's end become visible together, or the checkpoint goes again.
 
     If the database breaks off in the midst of it, nobody knows which: the checkpoint stays, for the collection of garbage.
@@ -70,7 +88,7 @@ def _store(work: Work, row: Model, key: OwnerKey, archive: Path) -> None:
     try:
         with work.platform.database.session() as session:
             work.lease.succeed(session, f"/v1/models/{row.id}")
-            models.mark_ready(session, work.platform.vault, row.tenant_id, row.id, key, checkpoint)
+            models.mark_ready(session, work.platform.vault, row.tenant_id, row.id, key, panel, checkpoint)
     except LeaseLost:
         work.platform.storage.delete(storage_key)
         raise

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+from torch import nn
 
 from aiao_core.archives import Limits, opened
 from aiao_core.errors import AiaoError
@@ -21,12 +22,19 @@ class _NeedsBase(Exception):
 
 
 def read(
-    suspect: str, base: list[str] | None, like: dict[str, Any], limits: dict[str, Any], scratch: str, target: str
+    suspect: str,
+    base: list[str] | None,
+    like: dict[str, Any],
+    limits: dict[str, Any],
+    scratch: str,
+    target: str,
+    base_target: str,
 ) -> dict[str, Any]:
-    """Write the suspect's weights to the file ``target``; returns its form, or the code and sentence of an error.
+    """Write the suspect's weights to the file ``target``, and those without its adapters, if it has any, to ``base_target``.
 
-    ``suspect`` is a file or a folder, ``base`` the file of the model that an adapter changes and that model's name; ``like`` is
-    an :class:`Architecture` and ``limits`` are :class:`Limits`, each as JSON.
+    Returns its form, the digest of what was read and the base's name, or the code and sentence of an error. ``suspect`` is a
+    file or a folder, ``base`` the file of the model that an adapter changes and that model's name; ``like`` is an
+    :class:`Architecture` and ``limits`` are :class:`Limits`, each as JSON.
     """
     tempfile.tempdir = scratch
     architecture, allowed, given = Architecture.model_validate(like), Limits(**limits), Path(suspect)
@@ -46,5 +54,11 @@ def read(
         return {"error": NEEDS_BASE}
     except AiaoError as error:
         return {"error": error.code, "detail": str(error)}
-    save_file({name: value.contiguous() for name, value in found.denoiser.state_dict().items()}, target)
-    return {"form": found.form}
+    _save(found.denoiser, target)
+    if found.base is not None:
+        _save(found.base, base_target)
+    return {"form": found.form, "weights": found.weights, "base_name": found.base_name}
+
+
+def _save(denoiser: nn.Module, target: str) -> None:
+    save_file({name: value.contiguous() for name, value in denoiser.state_dict().items()}, target)

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from aiao_core import errors
+from aiao_core.acceleration import accelerator
 from aiao_core.checkpoints import build, fill
 from aiao_core.errors import InvalidCheckpoint
 from aiao_core.key import Architecture
@@ -24,26 +25,39 @@ ERRORS: dict[str, type[errors.AiaoError]] = {
 
 @dataclass(frozen=True)
 class Reading:
-    """A suspect that could be read: its plain weights, and the form in which it came."""
+    """A suspect that could be read: its plain weights in files, the form in which it came, and the digest of what was read."""
 
-    weights: Path
+    like: Architecture
+    file: Path
     form: str
+    weights: str
+    base_file: Path
+    base_name: str | None
+    """None for a suspect without adapters, which has no base."""
 
-    def load(self, like: Architecture) -> nn.Module:
+    def load(self) -> nn.Module:
         """The suspect as a denoiser."""
-        denoiser = build(like)
-        fill(denoiser, load_file(self.weights))
-        return denoiser
+        return self._denoiser(self.file)
+
+    def load_base(self) -> nn.Module:
+        """The denoiser without the adapters."""
+        return self._denoiser(self.base_file)
+
+    def _denoiser(self, file: Path) -> nn.Module:
+        denoiser = build(self.like)
+        fill(denoiser, load_file(file))
+        return denoiser.to(accelerator().device)
 
 
 @span("read suspect")
 def read_suspect(work: Work, suspect: Path, like: Architecture, base: Callable[[], tuple[Path, str]]) -> Reading:
     """Read the suspect at ``suspect``, a file or a folder, as one of the architecture ``like``.
 
-    ``base`` is called for an adapter alone, for the file of the model that it changes, and that model's name. Raises as
-    :func:`aiao_core.suspects.load_suspect` does, and :class:`InvalidCheckpoint` if the child ended over it.
+    ``base`` is called for an adapter alone, for the file of the model that it changes, and that model's name; it may raise
+    :class:`aiao_core.errors.AdapterWithoutBase`. Raises as :func:`aiao_core.suspects.load_suspect` does, and
+    :class:`InvalidCheckpoint` if the child ended over it.
     """
-    target = work.scratch / "suspect.safetensors"
+    target, base_target = work.scratch / "suspect.safetensors", work.scratch / "base.safetensors"
 
     def answer(known_base: tuple[Path, str] | None) -> dict[str, Any]:
         settings = work.platform.settings
@@ -57,6 +71,7 @@ def read_suspect(work: Work, suspect: Path, like: Architecture, base: Callable[[
                     "limits": asdict(work.limits),
                     "scratch": str(work.scratch),
                     "target": str(target),
+                    "base_target": str(base_target),
                 },
                 seconds=settings.suspect_seconds,
                 memory_bytes=settings.suspect_memory_bytes,
@@ -73,4 +88,12 @@ def read_suspect(work: Work, suspect: Path, like: Architecture, base: Callable[[
         found = answer(base())
     if "error" in found:
         raise ERRORS.get(str(found["error"]), InvalidCheckpoint)(str(found.get("detail")))
-    return Reading(target, errors.printable(str(found["form"])))
+    name = found.get("base_name")
+    return Reading(
+        like,
+        target,
+        errors.printable(str(found["form"])),
+        errors.printable(str(found["weights"])),
+        base_target,
+        name and errors.printable(str(name)),
+    )

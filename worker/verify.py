@@ -2,22 +2,22 @@
 
 from pathlib import Path
 
-from aiao_core.acceleration import accelerator
 from aiao_core.digests import sha256_path
+from aiao_core.errors import AdapterWithoutBase
 from aiao_core.hub import download
 from aiao_core.options import VerificationOptions
-from aiao_core.report import Input
+from aiao_core.protocol import LIMIT_LOG10_P
+from aiao_core.report_parts import Input
 from aiao_core.verification import Subject, verify
 from service.keys import service as keys
 from service.models.repository import ModelRepository
-from service.models.tables import Model
 from service.telemetry import span
 from service.verifications.repository import VerificationRepository
-from service.verifications.service import record_report
+from service.verifications.service import counted, record_report
 from service.verifications.tables import Verification
 from worker.metrics import VERDICTS
 from worker.running import Work
-from worker.source import source_features
+from worker.source import load_source
 from worker.suspects import read_suspect
 
 
@@ -28,11 +28,13 @@ def verify_suspect(work: Work) -> None:
         row = VerificationRepository(session, job.tenant_id).get(job.subject_id)
         model = ModelRepository(session, job.tenant_id).get(row.model_id)
         key = keys.owner_key(session, platform.vault, job.tenant_id, model.id, job.id)
-    base = Base(work, row, model)
+        panel = keys.panel_of(session, job.tenant_id, model.id)
+    base = Base(work, row)
     path, submitted = _submitted(work, row)
     suspect = read_suspect(work, path, key.architecture, base)
+    with platform.database.session() as session:
+        counts = counted(session, job.tenant_id, row.id, suspect.weights)
     source = work.artifact(model.artifact_id)
-    known = source_features(work, source, key)
     inputs = (
         submitted,
         *base.inputs,
@@ -41,11 +43,16 @@ def verify_suspect(work: Work) -> None:
     )
     with span("run"):
         report = verify(
-            suspect.load(key.architecture).to(accelerator().device),
+            suspect.load,
             key,
-            options=VerificationOptions.model_validate(row.options),
-            subject=Subject(submitted.name, suspect.form, inputs, model.name),
-            source=known,
+            subject=Subject(
+                submitted.name, suspect.form, inputs, model.name, suspect.base_name, suspect.weights, counts, panel
+            ),
+            source=lambda: load_source(work, source),
+            base=suspect.load_base if suspect.base_name else None,
+            registration="service",
+            # Of what a request from before the rules asked for, a stricter limit alone is kept.
+            options=VerificationOptions(max_log10_p=min(row.options["max_log10_p"], LIMIT_LOG10_P)),
             progress=work.progress,
         )
     with span("store"), platform.database.session() as session:
@@ -66,20 +73,18 @@ def _submitted(work: Work, row: Verification) -> tuple[Path, Input]:
 
 
 class Base:
-    """The model that an adapter changes: the one that was named, or else the registered watermarked one.
+    """The model that an adapter changes, as the client named it. Called for an adapter alone; ``inputs`` then holds it."""
 
-    Called for an adapter alone; ``inputs`` then holds the named model.
-    """
-
-    def __init__(self, work: Work, row: Verification, model: Model) -> None:
-        self.work, self.row, self.model = work, row, model
+    def __init__(self, work: Work, row: Verification) -> None:
+        self.work, self.row = work, row
         self.inputs: list[Input] = []
 
     def __call__(self) -> tuple[Path, str]:
         if self.row.base_artifact_id is None:
-            file = self.work.scratch / "marked.zip"
-            self.work.download(self.model.checkpoint_key, file)
-            return file, "the registered watermarked model"
+            raise AdapterWithoutBase(
+                "the suspect is an adapter, which changes a base model: submit it again with base_artifact_id, the model that "
+                "it was made for; it is never merged into the owner's marked model, in which every adapter matches"
+            )
         artifact = self.work.artifact(self.row.base_artifact_id)
         self.inputs.append(Input(role="base", name=artifact.filename, sha256=artifact.sha256))
         return self.work.fetch(artifact), artifact.filename

@@ -8,15 +8,18 @@ import typer
 from aiao_core.options import VerificationOptions
 from client import keyfile
 from client.api import Client
-from client.commands.models import Json
+from client.commands.models import Force, Json
 from client.display import err, follow, out, print_verdict, stages, transfer
 from client.errors import ClientError
 from client.report_files import check_report_file, save_report
 
 if TYPE_CHECKING:
     from aiao_core.report import Report
+    from aiao_core.report_summary import Summary
 
-MATCH, NO_MATCH = 0, 1
+STATUS = {"match": 0, "no-match": 1}
+NO_VERDICT = 3
+"""Exit status if nothing is said of the suspect: its base carries the mark, a control voids the test, or it is exploratory."""
 
 
 def verify(
@@ -29,24 +32,30 @@ def verify(
         Path | None, typer.Option(help="The owner's key file: for --offline, or if the service does not keep the model's key.")
     ] = None,
     base: Annotated[
-        Path | None, typer.Option(help="The model that a LoRA was made for; with a service by default the registered one.")
+        Path | None, typer.Option(help="The model that a LoRA was made for: tested first, and needed unless it lies beside it.")
     ] = None,
     source: Annotated[
-        Path | None, typer.Option(help="For --offline: the model before the watermark, to undo permuted channels by.")
+        Path | None, typer.Option(help="For --offline: the model before the watermark, a control that must not match.")
     ] = None,
     report_file: Annotated[Path | None, typer.Option("--report", help="Save the report: .html or .json.")] = None,
+    force: Force = False,
     seed: Annotated[
-        int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of the draws: the same seed gives the same numbers.")
+        int | None, typer.Option(min=0, max=2**32 - 1, help="For --offline: explore with other draws. That is not a verdict.")
     ] = None,
-    draws: Annotated[int | None, typer.Option(min=1, max=100_000, help="Monte Carlo draws.")] = None,
-    decoys: Annotated[int | None, typer.Option(min=0, max=10_000, help="Decoy keys tested as a control.")] = None,
+    draws: Annotated[int | None, typer.Option(min=1, max=100_000, help="Likewise: so many draws.")] = None,
+    decoys: Annotated[int | None, typer.Option(min=0, max=10_000, help="Likewise: so many decoy keys.")] = None,
     json: Json = False,
 ) -> None:
-    """Test whether a checkpoint descends from a registered model. Exit status: 0 match, 1 no match, 2 error."""
+    """Test whether a checkpoint was made with knowledge of a registered model's key or marked weights.
+
+    Exit status: 0 match, 1 no match, 2 error, 3 no verdict: the base carries the mark, a control voids the test, or it is
+    exploratory.
+    """
     chosen = {"seed": seed, "draws": draws, "decoys": decoys}
     options = {name: value for name, value in chosen.items() if value is not None}
     if report_file:
-        check_report_file(report_file)
+        check_report_file(report_file, force=force)
+    result: Report | Summary
     if offline:
         if key is None or model is not None:
             raise ClientError("an offline test needs the owner's key and no model: aiao verify --offline --key KEYFILE SUSPECT")
@@ -61,16 +70,16 @@ def verify(
         out.print(result.to_json(), end="")
     else:
         print_verdict(result)
-        if offline and source is None and result.verdict == "no-match":
-            err.print("A thief can permute channels: name the model before the watermark with --source, and these are undone.")
+        if offline and source is None:
+            err.print("Name the model before the watermark with --source: without it the most important control is missing.")
     if report_file:
-        _save(result, report_file)
-    raise typer.Exit(MATCH if result.verdict == "match" else NO_MATCH)
+        _save(result, report_file, force=force)
+    raise typer.Exit(STATUS.get(result.verdict, NO_VERDICT))
 
 
 def _by_service(
     suspect: str, base: Path | None, model: str, key: Path | None, options: dict[str, Any], *, quiet: bool
-) -> "Report":
+) -> "Report | Summary":
     secret = keyfile.secret_of(key)
     with Client() as client:
         with transfer("upload", quiet=quiet) as moved:
@@ -84,10 +93,10 @@ def _by_service(
         return read(client.verifications.report(submission.verification.id))
 
 
-def read(text: str) -> "Report":
-    from aiao_core.report import Report  # here: it is slow to load, and no other command should wait for it
+def read(text: str) -> "Report | Summary":
+    from aiao_core.report_summary import read_report  # here: it is slow to load, and no other command should wait for it
 
-    return Report.from_json(text)
+    return read_report(text)
 
 
 def _offline(
@@ -101,7 +110,9 @@ def _offline(
         return verify_offline(suspect, key_file, VerificationOptions.model_validate(options), show, base=base, source=source)
 
 
-def _save(result: "Report", file: Path) -> None:
-    from aiao_core.report_html import to_html
+def _save(result: "Report | Summary", file: Path, *, force: bool) -> None:
+    from aiao_core.report import Report
+    from aiao_core.report_html import summary_to_html, to_html
 
-    save_report(file, lambda: to_html(result), result.to_json)
+    page = (lambda: to_html(result)) if isinstance(result, Report) else (lambda: summary_to_html(result))
+    save_report(file, page, result.to_json, force=force)

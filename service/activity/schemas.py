@@ -14,6 +14,7 @@ Action = Literal[
     "checkpoint.download",
     "job.cancel",
     "key.decrypt",
+    "key.open",
     "model.register",
     "model.retire",
     "tenant.quota",

@@ -2,13 +2,16 @@
 
 from fastapi import APIRouter
 
+from service.activity.service import record
 from service.errors import Conflict, responses
 from service.etags import PreconditionDep, conditional, weak
+from service.idempotency import IdempotentJson
+from service.keys import service
 from service.keys.repository import KeyRepository
-from service.keys.schemas import PublicKeyOut
+from service.keys.schemas import KeyOpened, PublicKeyOut
 from service.models.repository import ModelRepository
 from service.schemas import ModelId
-from service.tokens.dependencies import PlatformDep, Reader
+from service.tokens.dependencies import ModelWriter, PlatformDep, Reader
 
 router = APIRouter(prefix="/v1/models", tags=["keys"])
 
@@ -21,5 +24,18 @@ def show(model_id: ModelId, platform: PlatformDep, caller: Reader, precondition:
         key = KeyRepository(session, caller.tenant_id).of_model(model_id)
         if key.public_key is None:
             raise Conflict(f"the key of {model_id} is not complete: the model is {model.status}; follow {model.job_id}")
-        precondition.check(weak(key.id))
-        return PublicKeyOut.model_validate(key.public_key | {"model_id": model_id, "created_at": key.created_at})
+        precondition.check(weak(key.id, str(key.opened_at)))
+        times = {"created_at": key.created_at, "opened_at": key.opened_at}
+        return PublicKeyOut.model_validate(key.public_key | {"model_id": model_id} | times)
+
+
+@router.post("/{model_id}/key/opened", summary="Note that a key was opened", responses=responses(400, 401, 403, 404, 409, 422))
+def opened(model_id: ModelId, platform: PlatformDep, caller: ModelWriter, idempotency: IdempotentJson) -> KeyOpened:
+    """After a dispute in which others saw the key: models can be made with it now, so it takes no more tests.
+
+    Reports of before stand. It cannot be undone.
+    """
+    with platform.database.session() as session:
+        key = service.mark_opened(session, caller.tenant_id, model_id)
+        record(session, caller.tenant_id, caller.token_id, "key.open", model_id)
+        return KeyOpened.model_validate(key)

@@ -2,7 +2,10 @@
 
 from datetime import datetime
 
+from pydantic import Field
+
 from aiao_core.key import PublicKey
+from service.schemas import Schema
 
 
 class PublicKeyOut(PublicKey):
@@ -10,3 +13,11 @@ class PublicKeyOut(PublicKey):
 
     model_id: str
     created_at: datetime
+    opened_at: datetime | None = Field(description="When the key was shown to others; since then it takes no more tests.")
+
+
+class KeyOpened(Schema):
+    """A key that was shown to others."""
+
+    model_id: str
+    opened_at: datetime

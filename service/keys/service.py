@@ -1,16 +1,20 @@
 """Owner keys: made at registration, completed by the embedding, never stored in the clear."""
 
+from collections.abc import Sequence
+
 from pydantic import SecretStr
 from sqlalchemy.orm import Session
 
 from aiao_core.errors import InvalidKey
 from aiao_core.key import OwnerKey, PublicKey, commitment, decode_secret, encode_secret, generate_seed
+from aiao_core.report_parts import BitTest
 from service.activity.service import record
 from service.database import utc_now
-from service.errors import InvalidSecret
+from service.errors import Conflict, InvalidSecret
 from service.ids import new_id
 from service.keys.repository import KeyRepository, LentSecretRepository
 from service.keys.tables import LentSecret, StoredKey
+from service.models.repository import ModelRepository
 from service.models.tables import Model
 from service.vault import Vault
 
@@ -64,12 +68,39 @@ def seed_of(session: Session, vault: Vault, tenant_id: str, model_id: str, job_i
     return decode_secret(_plaintext(session, vault, tenant_id, model_id, job_id))
 
 
-def complete(session: Session, vault: Vault, tenant_id: str, model_id: str, key: OwnerKey) -> None:
-    """Store what the embedding chose: the public part, and the whole key file, encrypted, unless its owner holds it."""
+def complete(session: Session, vault: Vault, tenant_id: str, model_id: str, key: OwnerKey, panel: Sequence[BitTest]) -> None:
+    """Store what the embedding chose: the public part, and the whole key file, encrypted, unless its owner holds it.
+
+    ``panel`` are the key's tests on other models.
+    """
     row = KeyRepository(session, tenant_id).of_model(model_id)
+    row.panel = [test.model_dump(mode="json") for test in panel]
     if row.ciphertext is not None:
         row.seal(vault, key.to_json())
     row.public_key = key.public().model_dump(mode="json")
+
+
+def panel_of(session: Session, tenant_id: str, model_id: str) -> tuple[BitTest, ...] | None:
+    """The tests of a model's key on other models; None for a key from before there was a panel."""
+    stored = KeyRepository(session, tenant_id).of_model(model_id).panel
+    return None if stored is None else tuple(BitTest.model_validate(test) for test in stored)
+
+
+def check_unopened(session: Session, tenant_id: str, model_id: str) -> None:
+    """Raise :class:`Conflict` for a key that was opened: models that match it may have been made with it."""
+    if opened := KeyRepository(session, tenant_id).of_model(model_id).opened_at:
+        raise Conflict(
+            f"the key of {model_id} was opened on {opened:%Y-%m-%d}: since then others can make models that match it or do "
+            "not, so a new test proves nothing; earlier reports stand. Register the source again for a new key"
+        )
+
+
+def mark_opened(session: Session, tenant_id: str, model_id: str) -> StoredKey:
+    """Note that the key was shown to others. Doing so twice changes nothing."""
+    ModelRepository(session, tenant_id).get(model_id)
+    key = KeyRepository(session, tenant_id).of_model(model_id)
+    key.opened_at = key.opened_at or utc_now()
+    return key
 
 
 def owner_key(session: Session, vault: Vault, tenant_id: str, model_id: str, job_id: str) -> OwnerKey:

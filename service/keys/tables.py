@@ -25,6 +25,10 @@ class StoredKey(SealedRow, Base):
     key_encryption_key_id: Mapped[str | None] = mapped_column(index=True)  # type: ignore[assignment]
     commitment: Mapped[str]
     public_key: Mapped[dict[str, Any] | None]
+    panel: Mapped[list[dict[str, Any]] | None]
+    """The key's tests on other models, at the end of the embedding; null for keys from before there was a panel."""
+    opened_at: Mapped[datetime | None]
+    """When the key was shown to others, as in a dispute: since then models may be made with it, and it proves nothing new."""
     created_at: Mapped[datetime]
 
     @property

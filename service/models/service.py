@@ -1,10 +1,12 @@
 """Rules of registered models."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
 from aiao_core.key import OwnerKey
+from aiao_core.report_parts import BitTest
 from service.artifacts.repository import ArtifactRepository
 from service.artifacts.service import denoiser_of
 from service.database import utc_now
@@ -69,7 +71,15 @@ class Checkpoint:
     size: int
 
 
-def mark_ready(session: Session, vault: Vault, tenant_id: str, model_id: str, key: OwnerKey, checkpoint: Checkpoint) -> None:
+def mark_ready(
+    session: Session,
+    vault: Vault,
+    tenant_id: str,
+    model_id: str,
+    key: OwnerKey,
+    panel: Sequence[BitTest],
+    checkpoint: Checkpoint,
+) -> None:
     """Record a finished embedding. A model that was retired meanwhile stays so.
 
     End the job first: that locks it, so that a call to retire comes before or after, and never in between.
@@ -80,4 +90,4 @@ def mark_ready(session: Session, vault: Vault, tenant_id: str, model_id: str, ke
     model.checkpoint_size = checkpoint.size
     if model.status == "embedding":
         model.status = "ready"
-    keys.complete(session, vault, tenant_id, model_id, key)
+    keys.complete(session, vault, tenant_id, model_id, key, panel)

@@ -29,6 +29,10 @@ class Caller:
     token_id: str
     scopes: frozenset[str]
 
+    def has(self, scope: Scope) -> bool:
+        """Whether the token has a scope; an admin's has all."""
+        return "admin" in self.scopes or scope in self.scopes
+
     def require(self, *scopes: Scope) -> None:
         """Raises :class:`Forbidden` if the token has none of ``scopes``."""
         if "admin" not in self.scopes and "read" not in scopes and not self.scopes.intersection(scopes):

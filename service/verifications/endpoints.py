@@ -7,7 +7,9 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
 from aiao_core.report import Report
-from aiao_core.report_html import to_html
+from aiao_core.report_html import summary_to_html, to_html
+from aiao_core.report_summary import Summary
+from aiao_core.verdicts import Verdict
 from service.activity.service import record
 from service.errors import Conflict, responses
 from service.etags import PreconditionDep, conditional, weak
@@ -19,9 +21,10 @@ from service.jobs.subjects import with_states
 from service.reports import JSON_OR_PAGE, Accept, report_response
 from service.schemas import Page, PageQuery, VerificationId
 from service.tokens.dependencies import PlatformDep, Reader, VerificationWriter
+from service.tokens.service import Caller
 from service.verifications import service
 from service.verifications.repository import VerificationRepository
-from service.verifications.schemas import Submitted, Verdict, VerificationIn, VerificationOut
+from service.verifications.schemas import Submitted, VerificationIn, VerificationOut
 from service.verifications.tables import Verification
 
 router = APIRouter(prefix="/v1/verifications", tags=["verifications"])
@@ -39,9 +42,9 @@ def submit(request: VerificationIn, platform: PlatformDep, caller: VerificationW
     with platform.database.session() as session:
         if replay := idempotency.replay(session):
             return replay
-        verification, job = service.submit(session, platform, caller.tenant_id, request)
+        verification, job = service.submit(session, platform, caller, request)
         record(session, caller.tenant_id, caller.token_id, "verification.submit", verification.id)
-        answer = Submitted(verification=_shown(session, caller.tenant_id, [verification])[0], job=JobOut.model_validate(job))
+        answer = Submitted(verification=_shown(session, caller, [verification])[0], job=JobOut.model_validate(job))
         headers = {"Location": f"/v1/jobs/{job.id}", "Retry-After": "2"}
         body = answer.model_dump(mode="json")
         idempotency.remember(session, 202, body, headers)
@@ -60,7 +63,7 @@ def list_verifications(
     """All of them, or those against one model or with one verdict."""
     with platform.database.reading() as session:
         rows, next_cursor = VerificationRepository(session, caller.tenant_id).page(paging, model_id=model_id, verdict=verdict)
-        return Page(items=_shown(session, caller.tenant_id, rows), next_cursor=next_cursor)
+        return Page(items=_shown(session, caller, rows), next_cursor=next_cursor)
 
 
 @router.get("/{verification_id}", summary="Show a verification", responses=conditional() | responses(401, 404, 422))
@@ -70,15 +73,15 @@ def show(
     """The verdict and its figures; the full report is a call of its own."""
     with platform.database.reading() as session:
         row = VerificationRepository(session, caller.tenant_id).get(verification_id)
-        shown = _shown(session, caller.tenant_id, [row])[0]
-        precondition.check(weak(shown.id, shown.status, shown.verdict))
+        shown = _shown(session, caller, [row])[0]
+        precondition.check(weak(shown.id, shown.status, shown.verdict, str(shown.log10_p)))
         return shown
 
 
 @router.get(
     "/{verification_id}/report",
     summary="Get the report",
-    response_model=Report,
+    response_model=Report | Summary,
     responses=JSON_OR_PAGE | responses(401, 404, 409, 422),
 )
 def report(
@@ -88,15 +91,23 @@ def report(
     precondition: PreconditionDep,
     accept: Accept = "",
 ) -> Response:
-    """Everything that the verdict rests on, as versioned JSON or as a self-contained page."""
+    """Everything that the verdict rests on, as versioned JSON or as a self-contained page.
+
+    A token with the scope `models:write`, and the token that submitted the suspect with the key's secret, get the full report.
+    Others get its summary: verdict and a coarse bound, for figures of many suspects would spell out the key.
+    """
     with platform.database.reading() as session:
         row = VerificationRepository(session, caller.tenant_id).get(verification_id)
         state = JobRepository(session, caller.tenant_id).get(row.job_id).state
         stored = row.report  # after the state: once it has succeeded the report is there
     if stored is None:
         raise Conflict(f"{verification_id} has no report: it is {state}; follow {row.job_id}")
-    return report_response(stored, lambda: to_html(Report.from_json(stored)), accept, precondition)
+    if service.may_see_figures(caller, row):
+        return report_response(stored, lambda: to_html(Report.from_json(stored)), accept, precondition)
+    summary = Summary.of(Report.from_json(stored))
+    return report_response(summary.to_json(), lambda: summary_to_html(summary), accept, precondition)
 
 
-def _shown(session: Session, tenant_id: str, rows: list[Verification]) -> list[VerificationOut]:
-    return with_states(VerificationOut, session, tenant_id, rows, outcome="verdict")
+def _shown(session: Session, caller: Caller, rows: list[Verification]) -> list[VerificationOut]:
+    shown = with_states(VerificationOut, session, caller.tenant_id, rows, outcome="verdict")
+    return [each if service.may_see_figures(caller, row) else each.coarse() for each, row in zip(shown, rows, strict=True)]

@@ -1,17 +1,23 @@
 """Verifications as the API shows them."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from aiao_core.hub import MAX_REFERENCE, REFERENCE
 from aiao_core.options import VerificationOptions
+from aiao_core.verdicts import Tested, Verdict
 from service.ids import pattern
 from service.jobs.schemas import JobOut, JobState
 from service.schemas import Failure, Schema, SecretKey, one_of
 
-Verdict = Literal["match", "no-match"]
+
+def _a_verdict(options: VerificationOptions) -> VerificationOptions:
+    """Refuse what would make the test another one than every verdict's."""
+    if reasons := options.departures():
+        raise ValueError("; ".join(reasons))
+    return options
 
 
 class VerificationIn(BaseModel):
@@ -41,10 +47,11 @@ class VerificationIn(BaseModel):
     base_artifact_id: str | None = Field(
         None,
         pattern=pattern("art"),
-        description="The model that a LoRA adapter was made for; without it the registered watermarked model.",
+        description="The model that a LoRA adapter was made for. An adapter without it is refused, unless its archive holds "
+        "the base too. The base is tested first: if it carries the mark, nothing is said of the adapter.",
     )
     secret_key: SecretKey = None
-    options: VerificationOptions = VerificationOptions()
+    options: Annotated[VerificationOptions, AfterValidator(_a_verdict)] = VerificationOptions()
 
     @model_validator(mode="after")
     def _one_suspect(self) -> "VerificationIn":
@@ -65,13 +72,35 @@ class VerificationOut(Schema):
     suspect_sha256: str | None = Field(description="Of a repository: of what was fetched; null until then.")
     options: VerificationOptions
     status: JobState
-    verdict: Verdict | None = Field(description="Null until the job is done.")
-    log10_p: float | None = Field(examples=[-153.2], description="log10 of the p-value of the exact test.")
+    verdict: Verdict | None = Field(
+        description="Null until the job is done. `base-marked`: an adapter's base carries the mark, and nothing is said of the "
+        "adapter; `invalid`: a control voids the test; `exploratory`: never by this service."
+    )
+    reason: str | None = Field(description="Why a test is `invalid`.")
+    tested: Tested | None = Field(
+        description="What the verdict is of: the checkpoint, the adapter on its base, or the base alone."
+    )
+    base_name: str | None = Field(description="Of an adapter's base, once it has been tested.")
+    bound_log10_p: float | None = Field(
+        examples=[-38.53],
+        description="log10 of a coarse bound of the p-value: 2^-128 or 2^-64; null above both.",
+    )
+    with_key: int | None = Field(description="It is the n-th test with this key.")
+    of_file: int | None = Field(description="It is the n-th test of these weights by this tenant.")
+    log10_p: float | None = Field(
+        examples=[-153.2],
+        description="log10 of the p-value of the exact test. Like the rates it is for tokens with the scope `models:write`, "
+        "and for the token that submitted the suspect with the key's secret; others see null.",
+    )
     vs_rate: float | None
     rs_rate: float | None
     job_id: str
     error: Failure | None
     created_at: datetime
+
+    def coarse(self) -> "VerificationOut":
+        """The same without the figures that only the key's owner and its holder see."""
+        return self.model_copy(update={"log10_p": None, "vs_rate": None, "rs_rate": None})
 
 
 class Submitted(BaseModel):

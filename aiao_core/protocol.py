@@ -1,0 +1,61 @@
+"""The rules of a verdict: constants that no caller, option, key file or suspect can move (this project).
+
+A verdict accuses somebody. So its limit, its draws and its controls are the same for every test, and its randomness follows
+from what is tested: one key and one file have one test and one answer, for ever.
+"""
+
+import math
+from hashlib import sha256
+from typing import Literal
+
+VERSION = 2
+"""Of these rules. Before the second, callers chose the limit, the draws and the seed."""
+
+LIMIT_LOG10_P = -64 * math.log10(2)
+"""log10 of the p-value at or below which a test is a match: 2^-64. Chance alone reaches it once in 10^19 tests, so that neither
+many tests nor trying out keys by the thousand million finds an innocent."""
+
+STRONGEST_LOG10_P = -128 * math.log10(2)
+"""log10 of the smallest bound that a report claims, 2^-128: the security of HKDF-SHA256, which derives the signs. A key has 256
+bits, so a probability below 2^-256 cannot even be exact. Beyond this bound log10 p is a score."""
+
+CONTROL_LOG10_P = -20 * math.log10(2)
+"""log10 of the p-value at or below which a control voids a test: 2^-20, one control in a million by chance. Laxer than the
+limit of a match, because a control that half matches is a reason for doubt."""
+
+DRAWS = 100
+"""Monte Carlo draws of a trigger, an input and a timestep, for the owner's key and for every control alike."""
+
+DECOYS = 8
+"""Keys that nobody embedded, tested as the owner's is."""
+
+TAU = 0.75
+"""Share of right signs at which a draw verifies (VS-rate)."""
+
+
+def verification_seed(commitment: str, source: str | None, suspect: str) -> int:
+    """The seed of the test of one key on one suspect, 48 bits: nobody can repeat a test until it comes out as they wish.
+
+    ``commitment`` is the key's; ``source`` and ``suspect`` are digests of weights (:func:`aiao_core.weights.digest`), and
+    ``source`` is None where the test has none.
+    """
+    text = f"aiao/v{VERSION}/verification/{commitment}/{source or 'no source'}/{suspect}"
+    return int.from_bytes(sha256(text.encode()).digest()[:6], "big")
+
+
+def derived_seed(purpose: Literal["decoy", "other", "places"], seed: int, number: int) -> bytes:
+    """The seed of a key that nobody owns, or of the inputs that find places: 32 bytes, reproducible from the report's seed."""
+    return sha256(f"aiao/v1/{purpose}/{seed}/{number}".encode()).digest()
+
+
+def bound(log10_p: float) -> float:
+    """log10 of the probability that a report may claim for a score of ``log10_p``."""
+    return max(log10_p, STRONGEST_LOG10_P)
+
+
+def coarse_bound(log10_p: float) -> float | None:
+    """What a caller learns of ``log10_p`` who neither owns nor holds the key: log10 of one of two bounds, or None above both.
+
+    Exact figures of many suspects, each with one channel changed, would spell out the key's signs.
+    """
+    return next((step for step in (STRONGEST_LOG10_P, LIMIT_LOG10_P) if log10_p <= step), None)

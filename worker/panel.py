@@ -1,0 +1,41 @@
+"""Other models on which a new key must find nothing: a control at registration."""
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from aiao_core.acceleration import accelerator
+from aiao_core.archives import opened
+from aiao_core.checkpoints import load_model, untrained
+from aiao_core.key import OwnerKey
+from aiao_core.measurement import measure
+from aiao_core.protocol import verification_seed
+from aiao_core.report_parts import BitTest, best_of
+from aiao_core.weights import digest
+from service.models.repository import ModelRepository
+from service.models.tables import Model
+from worker.running import Work
+
+MOST = 3
+"""Other registered models, at most: each costs a download and a test."""
+
+
+def others(work: Work, row: Model, key: OwnerKey) -> Iterator[nn.Module]:
+    """One untrained model, and the tenant's newest other marked models of the same architecture. One at a time needs memory."""
+    device = accelerator().device
+    yield untrained(key.architecture).to(device)
+    with work.platform.database.reading() as session:
+        alike = ModelRepository(session, row.tenant_id).alike(key.architecture.fingerprint, row.id, MOST)
+        names = [name for model in alike if (name := model.checkpoint_key)]
+    for number, name in enumerate(names):
+        file = work.scratch / f"panel-{number}.zip"
+        work.download(name, file)
+        with opened(file, work.limits) as folder:
+            yield load_model(folder).denoiser.to(device)
+        file.unlink()
+
+
+def test_on(denoiser: nn.Module, key: OwnerKey, source_weights: str | None) -> BitTest:
+    """The key's test on a model that it never marked, by draws of its own."""
+    seed = verification_seed(key.commitment, source_weights, digest(denoiser.state_dict()))
+    return best_of(measure(denoiser, key, seed).readings())
