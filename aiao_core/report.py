@@ -205,22 +205,8 @@ def _check_before_the_rules(report: Report) -> None:
 
 
 NEW = frozenset(
-    [
-        "reason",
-        "tested",
-        "base_name",
-        "registration",
-        "protocol",
-        "bound_log10_p",
-        "tests",
-        "suspect_weights",
-        "source_weights",
-        "ways",
-        "source_test",
-        "base_test",
-        "panel",
-    ]
-)
+    ("reason", "tested", "base_name", "registration", "protocol", "bound_log10_p", "tests", "suspect_weights")
+) | frozenset(("source_weights", "ways", "source_test", "base_test", "panel"))
 """Fields that reports have since version 6."""
 
 

@@ -5,7 +5,7 @@ from aiao_core.protocol import CONTROL_LOG10_P
 from aiao_core.report import UNRULED, Report
 from aiao_core.report_plots import bits_against_chance, decoys_against_owner, rate_against_depth
 from aiao_core.report_summary import Summary
-from aiao_core.report_words import ALTERNATIVES, MEANING, before_the_rules, sentence, subject
+from aiao_core.report_words import ALTERNATIVES, MEANING, before_the_rules, headline, subject
 
 
 def to_html(report: Report) -> str:
@@ -21,6 +21,7 @@ def to_html(report: Report) -> str:
         report=report,
         plots=plots,
         subject=subject(report),
+        headline=headline(report),
         meaning=MEANING,
         alternatives=ALTERNATIVES,
         control_limit=CONTROL_LOG10_P,
@@ -34,7 +35,7 @@ def summary_to_html(summary: Summary) -> str:
         "summary.html",
         report=summary,
         subject=subject(summary),
-        sentence=sentence(summary),
+        headline=headline(summary),
         meaning=MEANING,
         alternatives=ALTERNATIVES,
     )

@@ -45,6 +45,22 @@ def subject(told: Told) -> str:
             return told.suspect_name
 
 
+def headline(told: Told) -> str:
+    """The verdict in a few words, without names."""
+    what = "The adapter on its base" if told.tested == "adapter" else "The suspect"
+    match told.verdict:
+        case "match":
+            return f"{what} answers with the owner's key."
+        case "no-match":
+            return f"The owner's watermark was not found in {what[0].lower()}{what[1:]}."
+        case "base-marked":
+            return "The base carries the mark. Nothing is said of the adapter."
+        case "invalid":
+            return "The test is invalid: it proves nothing either way."
+        case "exploratory":
+            return "An exploration, not a verdict."
+
+
 def sentence(told: Told) -> str:
     """The verdict in one sentence that names what was tested."""
     match told.verdict:

@@ -4,15 +4,18 @@ import base64
 import json
 import secrets
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy.orm import Session
 
+from aiao_core.report_words import sentence
 from service.database import utc_now
 from service.errors import InvalidWebhook
 from service.ids import new_id
 from service.jobs.schemas import JobOut
 from service.jobs.tables import Job
 from service.vault import Vault
+from service.verifications.repository import VerificationRepository
 from service.webhooks.addresses import Address, UnsafeAddress
 from service.webhooks.repository import DeliveryRepository, WebhookRepository
 from service.webhooks.schemas import WebhookIn
@@ -43,8 +46,9 @@ def announce(session: Session, job: Job) -> None:
     """Put a message for each of the tenant's webhooks into the outbox: with the end of the job, or not at all."""
     now = utc_now()
     event = f"job.{job.state}"
+    data = JobOut.model_validate(job).model_dump(mode="json") | _verdict(session, job)
     for webhook in WebhookRepository(session, job.tenant_id).active():
-        body = {"type": event, "timestamp": now.isoformat(), "data": JobOut.model_validate(job).model_dump(mode="json")}
+        body = {"type": event, "timestamp": now.isoformat(), "data": data}
         DeliveryRepository(session, job.tenant_id).add(
             Delivery(
                 id=new_id("dlv"),
@@ -58,6 +62,15 @@ def announce(session: Session, job: Job) -> None:
                 created_at=now,
             )
         )
+
+
+def _verdict(session: Session, job: Job) -> dict[str, Any]:
+    """Of a verification: what was tested, and what came of it, in a word and in a sentence. It holds no figures."""
+    if job.kind != "verify":
+        return {}
+    row = VerificationRepository(session, job.tenant_id).get(job.subject_id)
+    told = {name: getattr(row, name) for name in ("verdict", "reason", "tested", "suspect_name", "base_name", "bound_log10_p")}
+    return {"verification": told | {"sentence": sentence(row) if row.verdict else None}}
 
 
 def record_attempt(delivery: Delivery, webhook: Webhook, status: int | None, error: str | None) -> None:

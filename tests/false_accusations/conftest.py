@@ -1,0 +1,98 @@
+"""Roads by which an innocent was accused. Each test closes one, and would find it open in release 0.1.0.
+
+What is tested goes through the doors that a claimant has: files and the offline test, or the HTTP API.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from diffusers import DDPMPipeline
+from safetensors.torch import save_file
+from torch import nn
+
+from aiao_core.checkpoints import DiffusionModel
+from aiao_core.embedding import embed
+from aiao_core.key import OwnerKey
+from aiao_core.options import EmbeddingOptions, VerificationOptions
+from aiao_core.report import Report
+from aiao_core.training import Examples
+from client.offline import verify_offline
+from examples.emoji.data import load_images
+from tests.aiao_core.conftest import make_tiny_model
+
+SEED = bytes(range(32))
+MARKING = EmbeddingOptions(steps=200, batch_size=16, layers=39, learning_rate=3e-3)
+"""Enough for the tiny model to carry a mark, in some seconds."""
+
+
+class Owner(NamedTuple):
+    """A model before and after the watermark, and its key: objects, and files in ``folder``."""
+
+    folder: Path
+    source: DiffusionModel
+    marked: DiffusionModel
+    key: OwnerKey
+
+
+Test = Callable[..., Report]
+
+
+@pytest.fixture(scope="session")
+def owner(tmp_path_factory) -> Owner:
+    """The tiny model with a mark: ``source/``, ``marked/`` and ``my.key.json``."""
+    folder = tmp_path_factory.mktemp("owner")
+    source, marked = make_tiny_model(), make_tiny_model()
+    examples = Examples(load_images(without=["Flags"], size=8)[:64], {})
+    key = embed(marked, SEED, examples=examples, options=MARKING).key
+    for name, model in (("source", source), ("marked", marked)):
+        DDPMPipeline(model.denoiser, model.schedule.scheduler).save_pretrained(folder / name)
+    (folder / "my.key.json").write_text(key.to_json())
+    return Owner(folder, source, marked, key)
+
+
+@pytest.fixture
+def tested(tmp_path) -> Test:
+    """Test a model or a file with a key or a key file, as ``aiao verify --offline`` does."""
+
+    def run(
+        suspect: nn.Module | Path,
+        key: OwnerKey | Path,
+        *,
+        source: nn.Module | Path | None = None,
+        base: nn.Module | Path | None = None,
+        **options: float,
+    ) -> Report:
+        if isinstance(key, OwnerKey):
+            file = tmp_path / "claimed.key.json"
+            file.unlink(missing_ok=True)
+            file.write_text(key.to_json())
+            key = file
+        return verify_offline(
+            _file(suspect, tmp_path / "suspect.safetensors"),
+            key,
+            VerificationOptions(**options),
+            source=_file(source, tmp_path / "source.safetensors"),
+            base=_file(base, tmp_path / "base.safetensors"),
+        )
+
+    return run
+
+
+def _file(model: nn.Module | Path | None, file: Path) -> Path | None:
+    if not isinstance(model, nn.Module):
+        return model
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, file)
+    return file
+
+
+def fine_tuned(model: DiffusionModel, amount: float = 0.02, seed: int = 3) -> nn.Module:
+    """A relative of ``model`` that knows no key: every weight moved a little."""
+    random = torch.Generator().manual_seed(seed)
+    other = make_tiny_model().denoiser
+    other.load_state_dict(model.denoiser.state_dict())
+    for parameter in other.parameters():
+        parameter.data += amount * parameter.data.std().nan_to_num(0) * torch.randn(parameter.shape, generator=random)
+    return other
