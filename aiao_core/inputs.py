@@ -61,20 +61,21 @@ def own_samples(
     progress: ProgressCallback = silent,
 ) -> Tensor:
     """``count`` clean images or latents drawn from the model under ``conditions`` (count, ...): (count, C, H, W)."""
-    sampler = model.schedule.sampler(steps)
     generator = torch.Generator().manual_seed(seed)
     shape = adapter_of(model.denoiser).shape(model.architecture.config)
-    total = -(-count // SAMPLING_BATCH) * steps
+    batches = -(-count // SAMPLING_BATCH)
     finished: list[Tensor] = []
     for start in range(0, count, SAMPLING_BATCH):
         rows = slice(start, min(start + SAMPLING_BATCH, count))
         sample = draw_noise((rows.stop - start, *shape), generator)
+        sampler = model.schedule.sampler(steps)  # a new one: a flow's counts its steps and does not start over
+        length = len(sampler.timesteps)
         for number, timestep in enumerate(sampler.timesteps):
             with torch.no_grad():
                 inputs = Inputs(sample, timestep.expand(len(sample)), select(conditions, rows))
                 prediction = predict(model.denoiser, inputs).to(sample.device)
             sample = sampler.step(prediction, timestep, sample).prev_sample
-            progress(Progress("samples", len(finished) * steps + number + 1, total))
+            progress(Progress("samples", len(finished) * length + number + 1, batches * length))
         finished.append(sample)
     return torch.cat(finished)
 

@@ -33,7 +33,10 @@ class NoiseSchedule(Protocol):
         """
 
     def sampler(self, steps: int) -> Any:
-        """diffusers' deterministic scheduler for ``steps`` sampling steps, its timesteps set."""
+        """diffusers' deterministic scheduler with its timesteps set, for one batch: it may count its steps.
+
+        It takes ``steps`` steps, or, where the training timesteps are few, all of these or an even part of them.
+        """
 
 
 class Diffusion:
@@ -68,9 +71,19 @@ class Diffusion:
                 return _weights(torch.ones_like(signal))
 
     def sampler(self, steps: int) -> Any:
-        """DDIM (Song et al. 2021)."""
-        sampler = DDIMScheduler.from_config(self.scheduler.config)
-        sampler.set_timesteps(steps)
+        """DDIM (Song et al. 2021). Its steps are equally many training timesteps each, so that they span all of them."""
+        stride = max(1, self.num_train_timesteps // steps)
+        sampler = DDIMScheduler.from_config(
+            self.scheduler.config,
+            # The betas themselves, already rescaled: DDIM does not know every beta_schedule of DDPM.
+            trained_betas=self.scheduler.betas.tolist(),
+            rescale_betas_zero_snr=False,
+            # An offset as long as a stride would lead past the last timestep.
+            steps_offset=min(self.scheduler.config.steps_offset, stride - 1),
+        )
+        count = self.num_train_timesteps // stride
+        sampler.set_timesteps(count)
+        sampler.timesteps = sampler.timesteps[:count]  # "trailing", in fractions of a timestep, may round to one more: -1
         return sampler
 
 
@@ -96,7 +109,7 @@ class RectifiedFlow:
     def sampler(self, steps: int) -> Any:
         """Euler steps along the flow (Esser et al. 2024)."""
         sampler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=self.num_train_timesteps, shift=self.shift)
-        sampler.set_timesteps(steps)
+        sampler.set_timesteps(min(steps, self.num_train_timesteps))
         return sampler
 
 
