@@ -4,11 +4,11 @@ import base64
 import json
 import secrets
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy.orm import Session
 
-from aiao_core.report_words import sentence
+from aiao_core.report_words import Told, sentence
 from service.database import utc_now
 from service.errors import InvalidWebhook
 from service.ids import new_id
@@ -70,7 +70,7 @@ def _verdict(session: Session, job: Job) -> dict[str, Any]:
         return {}
     row = VerificationRepository(session, job.tenant_id).get(job.subject_id)
     told = {name: getattr(row, name) for name in ("verdict", "reason", "tested", "suspect_name", "base_name", "bound_log10_p")}
-    return {"verification": told | {"sentence": sentence(row) if row.verdict else None}}
+    return {"verification": told | {"sentence": sentence(cast(Told, row)) if row.verdict else None}}
 
 
 def record_attempt(delivery: Delivery, webhook: Webhook, status: int | None, error: str | None) -> None:
