@@ -126,8 +126,10 @@ def noise_schedule(config: dict[str, Any]) -> NoiseSchedule:
         if not isinstance(shift, int | float) or not 0.01 <= shift <= 100:
             raise InvalidCheckpoint("scheduler_config.json: shift must be between 0.01 and 100")
         return RectifiedFlow(timesteps, shift)
+    # diffusers' other samplers never clip, so their files do not say so; a latent would lose whatever is beyond 1.
+    clips = {"clip_sample": str(config.get("_class_name", "DDPMScheduler")).startswith(("DDPM", "DDIM"))}
     try:
-        return Diffusion(DDPMScheduler.from_config(config))
+        return Diffusion(DDPMScheduler.from_config(clips | config))
     except Exception as error:  # whatever diffusers raises for values that no author would write
         raise InvalidCheckpoint(f"scheduler_config.json describes no noise schedule: {error}") from error
 
