@@ -36,7 +36,7 @@ from service.repository import TenantRepository
 from service.schemas import Paging
 from service.verifications.repository import VerificationRepository
 from tests.processes import System, postgres_database, private_redis, system, wait_for
-from tests.storm import EMBEDDING, VERIFICATION
+from tests.storm import EMBEDDING
 
 CONNECTIONS = 16
 DISPATCHED = 20
@@ -236,7 +236,7 @@ def dispatched(client: Client) -> Iterator[timedelta]:
     registration = client.models.register(MODEL, name="emoji", options=EMBEDDING)
     registration.job.wait()
     suspect = client.artifacts.get(registration.model.artifact_id)
-    body = {"model_id": registration.model.id, "artifact_id": suspect.id, "options": VERIFICATION}
+    body = {"model_id": registration.model.id, "artifact_id": suspect.id}
     for number in range(WORKERS + DISPATCHED):
         job_id = client.post("/v1/verifications", json=body).json()["job"]["id"]
         client.jobs.get(job_id).wait()
