@@ -29,7 +29,6 @@ from tests.processes import System, stop, system, wait_for
 from worker.scratch import remove_abandoned
 
 EMBEDDING = {"steps": 160, "batch_size": 8, "samples": 32, "layers": 16, "checkpoint_every": 10}
-VERIFICATION = {"draws": 10, "decoys": 0}
 OUTAGE_SECONDS = 4
 PAUSE_SECONDS = 5
 RABBITMQ_PORT = 5672
@@ -166,7 +165,7 @@ def weather(storm: Storm, *, jobs: int, rounds: int, patience: float) -> dict[st
                     accepted[number] = insist(client, "/v1/models", body, f"job-{number}")
                 else:
                     suspect = marked if number % 2 else source
-                    body = {"model_id": first.model.id, "artifact_id": suspect.id, "options": VERIFICATION}
+                    body = {"model_id": first.model.id, "artifact_id": suspect.id}
                     accepted[number] = insist(client, "/v1/verifications", body, f"job-{number}")
 
         accepted: dict[int, dict[str, Any]] = {}

@@ -1,14 +1,23 @@
 """Audits as the API shows them."""
 
 from datetime import datetime
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from aiao_core.audit_options import Attacks, AuditOptions, Preset
 from aiao_core.audit_report import Summary
+from aiao_core.protocol import DRAWS
 from service.ids import pattern
 from service.jobs.schemas import JobOut, JobState
 from service.schemas import Failure, Schema, SecretKey, one_of
+
+
+def _as_tested(options: AuditOptions) -> AuditOptions:
+    """Refuse another number of draws: an audit says what a verification finds, and that has always as many."""
+    if options.draws != DRAWS:
+        raise ValueError(f"draws is {DRAWS} in every test, not {options.draws}: leave it out")
+    return options
 
 
 class AuditIn(BaseModel):
@@ -31,7 +40,7 @@ class AuditIn(BaseModel):
         None, pattern=pattern("art"), description="Images that the attacks train on; without them the model draws its own."
     )
     secret_key: SecretKey = None
-    options: AuditOptions = AuditOptions()
+    options: Annotated[AuditOptions, AfterValidator(_as_tested)] = AuditOptions()
 
     @model_validator(mode="after")
     def _one_choice(self) -> "AuditIn":

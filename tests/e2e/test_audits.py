@@ -38,7 +38,7 @@ def test_the_audit_says_what_the_watermark_withstands_and_what_ruins_the_model(o
     assert abs(quantised.quality_loss) < 0.05
     assert abs(permuted.quality_loss) < 0.001
     assert noisy.quality_loss > 0.2
-    assert min(decoy.log10_p for part in (quantised, noisy, permuted) for decoy in part.decoys) > -9
+    assert min(decoy.log10_p for part in (quantised, noisy, permuted) for decoy in part.decoys) > -6
     digests = {entry.role: entry.sha256 for entry in report.inputs}
     assert digests["watermarked"] == sha256_file(marked)
     assert digests["images"] == sha256_file(DATA)
@@ -55,11 +55,11 @@ def test_the_report_is_json_or_a_page_and_tells_no_secret(owner, registered, aud
 
 
 def test_without_images_the_model_draws_its_own(owner, registered):
-    start = owner.audits.create(registered.model.id, attacks=CHEAP[:1], options={"draws": 20})
+    start = owner.audits.create(registered.model.id, attacks=CHEAP[:1])
     stages = []
     start.job.wait(progress=lambda job: stages.append(job.progress and job.progress.stage))
     report = report_of(owner, start.audit.id)
-    assert (report.data, report.attack_examples + report.held_out_examples, report.draws) == ("own-samples", 32, 20)
+    assert (report.data, report.attack_examples + report.held_out_examples, report.draws) == ("own-samples", 32, 100)
     assert report.summary.withstood == ("quantisation-8",)
 
 

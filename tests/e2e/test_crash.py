@@ -12,7 +12,6 @@ from aiao_core.key import decode_secret
 from aiao_core.options import EmbeddingOptions
 from client import JobCanceled
 from examples.emoji.data import MODEL
-from tests.conftest import QUICK_VERIFICATION
 from tests.processes import postgres_database, private_redis, stop, system, wait_for
 
 OPTIONS = {"steps": 100, "batch_size": 8, "samples": 16, "layers": 12, "checkpoint_every": 8}
@@ -104,7 +103,7 @@ def test_a_canceled_embedding_stops_and_the_worker_goes_on(fragile, owner):
     wait_for(lambda: not leftovers(fragile), "scratch files or a training checkpoint stay behind", 10)
 
     ready = next(model for model in owner.models.list() if model.name == "emoji")
-    submission = owner.verifications.create(ready.id, MODEL, options=QUICK_VERIFICATION)
+    submission = owner.verifications.create(ready.id, MODEL)
     assert submission.job.wait().state == "succeeded"
 
 
@@ -127,7 +126,7 @@ def test_a_ring_that_redis_forgot_is_repeated(fragile, owner):
 
     stop(fragile.processes["worker"])
     ready = next(model for model in owner.models.list() if model.name == "emoji")
-    submission = owner.verifications.create(ready.id, MODEL, options=QUICK_VERIFICATION)
+    submission = owner.verifications.create(ready.id, MODEL)
     with redis.Redis.from_url(fragile.settings["AIAO_BROKER_URL"]) as broker:
         broker.flushall()
     fragile.change_job(submission.job.id, "rung_at = now() - interval '1 hour'")

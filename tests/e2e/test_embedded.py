@@ -130,15 +130,17 @@ def test_register_saves_a_complete_key_file(up, model_id):
 
 def test_verify_exits_with_its_verdict(up, model_id):
     assert up.aiao("models", "download", model_id, "--to", "marked.zip").returncode == 0
-    match = up.aiao("verify", "--model", model_id, "--seed", "7", "--json", "marked.zip")
+    match = up.aiao("verify", "--model", model_id, "--json", "marked.zip")
     assert match.returncode == 0, match.stderr
     report = json.loads(match.stdout)
     assert report["verdict"] == "match"
 
-    offline = up.aiao("verify", "--offline", "--key", "emoji.key.json", "--seed", "7", "--json", "marked.zip")
+    offline = up.aiao("verify", "--offline", "--key", "emoji.key.json", "--source", str(MODEL), "--json", "marked.zip")
     assert offline.returncode == 0, offline.stderr
-    same = ("test", "triggered_alone", "untriggered", "vs_rate", "rs_rate", "decoys", "subpaths", "layers", "seed")
-    assert {name: json.loads(offline.stdout)[name] for name in same} == {name: report[name] for name in same}
+    repeated = json.loads(offline.stdout)
+    same = ("verdict", "decoys", "source_test", "subpaths", "seed", "suspect_weights", "source_weights")
+    assert {name: repeated[name] for name in same} == {name: report[name] for name in same}
+    assert [way["test"] for way in repeated["ways"]] == [way["test"] for way in report["ways"]]
 
     innocent = up.aiao("verify", "--model", model_id, str(MODEL))
     assert innocent.returncode == 1

@@ -9,7 +9,6 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from examples.emoji.data import MODEL
-from tests.conftest import QUICK_VERIFICATION
 from tests.processes import wait_for
 
 DASHBOARD = Path(__file__).parents[2] / "docs" / "grafana.json"
@@ -27,7 +26,7 @@ def about(running, name: str, request_id: str) -> list[dict]:
 def test_one_identifier_leads_from_the_request_to_the_workers_lines(production, owner, registered):
     request_id = "support-case-4711"
     artifact = owner.artifacts.upload(MODEL)
-    body = {"model_id": registered.model.id, "artifact_id": artifact.id, "options": QUICK_VERIFICATION}
+    body = {"model_id": registered.model.id, "artifact_id": artifact.id}
     answer = owner.send("POST", "/v1/verifications", json=body, headers={"X-Request-ID": request_id})
     assert answer.headers["x-request-id"] == request_id
     job_id = answer.json()["job"]["id"]

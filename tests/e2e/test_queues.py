@@ -12,7 +12,7 @@ from client import ApiError, Client
 from examples.emoji.data import MODEL
 from service.ids import new_id
 from service.jobs import memory
-from tests.conftest import QUICK_EMBEDDING, QUICK_VERIFICATION
+from tests.conftest import QUICK_EMBEDDING
 from tests.processes import System, postgres_database, private_redis, stop, system, wait_for
 from tests.storm import RABBITMQ_PORT
 
@@ -58,7 +58,7 @@ def registered(owner):
 
 def verified(owner: Client, model_id: str) -> str:
     """The job of a verification that is done."""
-    return owner.verifications.create(model_id, MODEL, options=QUICK_VERIFICATION).job.wait().id
+    return owner.verifications.create(model_id, MODEL).job.wait().id
 
 
 def workers_of(fleet: System, job_id: str) -> list[str]:
@@ -117,7 +117,7 @@ def test_a_job_of_which_nobody_knows_what_it_needs_goes_to_the_largest_worker(fl
     """As one that an older version accepted: its ring in the old queue is lost, and the reaper rings again."""
     for name in ("small", "large"):
         stop(fleet.processes[name])
-    job = owner.verifications.create(registered.model.id, MODEL, options=QUICK_VERIFICATION).job
+    job = owner.verifications.create(registered.model.id, MODEL).job
     fleet.change_job(job.id, "memory_bytes = NULL, rung_at = now() - interval '1 hour'")
     assert owner.jobs.get(job.id).memory_bytes is None
     fleet.start_worker("large", f"{fleet.settings['AIAO_QUEUE']}.large")

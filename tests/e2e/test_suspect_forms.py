@@ -7,11 +7,12 @@ import gguf
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 
 from aiao_core.archives import unpack
 from aiao_core.checkpoints import load_model
 from aiao_core.report import Report
-from client import JobFailed
+from client import ApiError, JobFailed
 from examples.emoji.data import MODEL
 from tests.hub import COMMIT
 from tests.processes import wait_for
@@ -38,25 +39,38 @@ def adapter(published, tmp_path_factory) -> Path:
 
 
 def verified(owner, model_id, suspect, **arguments):
-    submission = owner.verifications.create(model_id, suspect, options={"seed": 7, "decoys": 0}, **arguments)
+    submission = owner.verifications.create(model_id, suspect, **arguments)
     submission.job.wait()
     verification = owner.verifications.get(submission.verification.id)
     return verification, Report.from_json(owner.verifications.report(verification.id))
 
 
-def test_an_adapter_is_tested_on_the_registered_watermarked_model(owner, registered, adapter):
-    verification, report = verified(owner, registered.model.id, adapter)
-    assert verification.verdict == "match"
-    assert report.suspect_form.startswith("base: the registered watermarked model (safetensors); PEFT LoRA of rank 2")
-    assert [entry.role for entry in report.inputs] == ["suspect", "watermarked", "source"]
+def test_an_adapter_without_its_base_is_not_merged_into_the_registered_marked_model(owner, registered, adapter, tmp_path):
+    """A safetensors file is refused at once; of an archive or a pickle the worker finds out, and says it too."""
+    with pytest.raises(ApiError, match="base_artifact_id") as refused:
+        owner.verifications.create(registered.model.id, adapter / "adapter_model.safetensors")
+    assert (refused.value.status, refused.value.type) == (422, "adapter-without-base")
+    torch.save(load_file(adapter / "adapter_model.safetensors"), tmp_path / "adapter.bin")
+    for suspect in (adapter, tmp_path / "adapter.bin"):
+        with pytest.raises(JobFailed, match="base_artifact_id") as failed:
+            owner.verifications.create(registered.model.id, suspect).job.wait()
+        assert failed.value.code == "adapter-without-base"
 
 
 def test_an_adapter_is_tested_on_the_base_that_its_submitter_names(owner, registered, adapter):
     verification, report = verified(owner, registered.model.id, adapter, base=MODEL)
-    assert verification.verdict == "no-match"
+    assert (verification.verdict, verification.tested, verification.base_name) == ("no-match", "adapter", "model.zip")
+    assert report.base_test.log10_p > -6
     assert report.suspect_form.startswith("base: model.zip (safetensors); PEFT LoRA of rank 2")
     base = next(entry for entry in report.inputs if entry.role == "base")
     assert base.sha256 == owner.artifacts.get(verification.base_artifact_id).sha256
+
+
+def test_of_an_adapter_on_the_marked_model_nothing_is_said(owner, registered, adapter, marked):
+    verification, report = verified(owner, registered.model.id, adapter, base=marked)
+    assert (verification.verdict, verification.tested, verification.base_name) == ("base-marked", "base", "marked.zip")
+    assert report.test.log10_p < -30
+    assert "The base carries the mark. Nothing is said of the adapter." in owner.verifications.report_html(verification.id)
 
 
 def test_an_adapter_may_name_itself_as_its_base_in_vain(owner, registered, adapter):

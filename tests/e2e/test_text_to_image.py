@@ -29,7 +29,7 @@ def published(owner, tmp_path_factory):
 
 
 def judged(owner, model_id, suspect) -> Report:
-    submission = owner.verifications.create(model_id, suspect, options={"seed": 7, "draws": 60, "decoys": 4})
+    submission = owner.verifications.create(model_id, suspect)
     submission.job.wait()
     return Report.from_json(owner.verifications.report(submission.verification.id))
 
