@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from aiao_core.denoisers import predict
 from aiao_core.inputs import plain_noise
 from aiao_core.key import OwnerKey
-from aiao_core.protocol import derived_seed
 from aiao_core.tracing import channel_axis, trace
 
 INPUTS = 16
@@ -67,7 +66,7 @@ def reference(source: nn.Module, key: OwnerKey, seed: int) -> Reference:
     The inputs follow from ``seed``, the verification's: inputs that everybody knew could be trained for.
     """
     names = [layer.name for layer in key.layers]
-    generator = torch.Generator().manual_seed(int.from_bytes(derived_seed("places", seed, 0)[:6], "big"))
+    generator = torch.Generator().manual_seed(int.from_bytes(key.stranger_seed("places", seed, 0)[:6], "big"))
     inputs = plain_noise(key.architecture, key.num_train_timesteps, INPUTS, generator)
     with torch.no_grad(), trace(source, capture=names, stop=True) as features:
         predict(source, inputs)

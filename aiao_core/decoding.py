@@ -21,7 +21,6 @@ from aiao_core.errors import InvalidCheckpoint
 from aiao_core.inputs import plain_noise
 from aiao_core.interference import ROWS, without_interference
 from aiao_core.key import OwnerKey
-from aiao_core.protocol import derived_seed
 from aiao_core.tracing import trace
 from aiao_core.watermark import Watermark, channel_means, trigger_edits
 
@@ -114,7 +113,7 @@ def observe_others(denoiser: nn.Module, key: OwnerKey, draws: Draws, seed: int, 
 
     ``seed`` is the report's, from which these keys follow. Raises as :func:`observe` does.
     """
-    seeds = [derived_seed("other", seed, number) for number in range(OTHERS)]
+    seeds = [key.stranger_seed("other", seed, number) for number in range(OTHERS)]
     watermarks = [Watermark(replace(key, seed=each), denoiser, alignment) for each in seeds]
     return observe(
         denoiser, watermarks[0], draws, [(watermarks[draw % OTHERS], i) for draw, (i, _) in enumerate(draws.subpaths)]

@@ -32,6 +32,7 @@ SECRET_LENGTH = len(PREFIX) + 56
 DIGEST = r"^sha256:[0-9a-f]{64}$"
 
 Version = Literal[1, 2]
+Stranger = Literal["decoy", "other", "places"]
 Purpose = Literal["layer-choice", "trigger-mask", "trigger-sign", "response-mask", "response-sign"]
 
 
@@ -136,6 +137,14 @@ class OwnerKey:
 
     def _bits(self, purpose: Purpose, layer: int) -> NDArray[np.bool_]:
         return derive_bits(self.seed, purpose, self.layers[layer].name, self.layers[layer].channels)
+
+    def stranger_seed(self, purpose: Stranger, test: int, number: int) -> bytes:
+        """The seed, 32 bytes, of a key that nobody owns, or of inputs that find places, for the test with the seed ``test``.
+
+        It follows from the owner's own seed, so that only a holder of the key can foresee it: a thief who could would change a
+        file until a decoy matches by chance and voids the test.
+        """
+        return _derive(self.seed, purpose, f"{test}/{number}", SEED_BYTES)
 
     def public(self) -> PublicKey:
         return PublicKey(
@@ -246,7 +255,7 @@ def choose_layers(seed: bytes, candidates: Sequence[str], count: int) -> list[st
     return [name for name in candidates if name in chosen]
 
 
-def _derive(seed: bytes, purpose: Purpose, layer_name: str, length: int) -> bytes:
+def _derive(seed: bytes, purpose: Purpose | Stranger, layer_name: str, length: int) -> bytes:
     info = f"aiao/v1/{purpose}/{layer_name}".encode()  # no purpose contains a slash, so no two infos coincide
     return HKDF(algorithm=SHA256(), length=length, salt=None, info=info).derive(seed)
 

@@ -16,7 +16,7 @@ from aiao_core.decoding import Baseline, Decoded, Draws, Means, decode, make_dra
 from aiao_core.key import OwnerKey
 from aiao_core.key_check import CheckedKey, check_key
 from aiao_core.progress import Progress, ProgressCallback, silent
-from aiao_core.protocol import DRAWS, derived_seed
+from aiao_core.protocol import DRAWS
 from aiao_core.report_parts import (
     BitTest,
     Interval,
@@ -78,7 +78,7 @@ class Measurement:
         """The tests of ``count`` keys that nobody embedded, at the owner's layers and on the owner's own draws."""
         tests = []
         for number in range(count):
-            seed = derived_seed("decoy", self.seed, number)
+            seed = self.key.key.stranger_seed("decoy", self.seed, number)
             keys = replace(self.key.key, seed=seed), replace(self.registered, seed=seed)
             watermark, registered = (Watermark(key, self.denoiser, view.alignment) for key in keys)
             triggered = observe(self.denoiser, watermark, self.draws, [(watermark, i) for i, _ in self.draws.subpaths])

@@ -6,7 +6,6 @@ from what is tested: one key and one file have one test and one answer, for ever
 
 import math
 from hashlib import sha256
-from typing import Literal
 
 VERSION = 2
 """Of these rules. Before the second, callers chose the limit, the draws and the seed."""
@@ -41,11 +40,6 @@ def verification_seed(commitment: str, source: str | None, suspect: str) -> int:
     """
     text = f"aiao/v{VERSION}/verification/{commitment}/{source or 'no source'}/{suspect}"
     return int.from_bytes(sha256(text.encode()).digest()[:6], "big")
-
-
-def derived_seed(purpose: Literal["decoy", "other", "places"], seed: int, number: int) -> bytes:
-    """The seed of a key that nobody owns, or of the inputs that find places: 32 bytes, reproducible from the report's seed."""
-    return sha256(f"aiao/v1/{purpose}/{seed}/{number}".encode()).digest()
 
 
 def bound(log10_p: float) -> float:

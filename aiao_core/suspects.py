@@ -239,8 +239,8 @@ def _base(base: Base | None, registered: _Registered) -> tuple[Weights, str, str
     try:
         weights, form = base()
         return fitting(weights, registered.tensors), f"base: {form}", form.partition(" (")[0]
-    except AdapterWithoutBase:
-        raise
+    except AdapterWithoutBase as error:
+        raise InvalidCheckpoint(f"the base model cannot be used: {error}") from error
     except InvalidCheckpoint as error:
         raise type(error)(f"the base model cannot be used: {error}") from error
 

@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -45,16 +46,19 @@ def verify_offline(
     key = load_key(key_file)
     inputs: list[Input] = []
 
-    def read_base() -> tuple[Weights, str]:
-        if base is None:
-            raise AdapterWithoutBase("the suspect is an adapter, which changes a base model; name that one with --base")
+    def read_base(base: Path) -> tuple[Weights, str]:
         inputs.append(Input(role="base", name=base.name, sha256=sha256_path(base)))
         with opened(base) as path:
             weights, form = read_denoiser(path, key.architecture)
         return weights, f"{base.name} ({form})"
 
     with _submitted(suspect, progress) as (path, submitted):
-        loaded = load_suspect(path, key.architecture, read_base)
+        try:
+            loaded = load_suspect(path, key.architecture, partial(read_base, base) if base else None)
+        except AdapterWithoutBase as error:
+            raise AdapterWithoutBase(
+                "the suspect is an adapter, which changes a base model; name that one with --base"
+            ) from error
     if source is not None:
         inputs.append(Input(role="source", name=source.name, sha256=sha256_path(source)))
     names = Subject(submitted.name, loaded.form, (submitted, *inputs), base_name=loaded.base_name, weights=loaded.weights)

@@ -91,10 +91,10 @@ def test_the_source_itself_is_not_a_match(owner, tested):
 
 def test_decoys_that_match_void_the_test(owner, tested, monkeypatch):
     """In release 0.1.0 a decoy at 10^-37 stood beside MATCH, and changed nothing."""
-    import aiao_core.measurement as measurement
-
-    real = measurement.derived_seed
-    monkeypatch.setattr(measurement, "derived_seed", lambda *about: owner.key.seed if about[0] == "decoy" else real(*about))
+    real = OwnerKey.stranger_seed
+    monkeypatch.setattr(
+        OwnerKey, "stranger_seed", lambda key, *about: owner.key.seed if about[0] == "decoy" else real(key, *about)
+    )
     report = tested(owner.marked.denoiser, owner.key)
     assert report.verdict == "invalid"
     assert "keys that nobody embedded are found" in report.reason
