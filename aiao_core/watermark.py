@@ -6,6 +6,7 @@ response is read from the signs of the channel means of a later layer.
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -44,18 +45,36 @@ class Watermark:
         self.trigger_layers = key.trigger_layers
         self.response_layers = key.response_layers
         self.reached = torch.zeros(len(self.names), len(self.names), dtype=torch.bool)
-        for i, j in key.subpaths:
-            self.reached[i, j] = True
-        places = [alignment[layer.name] if alignment else Places.unmoved(layer.channels) for layer in key.layers]
-        self.triggers = {
-            i: places[i].moved(torch.from_numpy(key.trigger_mask(i)), torch.from_numpy(key.trigger_sign(i)))
-            for i in self.trigger_layers
+        self.reached[tuple(torch.tensor(key.subpaths).T)] = True
+        self._key = key
+        self._places = [alignment[layer.name] if alignment else Places.unmoved(layer.channels) for layer in key.layers]
+        self._triggers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    # Derived when they are asked for: of the many keys that a test brings in beside the owner's, few triggers are shown.
+
+    def trigger_at(self, i: int) -> tuple[Tensor, Tensor]:
+        """Mask, boolean, and signs of the trigger at layer ``i``: (C,) each."""
+        if i not in self._triggers:
+            mask, sign = torch.from_numpy(self._key.trigger_mask(i)), torch.from_numpy(self._key.trigger_sign(i))
+            self._triggers[i] = self._places[i].moved(mask, sign)
+        return self._triggers[i]
+
+    @cached_property
+    def response_channels(self) -> dict[int, Tensor]:
+        """The channels that show the response, (masked,) int64, by the index of the response layer."""
+        return {j: self._places[j].place[channels] for j, channels in self._masked.items()}
+
+    @cached_property
+    def response_signs(self) -> dict[int, Tensor]:
+        """Their signs, (masked,) of -1 and +1."""
+        return {
+            j: (torch.from_numpy(self._key.response_sign(j)) * self._places[j].sign)[channels]
+            for j, channels in self._masked.items()
         }
-        masked = {j: torch.from_numpy(key.response_mask(j)).nonzero()[:, 0] for j in self.response_layers}
-        self.response_channels = {j: places[j].place[channels] for j, channels in masked.items()}
-        self.response_signs = {
-            j: (torch.from_numpy(key.response_sign(j)) * places[j].sign)[channels] for j, channels in masked.items()
-        }
+
+    @cached_property
+    def _masked(self) -> dict[int, Tensor]:
+        return {j: torch.from_numpy(self._key.response_mask(j)).nonzero()[:, 0] for j in self.response_layers}
 
     def response(self, j: int, means: Tensor) -> Tensor:
         """Masked channels of the channel means (B, C) of layer ``j`` times their signs: (B, masked), positive is right."""
@@ -74,8 +93,8 @@ def trigger_edits(triggers: Sequence[tuple[Watermark, int]], *, first_row: int =
     edits: dict[str, Edit] = {}
     for i, members in rows.items():
         watermark = triggers[members[0]][0]
-        mask = torch.stack([triggers[row][0].triggers[i][0] for row in members])
-        sign = torch.stack([triggers[row][0].triggers[i][1] for row in members])
+        mask = torch.stack([triggers[row][0].trigger_at(i)[0] for row in members])
+        sign = torch.stack([triggers[row][0].trigger_at(i)[1] for row in members])
         edits[watermark.names[i]] = _edit(torch.tensor(members) + first_row, mask, sign, watermark.axes[i])
     return edits
 
