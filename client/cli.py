@@ -30,7 +30,7 @@ Version = Annotated[bool, typer.Option("--version", callback=_print_version, is_
 
 @app.callback()
 def _options(version: Version = False) -> None:
-    """Watermark a diffusion model, and prove later whether a checkpoint descends from it."""
+    """Watermark a diffusion model, and prove later whether a checkpoint was made from it or with its key."""
 
 
 app.command()(system.up)

@@ -36,7 +36,7 @@ MAX_JSON_BYTES = 1 << 20
 METHODS = {method.value for method in HTTPMethod}
 
 DESCRIPTION = """Register a diffusion model, publish its watermarked checkpoint, and prove later, with an exact probability,
-whether a suspect checkpoint descends from it."""
+whether a suspect checkpoint was made with knowledge of its key or of its marked weights."""
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:

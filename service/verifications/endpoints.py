@@ -38,7 +38,7 @@ router = APIRouter(prefix="/v1/verifications", tags=["verifications"])
     responses=responses(400, 401, 403, 404, 409, 413, 422),
 )
 def submit(request: VerificationIn, platform: PlatformDep, caller: VerificationWriter, idempotency: IdempotentJson) -> Response:
-    """Test whether an uploaded checkpoint descends from a registered model."""
+    """Test whether a checkpoint was made with knowledge of a registered model's key or of its marked weights."""
     with platform.database.session() as session:
         if replay := idempotency.replay(session):
             return replay
