@@ -1,8 +1,7 @@
 """HTTP calls for keys."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
-from service.activity.service import record
 from service.errors import Conflict, responses
 from service.etags import PreconditionDep, conditional, weak
 from service.idempotency import IdempotentJson
@@ -29,13 +28,20 @@ def show(model_id: ModelId, platform: PlatformDep, caller: Reader, precondition:
         return PublicKeyOut.model_validate(key.public_key | {"model_id": model_id} | times)
 
 
-@router.post("/{model_id}/key/opened", summary="Note that a key was opened", responses=responses(400, 401, 403, 404, 409, 422))
-def opened(model_id: ModelId, platform: PlatformDep, caller: ModelWriter, idempotency: IdempotentJson) -> KeyOpened:
+@router.post(
+    "/{model_id}/key/opened",
+    summary="Note that a key was opened",
+    response_model=KeyOpened,
+    responses=responses(401, 403, 404, 409, 413, 422),
+)
+def opened(model_id: ModelId, platform: PlatformDep, caller: ModelWriter, idempotency: IdempotentJson) -> Response:
     """After a dispute in which others saw the key: models can be made with it now, so it takes no more tests.
 
     Reports of before stand. It cannot be undone.
     """
     with platform.database.session() as session:
-        key = service.mark_opened(session, caller.tenant_id, model_id)
-        record(session, caller.tenant_id, caller.token_id, "key.open", model_id)
-        return KeyOpened.model_validate(key)
+        if replay := idempotency.replay(session):
+            return replay
+        key = KeyOpened.model_validate(service.mark_opened(session, caller.tenant_id, caller.token_id, model_id))
+        idempotency.remember(session, 200, key.model_dump(mode="json"), {})
+    return Response(key.model_dump_json(), media_type="application/json")

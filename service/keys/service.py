@@ -95,11 +95,13 @@ def check_unopened(session: Session, tenant_id: str, model_id: str) -> None:
         )
 
 
-def mark_opened(session: Session, tenant_id: str, model_id: str) -> StoredKey:
-    """Note that the key was shown to others. Doing so twice changes nothing."""
-    ModelRepository(session, tenant_id).get(model_id)
+def mark_opened(session: Session, tenant_id: str, actor: str, model_id: str) -> StoredKey:
+    """Note that the key was shown to others, and who says so. Doing so twice changes nothing."""
+    ModelRepository(session, tenant_id).get(model_id, lock=True)  # of two calls at once the first alone has the time
     key = KeyRepository(session, tenant_id).of_model(model_id)
-    key.opened_at = key.opened_at or utc_now()
+    if key.opened_at is None:
+        key.opened_at = utc_now()
+        record(session, tenant_id, actor, "key.open", model_id)
     return key
 
 

@@ -2,12 +2,13 @@
 
 from sqlalchemy.orm import Session
 
+from aiao_core.protocol import LIMIT_LOG10_P
 from aiao_core.report import Counts, Report
 from service.artifacts.adapters import is_adapter
 from service.artifacts.repository import ArtifactRepository
 from service.artifacts.service import denoiser_of, lock_tenant
 from service.database import utc_now
-from service.errors import AdapterWithoutBase, Conflict, InvalidArtifact
+from service.errors import AdapterWithoutBase, Conflict, Forbidden, InvalidArtifact
 from service.ids import new_id
 from service.jobs import memory
 from service.jobs import service as jobs
@@ -25,14 +26,20 @@ def submit(session: Session, platform: Platform, caller: Caller, request: Verifi
     """A verification and its queued job.
 
     Raises :class:`service.errors.NotFound` for an unknown model or artifact, :class:`Conflict` for a model that is not ready or
-    whose key was opened, :class:`InvalidArtifact` for an image set, :class:`AdapterWithoutBase`,
-    :class:`service.errors.InvalidSecret` and :class:`service.errors.NotEnoughMemory`.
+    whose key was opened, :class:`Forbidden` for a stricter limit of a caller who may not see figures, :class:`InvalidArtifact`
+    for an image set, :class:`AdapterWithoutBase`, :class:`service.errors.InvalidSecret` and
+    :class:`service.errors.NotEnoughMemory`.
     """
     tenant_id = caller.tenant_id
     model = ModelRepository(session, tenant_id).get(request.model_id)
     if model.status != "ready":
         raise Conflict(f"{model.id} is {model.status}; only a model that is ready can be verified against")
     keys.check_unopened(session, tenant_id, model.id)
+    if request.options.max_log10_p < LIMIT_LOG10_P and not (caller.has("models:write") or request.secret_key):
+        raise Forbidden(
+            "max_log10_p below the limit of every verdict is for the key's owner and its holder: by ever stricter ones others "
+            "would find the exact figure, which only these may know; leave it out"
+        )
     artifacts = ArtifactRepository(session, tenant_id)
     suspect = artifacts.get_for_use(request.artifact_id) if request.artifact_id else None
     if suspect and suspect.kind == "images":

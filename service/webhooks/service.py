@@ -44,10 +44,13 @@ def create(session: Session, vault: Vault, tenant_id: str, request: WebhookIn, *
 
 def announce(session: Session, job: Job) -> None:
     """Put a message for each of the tenant's webhooks into the outbox: with the end of the job, or not at all."""
+    webhooks = WebhookRepository(session, job.tenant_id).active()
+    if not webhooks:
+        return
     now = utc_now()
     event = f"job.{job.state}"
     data = JobOut.model_validate(job).model_dump(mode="json") | _verdict(session, job)
-    for webhook in WebhookRepository(session, job.tenant_id).active():
+    for webhook in webhooks:
         body = {"type": event, "timestamp": now.isoformat(), "data": data}
         DeliveryRepository(session, job.tenant_id).add(
             Delivery(
