@@ -70,6 +70,7 @@ def test_every_call_of_the_design_is_there(api):
         ("delete", "/v1/models/{model_id}"),
         ("get", "/v1/models/{model_id}/checkpoint"),
         ("get", "/v1/models/{model_id}/key"),
+        ("post", "/v1/models/{model_id}/key/opened"),
         ("post", "/v1/verifications"),
         ("get", "/v1/verifications"),
         ("get", "/v1/verifications/{verification_id}"),

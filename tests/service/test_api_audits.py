@@ -16,7 +16,7 @@ def audits_of(model_id: str) -> str:
 def test_an_audit_is_accepted_with_a_job_to_follow(api, http, owned):
     images = upload(http, uploads.npz())
     attacks = ["quantisation-8", "weight-clipping", "quantisation-8"]
-    body = {"attacks": attacks, "images_artifact_id": images, "options": {"draws": 3, "seed": 1}}
+    body = {"attacks": attacks, "images_artifact_id": images, "options": {"seed": 1}}
     answer = post(http, audits_of(owned.model_id), body)
     assert answer.status_code == 202
     audit, job = answer.json()["audit"], answer.json()["job"]
@@ -24,7 +24,7 @@ def test_an_audit_is_accepted_with_a_job_to_follow(api, http, owned):
     assert int(answer.headers["retry-after"]) > 0
     assert (audit["status"], audit["summary"], audit["error"]) == ("queued", None, None)
     assert (audit["attacks"], audit["preset"]) == (attacks[:2], None)  # one that is named twice is tried once
-    assert (audit["options"], audit["job_id"]) == ({"draws": 3, "seed": 1}, job["id"])
+    assert (audit["options"], audit["job_id"]) == ({"draws": 100, "seed": 1}, job["id"])
     assert (audit["model_id"], audit["images_artifact_id"]) == (owned.model_id, images)
     assert (job["kind"], job["subject_id"]) == ("audit", audit["id"])
     assert http.get(f"/v1/audits/{audit['id']}").json() == audit
@@ -112,6 +112,14 @@ def test_the_attacks_must_be_chosen_in_one_way(http, body):
 )
 def test_what_is_out_of_range_is_named(http, body, place):
     assert place in problem(post(http, audits_of(new_id("mdl")), body), 422, "invalid-request")
+
+
+@pytest.mark.parametrize("draws", [1, 99, 101])
+def test_an_audit_has_as_many_draws_as_a_verification(http, owned, backstage, draws):
+    before = count(backstage, "jobs")
+    answer = post(http, audits_of(owned.model_id), {"preset": "quick", "options": {"draws": draws}})
+    assert f"draws is 100 in every test, not {draws}: leave it out" in problem(answer, 422, "invalid-request")
+    assert count(backstage, "jobs") == before
 
 
 def test_an_unknown_attack_is_told_which_there_are(http):

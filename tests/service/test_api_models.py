@@ -122,6 +122,7 @@ def test_the_public_key_of_a_ready_model_tells_nothing_secret_and_makes_the_key_
     body = answer.json()
     assert (body.pop("model_id"), body["commitment"]) == (model_id, registered["model"]["commitment"])
     assert re.match(r"20\d\d-", body.pop("created_at"))
+    assert body.pop("opened_at") is None
     assert OwnerKey.from_public(PublicKey.model_validate(body), secret) == made
     for layer in range(len(made.layers)):
         for bits in (made.trigger_sign(layer), made.response_sign(layer)):

@@ -1,6 +1,7 @@
 import pytest
 
-from aiao_core.report import Input, Report
+from aiao_core.report import Report
+from aiao_core.report_parts import Input
 from service.ids import new_id
 from service.verifications.service import record_report
 from tests.service import rows, uploads
@@ -10,14 +11,15 @@ from tests.service.jobs.rings import rings
 
 def test_a_submission_is_accepted_with_a_job_to_follow(api, http, owned):
     suspect = upload(http, uploads.pickle())
-    body = {"model_id": owned.model_id, "artifact_id": suspect, "options": {"draws": 3, "seed": 1}}
+    body = {"model_id": owned.model_id, "artifact_id": suspect, "options": {"max_log10_p": -25}}
     answer = post(http, "/v1/verifications", body)
     assert answer.status_code == 202
     verification, job = answer.json()["verification"], answer.json()["job"]
     assert answer.headers["location"] == f"/v1/jobs/{job['id']}"
     assert int(answer.headers["retry-after"]) > 0
     assert (verification["status"], verification["verdict"], verification["log10_p"]) == ("queued", None, None)
-    assert (verification["options"]["draws"], verification["job_id"]) == (3, job["id"])
+    assert verification["options"] == {"draws": 100, "decoys": 8, "tau": 0.75, "max_log10_p": -25, "seed": None}
+    assert verification["job_id"] == job["id"]
     assert verification["suspect_sha256"] == http.get(f"/v1/artifacts/{suspect}").json()["sha256"]
     assert (job["kind"], job["subject_id"]) == ("verify", verification["id"])
     assert http.get(f"/v1/verifications/{verification['id']}").json() == verification
@@ -30,7 +32,10 @@ def test_a_finished_verification_shows_the_verdict_and_its_figures(http, owned):
     report = Report.from_json(owned.report)
     assert (shown["status"], shown["verdict"], shown["error"]) == ("succeeded", "match", None)
     assert shown["log10_p"] == pytest.approx(report.test.log10_p)
-    assert (shown["vs_rate"], shown["rs_rate"]) == (1, 1)
+    assert (shown["vs_rate"], shown["rs_rate"]) == (report.vs_rate.value, report.rs_rate.value) == (0.9375, 0.9123)
+    assert (shown["tested"], shown["reason"], shown["base_name"]) == ("checkpoint", None, None)
+    assert shown["bound_log10_p"] == report.bound_log10_p == pytest.approx(-38.53, abs=0.01)
+    assert (shown["with_key"], shown["of_file"]) == (report.tests.with_key, report.tests.of_file) == (1, 1)
     job = http.get(f"/v1/jobs/{owned.finished_job_id}").json()
     assert job["result"] == f"/v1/verifications/{owned.verification_id}"
     assert http.get(job["result"]).json() == shown
@@ -89,7 +94,7 @@ def test_a_suspect_on_the_hub_is_named_and_known_once_it_has_been_fetched(http, 
     assert (verification["hub"], verification["suspect_name"]) == (body["hub"], body["hub"])
     assert (verification["artifact_id"], verification["suspect_sha256"]) == (None, None)
     suspect = Input(role="suspect", name="hf://someone/copied-model@" + "0" * 40, sha256="1" * 64)
-    report = rows.a_report().model_copy(update={"suspect_name": suspect.name, "inputs": (suspect,)})
+    report = rows.a_report(suspect_name=suspect.name, inputs=(suspect,))
     tenant_id = rows.job(backstage.database, verification["job_id"]).tenant_id
     with backstage.database.session() as session:
         record_report(session, tenant_id, verification["id"], report)

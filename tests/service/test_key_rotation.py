@@ -88,7 +88,7 @@ def test_an_embedding_that_ends_during_a_rotation_loses_nothing(platform, tenant
 
     def complete() -> None:
         with platform.database.session() as session:
-            keys.complete(session, during, tenant, model.id, key)
+            keys.complete(session, during, tenant, model.id, key, ())
 
     with platform.database.session() as session:
         assert rotate(session, during, 10) == 1

@@ -178,7 +178,7 @@ def test_a_model_that_is_retired_while_its_embedding_ends_stays_retired(platform
 
     with meanwhile(platform, "models", retire), platform.database.session() as session:
         lease.succeed(session, "/v1/models/mdl_1")
-        models.mark_ready(session, platform.vault, tenant, model.id, rows.a_key(secret), models.Checkpoint("a", "0", 1))
+        models.mark_ready(session, platform.vault, tenant, model.id, rows.a_key(secret), (), models.Checkpoint("a", "0", 1))
     now = rows.model(platform.database, model.id)
     assert (now.status, now.checkpoint_key) == ("retired", "a")
     assert rows.job(platform.database, job.id).state == "succeeded"

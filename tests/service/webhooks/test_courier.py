@@ -55,7 +55,7 @@ def subscribe(platform: Platform, tenant: str, url: str) -> str:
 
 def end_a_job(platform: Platform, tenant: str) -> str:
     with platform.database.session() as session:
-        job_id = jobs.create(session, tenant, "verify", new_id("ver"), None).id
+        job_id = jobs.create(session, tenant, "audit", new_id("aud"), None).id
         jobs.cancel(session, platform.storage, tenant, job_id)
     return job_id
 
@@ -75,10 +75,10 @@ def test_each_end_of_a_job_is_told_once_and_signed(closed, tenant, listener, cli
     secret = subscribe(closed, tenant, listener.url)
     canceled = end_a_job(closed, tenant)
     with closed.database.session() as session:
-        succeeded, failed, lost = (jobs.create(session, tenant, "verify", new_id("ver"), None).id for _ in range(3))
+        succeeded, failed, lost = (jobs.create(session, tenant, "audit", new_id("aud"), None).id for _ in range(3))
     lease = Lease.take(closed.database, succeeded, 30)
     with closed.database.session() as session:
-        lease.succeed(session, "/v1/verifications/ver_1")
+        lease.succeed(session, "/v1/audits/aud_1")
     Lease.take(closed.database, failed, 30).fail({"code": "wrong-architecture", "detail": "it does not fit"})
     for _ in range(closed.settings.max_attempts):
         Lease.take(closed.database, lost, 0)
@@ -94,7 +94,7 @@ def test_each_end_of_a_job_is_told_once_and_signed(closed, tenant, listener, cli
         canceled: "job.canceled", succeeded: "job.succeeded", failed: "job.failed", lost: "job.failed"
     }  # fmt: skip
     assert len(listener.heard) == 4
-    assert told[succeeded]["data"]["result"] == "/v1/verifications/ver_1"
+    assert told[succeeded]["data"]["result"] == "/v1/audits/aud_1"
     assert told[failed]["data"]["error"]["code"] == "wrong-architecture"
     assert told[lost]["data"]["error"]["code"] == "worker-lost"
     assert {row.state for row in deliveries(closed, tenant)} == {"delivered"}
@@ -113,12 +113,12 @@ def test_another_tenant_hears_nothing(closed, tenant, listener, client):
 def test_an_end_that_is_undone_is_not_told(closed, tenant, listener):
     subscribe(closed, tenant, listener.url)
     with closed.database.session() as session:
-        job_id = jobs.create(session, tenant, "verify", new_id("ver"), None).id
+        job_id = jobs.create(session, tenant, "audit", new_id("aud"), None).id
     lease = Lease.take(closed.database, job_id, 30)
 
     def fail_afterwards() -> None:
         with closed.database.session() as session:
-            lease.succeed(session, "/v1/verifications/ver_1")
+            lease.succeed(session, "/v1/audits/aud_1")
             raise RuntimeError("afterwards")
 
     with pytest.raises(RuntimeError, match="afterwards"):
