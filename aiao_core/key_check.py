@@ -1,7 +1,7 @@
 """Check a key against a traced model, and take from it what it must not choose (this project).
 
-A key file is its claimant's word. Whoever writes one could list a layer many times, or pick the layers and subpaths on which an
-innocent model happens to answer as the key's signs say. So a test takes from a key its seed and its layers, and nothing more:
+A key file is its claimant's word. A claimant could list a layer many times, or pick the layers and subpaths on which an innocent
+model happens to answer as the key's signs say. So a test takes from a key its seed and its layers, and nothing more:
 
 - each layer must run once, at positions, and stand there once, in the order in which they run;
 - the test reads *all* subpaths between them that span enough layers, by the architecture alone: the key's own list, which says
