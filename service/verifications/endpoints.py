@@ -24,7 +24,7 @@ from service.tokens.dependencies import PlatformDep, Reader, VerificationWriter
 from service.tokens.service import Caller
 from service.verifications import service
 from service.verifications.repository import VerificationRepository
-from service.verifications.schemas import Submitted, VerificationIn, VerificationOut
+from service.verifications.schemas import ReportSummary, Submitted, VerificationIn, VerificationOut
 from service.verifications.tables import Verification
 
 router = APIRouter(prefix="/v1/verifications", tags=["verifications"])
@@ -81,7 +81,7 @@ def show(
 @router.get(
     "/{verification_id}/report",
     summary="Get the report",
-    response_model=Report | Summary,
+    response_model=Report | ReportSummary,
     responses=JSON_OR_PAGE | responses(401, 404, 409, 422),
 )
 def report(

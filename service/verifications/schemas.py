@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from aiao_core.hub import MAX_REFERENCE, REFERENCE
 from aiao_core.options import VerificationOptions
+from aiao_core.report_summary import Summary
 from aiao_core.verdicts import Tested, Verdict
 from service.ids import pattern
 from service.jobs.schemas import JobOut, JobState
@@ -101,6 +102,10 @@ class VerificationOut(Schema):
     def coarse(self) -> "VerificationOut":
         """The same without the figures that only the key's owner and its holder see."""
         return self.model_copy(update={"log10_p": None, "vs_rate": None, "rs_rate": None})
+
+
+class ReportSummary(Summary):
+    """A report without the figures that tell of the key."""  # a name of its own: audits have a `Summary` in the document
 
 
 class Submitted(BaseModel):

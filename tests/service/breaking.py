@@ -9,7 +9,7 @@ Document = dict[str, Any]
 
 def breaking(old: Document, new: Document) -> list[str]:
     """One sentence for each."""
-    return list(_breaking(old, new))
+    return [*_breaking(old, new), *_types(old, new)]
 
 
 def _breaking(old: Document, new: Document) -> Iterator[str]:
@@ -27,6 +27,12 @@ def _breaking(old: Document, new: Document) -> Iterator[str]:
             for status in was["responses"]:
                 if status.startswith("2"):
                     yield from _response(f"{call} {status}", was, now, status, old, new)
+
+
+def _types(old: Document, new: Document) -> Iterator[str]:
+    """Clients that are made of the document have a class for each schema."""
+    for name in sorted(old["components"]["schemas"].keys() - new["components"]["schemas"].keys()):
+        yield f"the type {name} is gone, or has another name"
 
 
 def _parameters(call: str, was: Document, now: Document, old: Document, new: Document) -> Iterator[str]:
