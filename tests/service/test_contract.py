@@ -78,10 +78,10 @@ def changed(document: dict, change: str) -> dict:
 @pytest.mark.parametrize(
     "change",
     [
-        "a call goes", "a call has another name", "a type has another name", "a parameter goes", "a parameter is needed", "a field of an answer goes",
-        "a field of an answer changes its kind", "an answer has a new value", "a field of a request is needed",
-        "a field of a request goes", "a value is not taken", "a limit is lower", "a success goes", "a form of the answer goes",
-        "a form of the body goes",
+        "a call goes", "a call has another name", "a type has another name", "a parameter goes", "a parameter is needed",
+        "a field of an answer goes", "a field of an answer changes its kind", "an answer has a new value",
+        "a field of a request is needed", "a field of a request goes", "a value is not taken", "a limit is lower",
+        "a success goes", "a form of the answer goes", "a form of the body goes",
     ],
 )  # fmt: skip
 def test_a_change_that_breaks_clients_is_told(checked_in, change):
