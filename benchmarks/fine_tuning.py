@@ -30,6 +30,7 @@ from aiao_core.key import OwnerKey
 from aiao_core.latents import encode_images, load_autoencoder
 from aiao_core.options import EmbeddingOptions, VerificationOptions
 from aiao_core.progress import Progress
+from aiao_core.protocol import LIMIT_LOG10_P
 from aiao_core.suspects import load_suspect
 from aiao_core.training import Examples, fine_tune, noised
 from aiao_core.verification import Subject, verify
@@ -104,15 +105,12 @@ class _Judge:
         self.published = copy.deepcopy(model.denoiser)
 
     def show(self, row: Row) -> None:
-        report = verify(
-            row.denoiser,
-            self.key,
-            options=VerificationOptions(seed=0, draws=DRAWS, decoys=0),
-            subject=Subject(row.name, "model"),
-        )
+        options = VerificationOptions(seed=0, draws=DRAWS, decoys=0)
+        report = verify(row.denoiser, self.key, options=options, subject=Subject(row.name, "model"), registration="service")
+        verdict = "match" if report.test.log10_p <= LIMIT_LOG10_P else "no-match"
         before, after = (self._loss(denoiser, row.data) for denoiser in (self.published, row.denoiser))
         print(
-            f"{row.name:44s} {report.verdict:8s}  {report.vs_rate.value:.3f}    {report.rs_rate.value:.3f}    "
+            f"{row.name:44s} {verdict:8s}  {report.vs_rate.value:.3f}    {report.rs_rate.value:.3f}    "
             f"{report.test.log10_p:7.1f}   {report.untriggered.log10_p:7.2f}          {before:.4f} → {after:.4f}  "
             f"{self._loss(row.denoiser, self.owners):.4f}",
             flush=True,

@@ -22,12 +22,11 @@ from diffusers import DDPMScheduler
 from safetensors.torch import save_file
 
 from aiao_core.acceleration import accelerator
-from aiao_core.alignment import reference
 from aiao_core.checkpoints import DiffusionModel, build
 from aiao_core.denoisers import adapter_named, adapter_of
 from aiao_core.inputs import plain_noise
 from aiao_core.key import Architecture, Layer, OwnerKey, choose_layers
-from aiao_core.options import EmbeddingOptions, VerificationOptions
+from aiao_core.options import EmbeddingOptions
 from aiao_core.schedules import Diffusion, RectifiedFlow
 from aiao_core.selection import SPAN
 from aiao_core.suspects import load_suspect
@@ -232,9 +231,8 @@ def _save(name: str, file: Path) -> float:
 def _verify(name: str, file: Path) -> float:
     start = time.perf_counter()
     key, device = _key(name, _eligible(name)), accelerator().device
-    source = reference(load_suspect(file, key.architecture).denoiser.to(device), key)
-    suspect = load_suspect(file, key.architecture).denoiser.to(device)
-    verify(suspect, key, options=VerificationOptions(seed=0), subject=Subject("suspect", "file"), source=source)
+    read = lambda: load_suspect(file, key.architecture).denoiser.to(device)  # noqa: E731
+    verify(read, key, subject=Subject("suspect", "file", weights="sha256:0"), source=read, registration="service")
     return time.perf_counter() - start
 
 

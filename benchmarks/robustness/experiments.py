@@ -96,9 +96,7 @@ class Laboratory:
         marked = self.marked(mark)
         rows = []
         for draws in SPREAD_DRAWS:
-            reports = [marked.report(marked.model.denoiser, seed=seed, draws=draws, decoys=0) for seed in range(SPREAD_RUNS)]
-            rates = [report.vs_rate.value for report in reports]
-            strengths = [report.test.log10_p for report in reports]
+            strengths, rates = zip(*(marked.drawn(draws, seed) for seed in range(SPREAD_RUNS)), strict=True)
             rows.append(
                 {
                     "draws": draws,

@@ -8,7 +8,7 @@ import numpy as np
 from aiao_core.attacks.catalogue import CATALOGUE
 from aiao_core.lazy import Swap
 from aiao_core.lazy_html import density_figure, swap_figure
-from aiao_core.options import VerificationOptions
+from aiao_core.protocol import LIMIT_LOG10_P
 from benchmarks.quality import LIMIT
 from benchmarks.robustness import figures
 from benchmarks.robustness.comparison import MODELS, SHOWN_STEPS, Found, at_step
@@ -85,7 +85,7 @@ def _outcome(quality_loss: float, weakest: float) -> str:
         return "ruined"
     if weakest <= AIM:
         return "withstood"
-    return "weakened" if weakest <= VerificationOptions().max_log10_p else "ended"
+    return "weakened" if weakest <= LIMIT_LOG10_P else "ended"
 
 
 def lazy_layers(store: Store) -> Section | None:
