@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -10,9 +11,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.exc import IntegrityError
 
+from aiao_core.report import Counts, Report
 from service.database import CONNECTIONS, Base, Database, alembic_config, utc_now
 from service.ids import new_id
+from service.jobs.subjects import with_states
+from service.keys import service as keys
+from service.models.service import Checkpoint
+from service.schemas import Paging
+from service.tokens.service import Caller
 from service.tokens.tables import Tenant, Token
+from service.verifications.repository import VerificationRepository
+from service.verifications.schemas import VerificationIn, VerificationOut
+from service.verifications.service import submit
+from tests.service import rows
 
 EASTERN = timezone(timedelta(hours=9))
 
@@ -65,6 +76,78 @@ OLDER_ROWS = [
         for name in ("v1", "v2")
     ),
 ]
+
+
+@pytest.fixture
+def verified(platform, tenant) -> Callable[..., str]:
+    """Makes finished verifications of one model, by their report, and returns their identifiers."""
+    model, _, secret = rows.registered(platform, tenant)
+    rows.finish_embedding(platform, model.id, secret, Checkpoint("nowhere", "0" * 64, 1))
+    caller = Caller(tenant, new_id("tok"), frozenset({"admin"}))
+
+    def verified(report: Report) -> str:
+        body = VerificationIn(model_id=model.id, artifact_id=rows.artifact(platform.database, tenant))
+        with platform.database.session() as session:
+            verification, job = submit(session, platform, caller, body)
+        rows.finish_verification(platform, tenant, verification.id, job.id, report)
+        return verification.id
+
+    return verified
+
+
+FINISHED = "SELECT id, verdict, log10_p, vs_rate, rs_rate, report FROM verifications ORDER BY id"
+
+
+def test_finished_verifications_outlive_the_rules_of_a_verdict_in_both_directions(platform, tenant, verified):
+    report, found = rows.an_old_report(), verified
+    ids = [found(report) for _ in range(2)]
+    expected = [(each, "match", report.test.log10_p, 0.9375, 0.9123, report.to_json()) for each in ids]
+    for _ in range(2):
+        with platform.database.engine.begin() as connection:
+            command.downgrade(alembic_config(connection), "0014")
+            columns = {column["name"] for column in sa.inspect(connection).get_columns("verifications")}
+            assert not columns & {"with_key", "suspect_weights", "with_secret", "token_id", "tested"}
+            assert [tuple(row) for row in connection.exec_driver_sql(FINISHED)] == expected
+        platform.database.migrate()
+        with platform.database.session() as session:
+            kept = VerificationRepository(session, tenant).page(Paging(10, order="oldest"))[0]
+            assert [(row.id, row.verdict, row.log10_p, row.vs_rate, row.rs_rate, row.report) for row in kept] == expected
+            assert {(row.token_id, row.with_secret, row.with_key, row.of_file) for row in kept} == {(None, False, None, None)}
+            assert {(row.reason, row.tested, row.base_name, row.bound_log10_p) for row in kept} == {(None,) * 4}
+            shown = with_states(VerificationOut, session, tenant, kept, outcome="verdict")
+            assert [(each.status, each.verdict, each.log10_p) for each in shown] == [
+                ("succeeded", "match", report.test.log10_p)
+            ] * 2
+            assert keys.panel_of(session, tenant, kept[0].model_id) is None
+            keys.check_unopened(session, tenant, kept[0].model_id)
+    third = found(rows.a_report())
+    with platform.database.session() as session:
+        row = VerificationRepository(session, tenant).get(third)
+        assert (row.with_key, row.of_file) == (3, 1)
+
+
+def test_a_step_back_leaves_an_older_service_nothing_that_it_would_misread(platform, tenant, verified):
+    """It has no word for a base that carries the mark, and would go on testing with a key that others have seen."""
+    old, match, nothing = verified(rows.an_old_report()), verified(rows.a_report()), verified(rows.a_report(rows.NOT_FOUND))
+    verified(rows.a_report(tested="base", base_name="theirs"))
+    verified(rows.a_report(source=rows.FOUND))
+    other, _, secret = rows.registered(platform, tenant)
+    rows.finish_embedding(platform, other.id, secret, Checkpoint("nowhere", "0" * 64, 1))
+    with platform.database.session() as session:
+        model_id = VerificationRepository(session, tenant).get(old).model_id
+        keys.mark_opened(session, tenant, "tok_1", model_id)
+    with platform.database.engine.begin() as connection:
+        command.downgrade(alembic_config(connection), "0014")
+        left = [(row.id, row.verdict) for row in connection.exec_driver_sql(FINISHED)]
+        models = dict(tuple(row) for row in connection.exec_driver_sql("SELECT id, status FROM models"))
+    assert left == [(old, "match"), (match, "match"), (nothing, "no-match")]
+    assert models == {model_id: "retired", other.id: "ready"}
+    platform.database.migrate()
+    with platform.database.session() as session:
+        assert (
+            VerificationRepository(session, tenant).get(match).report
+            == rows.a_report().model_copy(update={"tests": Counts(with_key=2, of_file=1)}).to_json()
+        )
 
 
 def test_an_older_token_may_still_do_everything_and_an_older_service_gets_none_that_may_not(database):
