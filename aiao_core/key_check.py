@@ -1,7 +1,7 @@
 """Check a key against a traced model, and take from it what it must not choose (this project).
 
-A key file is its claimant's word. A claimant could list a layer many times, or pick the layers and subpaths on which an innocent
-model happens to answer as the key's signs say. So a test takes from a key its seed and its layers, and nothing more:
+A key file is its claimant's word. A claimant could list a layer many times, or pick the layers and subpaths on which an
+innocent model happens to answer as the key's signs say. So a test takes from a key its seed and its layers, and nothing more:
 
 - each layer must run once, at positions, and stand there once, in the order in which they run;
 - the test reads *all* subpaths between them that span enough layers, by the architecture alone: the key's own list, which says
@@ -46,9 +46,11 @@ def check_key(key: OwnerKey, denoiser: nn.Module) -> CheckedKey:
     check_layers(denoiser, key.layers)
     inputs = plain_noise(key.architecture, key.num_train_timesteps, TRACED, torch.Generator().manual_seed(0))
     traced = positional_layers(denoiser, inputs)
-    dependent = [layer.name for layer, depends in traced if depends]
-    first_and_last = {dependent[0], dependent[-1]} if dependent else set()
-    order = [layer.name for layer, _ in traced if layer.name not in first_and_last]
+    positional = [layer.name for layer, _ in traced]
+    # A suspect's last layer may be dead, so that its output depends on nothing: it is the last one all the same.
+    first = next((layer.name for layer, depends in traced if depends), positional[0])
+    order = [name for name in positional if name not in (first, positional[-1])]
+    eligible = [layer.name for layer, depends in traced if depends and layer.name in order]
     names = [layer.name for layer in key.layers]
     _check_order(names, order)
     if len(set(key.subpaths)) < len(key.subpaths):
@@ -56,7 +58,7 @@ def check_key(key: OwnerKey, denoiser: nn.Module) -> CheckedKey:
     tested = replace(key, subpaths=spanning(replace(key, subpaths=all_subpaths(len(names))), order))
     if not tested.subpaths:
         raise InvalidKey("the key's layers lie too near to each other: no trigger could be answered; it has been altered")
-    picked = len(set(names) - set(choose_layers(key.seed, dependent[1:-1], len(names))))
+    picked = len(set(names) - set(choose_layers(key.seed, eligible, len(names))))
     return CheckedKey(tested, math.log10(sets_as_near(len(order), len(names), picked)) if picked else 0.0)
 
 
