@@ -1,10 +1,13 @@
 import json
+from typing import NamedTuple
 
 import pytest
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
+from torch import nn
 
 from aiao_core.checkpoints import DiffusionModel, load_model
+from aiao_core.embedding import embed
 from aiao_core.key import Architecture, OwnerKey
 from aiao_core.options import EmbeddingOptions
 from aiao_core.schedules import Diffusion
@@ -47,6 +50,26 @@ QUICK = EmbeddingOptions(steps=6, batch_size=4, probe_steps=3, samples=8, layers
 @pytest.fixture
 def tiny_key(tiny_model: DiffusionModel, tiny_examples: Examples) -> OwnerKey:
     return select_key(tiny_model, bytes(range(32)), tiny_examples, QUICK)
+
+
+MARKING = EmbeddingOptions(steps=200, batch_size=16, layers=39, learning_rate=3e-3)
+"""Enough for the tiny model to carry a mark, in some seconds."""
+
+
+class Marked(NamedTuple):
+    """The tiny model with a mark. Every test of a session shares it: copy what you change."""
+
+    source: nn.Module
+    denoiser: nn.Module
+    key: OwnerKey
+
+
+@pytest.fixture(scope="session")
+def marked() -> Marked:
+    model = make_tiny_model()
+    examples = Examples(load_images(without=["Flags"], size=8)[:64], {})
+    key = embed(model, bytes(range(32)), examples=examples, options=MARKING).key
+    return Marked(make_tiny_model().denoiser, model.denoiser, key)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,93 @@
+"""Keys that nobody embedded, read from one model in every way in which a verification reads the owner's."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+from scipy.stats import binomtest, kstest
+
+from aiao_core.decoding import Draws, decode, observe
+from aiao_core.denoisers import Inputs
+from aiao_core.measurement import Measurement, View, bit_test
+from aiao_core.report_parts import Reading, Registration, best_of, counts
+from aiao_core.statistics import randomised_p_value
+from aiao_core.watermark import Watermark
+
+TOGETHER = 16
+"""Keys whose triggers share a forward pass, as there are hundreds of them."""
+
+Way = tuple[bool, str, bool]
+"""Aligned or not, the subpaths, without interference or with it."""
+
+
+def way(reading: Reading) -> Way:
+    return reading.aligned, reading.subpaths, reading.without_interference
+
+
+def counted(readings: Sequence[Reading], registration: Registration) -> list[Reading]:
+    """The readings, of which those count that ``registration`` lets count."""
+    return [
+        each.model_copy(update={"counts": counts(registration, aligned=each.aligned, subpaths=each.subpaths)})
+        for each in readings
+    ]
+
+
+def read(found: Measurement, seeds: Sequence[bytes]) -> Iterator[list[Reading]]:
+    """The readings of the key of each of ``seeds`` at the owner's layers, on the draws of ``found``."""
+    views = [(False, found.own)] + ([(True, found.aligned)] if found.aligned else [])
+    for start in range(0, len(seeds), TOGETHER):
+        part = seeds[start : start + TOGETHER]
+        for each in zip(*(_read_view(found, view, aligned, part) for aligned, view in views), strict=True):
+            yield [reading for of_view in each for reading in of_view]
+
+
+def _read_view(found: Measurement, view: View, aligned: bool, seeds: Sequence[bytes]) -> list[list[Reading]]:
+    keys = {"all": found.key.key, "registered": found.registered}
+    marks = [
+        {subpaths: Watermark(replace(key, seed=seed), found.denoiser, view.alignment) for subpaths, key in keys.items()}
+        for seed in seeds
+    ]
+    drawn = found.draws
+    repeated = Draws(Inputs.concatenated([drawn.inputs] * len(seeds)), drawn.subpaths * len(seeds))
+    triggers = [(mark["all"], i) for mark in marks for i, _ in drawn.subpaths]
+    triggered = observe(found.denoiser, view.watermark, repeated, triggers)
+    readings = []
+    for number, mark in enumerate(marks):
+        means = {j: values[number * len(drawn) : (number + 1) * len(drawn)] for j, values in triggered.items()}
+        decoded = {subpaths: decode(each, drawn, view.baseline, means) for subpaths, each in mark.items()}
+        readings.append(
+            [
+                Reading(aligned=aligned, subpaths=subpaths, without_interference=without, counts=True, test=bit_test(bits))
+                for subpaths, each in decoded.items()
+                for without, bits in ((False, each.plain), (True, each.without_interference))
+            ]
+        )
+    return readings
+
+
+def check_coin_tosses(
+    readings: Sequence[Sequence[Reading]], *, ways: int, seed: int = 0, level: float = 1e-3, limits: Sequence[float] = ()
+) -> None:
+    """Assert that keys that nobody embedded get each sign right by the toss of a coin, in every one of ``ways`` readings.
+
+    The p-value of each reading is uniform, made so by one more toss where it has steps. That of the best reading that counts,
+    multiplied by their number, is no smaller than chance alone would have it, be it with a key file or with the service; and
+    it is never near a match.
+    """
+    random = np.random.default_rng(seed)
+    uniform: dict[Way, list[float]] = defaultdict(list)
+    for of_key in readings:
+        for each in of_key:
+            uniform[way(each)].append(randomised_p_value(each.test.matches, each.test.bits, random.random()))
+    assert len(uniform) == ways
+    for of_way, p_values in uniform.items():
+        assert len(p_values) == len(readings)
+        assert kstest(p_values, "uniform").pvalue > level, of_way
+    for registration in ("service", "key-file"):
+        best = [best_of(counted(of_key, registration)) for of_key in readings]
+        assert {test.best_of for test in best} == {ways if registration == "service" else 2}
+        assert min(test.log10_p for test in best) > -9
+        for limit in limits:
+            hits = sum(test.log10_p <= np.log10(limit) for test in best)
+            assert binomtest(hits, len(best), limit, alternative="greater").pvalue > level, (registration, limit)
