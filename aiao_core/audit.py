@@ -26,7 +26,7 @@ from aiao_core.errors import AiaoError, Canceled, InvalidCheckpoint, InvalidImag
 from aiao_core.key import OwnerKey
 from aiao_core.measurement import measure
 from aiao_core.progress import Progress, ProgressCallback, silent
-from aiao_core.protocol import DRAWS, LIMIT_LOG10_P, TAU
+from aiao_core.protocol import LIMIT_LOG10_P, TAU
 from aiao_core.report_parts import best_of, deciding
 from aiao_core.training import Examples, noised
 
@@ -103,7 +103,7 @@ def audit(
         inputs=subject.inputs,
         tau=TAU,
         seed=options.seed,
-        draws=DRAWS,
+        draws=options.draws,
     )
 
 
@@ -122,7 +122,7 @@ class Judge:
     def __init__(
         self, model: DiffusionModel, key: OwnerKey, held_out: Examples, options: AuditOptions, source: nn.Module | None
     ) -> None:
-        self.model, self.key, self.seed = model, key, options.seed
+        self.model, self.key, self.options = model, key, options
         self.source = reference(source, key, options.seed) if source else None
         generator = torch.Generator().manual_seed(options.seed)
         self.inputs, self.target = noised(model.schedule, held_out.draw(LOSS_INPUTS, generator), generator)
@@ -150,7 +150,7 @@ class Judge:
     def measure(self, denoiser: nn.Module, progress: ProgressCallback, published_loss: float | None = None) -> Measured:
         """Without ``published_loss`` it is the published model itself."""
         loss = self.loss(denoiser)
-        found = measure(denoiser, self.key, self.seed, source=self.source, progress=progress)
+        found = measure(denoiser, self.key, self.options.seed, draws=self.options.draws, source=self.source, progress=progress)
         ways = found.readings()
         test, view = best_of(ways), found.view(deciding(ways))
         vs_rate, rs_rate = found.rates(view, TAU)

@@ -45,7 +45,7 @@ class Watermark:
         self.trigger_layers = key.trigger_layers
         self.response_layers = key.response_layers
         self.reached = torch.zeros(len(self.names), len(self.names), dtype=torch.bool)
-        self.reached[tuple(torch.tensor(key.subpaths).T)] = True
+        self.reached[torch.tensor(key.subpaths, dtype=torch.int64).view(-1, 2).unbind(1)] = True
         self._key = key
         self._places = [alignment[layer.name] if alignment else Places.unmoved(layer.channels) for layer in key.layers]
         self._triggers: dict[int, tuple[Tensor, Tensor]] = {}

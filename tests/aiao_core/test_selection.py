@@ -10,8 +10,8 @@ from aiao_core.errors import EmbeddingFailed
 from aiao_core.inputs import arbitrary_inputs
 from aiao_core.key import choose_layers
 from aiao_core.lazy import probe, relative_changes
-from aiao_core.selection import REACH_SHARE, SPAN, select_key, synthetic_examples
-from aiao_core.subpaths import all_subpaths, reach, widest
+from aiao_core.selection import REACH_SHARE, select_key, synthetic_examples
+from aiao_core.subpaths import SPAN, all_subpaths, reach, widest
 from aiao_core.tracing import eligible_layers, trace
 from aiao_core.watermark import Watermark, trigger_edits
 from tests.aiao_core.conftest import QUICK
