@@ -5,24 +5,26 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import kstest
 from torch import nn
 
+from aiao_core import key as key_module
 from aiao_core.alignment import align, find_places, reference
 from aiao_core.attacks.reparametrisation import reparametrisation
 from aiao_core.attacks.thief import Thief
 from aiao_core.checkpoints import DiffusionModel
-from aiao_core.decoding import decode_decoys, make_draws, observe_baseline
 from aiao_core.embedding import embed
-from aiao_core.options import EmbeddingOptions, VerificationOptions
+from aiao_core.measurement import measure
+from aiao_core.options import EmbeddingOptions
+from aiao_core.protocol import LIMIT_LOG10_P
+from aiao_core.report import Report
+from aiao_core.report_parts import best_of
 from aiao_core.selection import select_key
-from aiao_core.statistics import randomised_p_value
 from aiao_core.training import Examples, fine_tune
 from aiao_core.verification import Subject, verify
 from tests.aiao_core.conftest import QUICK
+from tests.aiao_core.wrong_keys import check_coin_tosses, counted, read
 
 SUBJECT = Subject("suspect", "model")
-OPTIONS = VerificationOptions(seed=4, draws=60, decoys=8)
 
 
 def permuted(model: DiffusionModel, denoiser: nn.Module | None = None) -> nn.Module:
@@ -67,63 +69,88 @@ def standardised(values):
     return centred / centred.square().mean(1, keepdim=True).sqrt()
 
 
-def test_the_alignment_needs_the_source_and_the_layers_alone_not_the_key_s_bits(tiny_model, tiny_key):
+def test_the_response_signs_have_no_say_in_the_places(tiny_model, tiny_key, monkeypatch):
+    """The exact test rests on it: with every response sign turned round, every channel is found in the same place."""
     suspect = permuted(tiny_model)
-    other = replace(tiny_key, seed=bytes(32))
-    ours = align(suspect, tiny_key, reference(tiny_model.denoiser, tiny_key))
-    theirs = align(suspect, other, reference(tiny_model.denoiser, other))
-    assert all(torch.equal(ours[name].place, theirs[name].place) for name in ours)
+    ours = align(suspect, tiny_key, 3, reference(tiny_model.denoiser, tiny_key, 3))
+    derive = key_module.derive_bits
+    monkeypatch.setattr(
+        key_module,
+        "derive_bits",
+        lambda seed, purpose, name, count: derive(seed, purpose, name, count) ^ (purpose == "response-sign"),
+    )
+    turned = align(suspect, tiny_key, 3, reference(tiny_model.denoiser, tiny_key, 3))
+    assert all(torch.equal(ours[name].place, turned[name].place) for name in ours)
+    assert all(torch.equal(ours[name].sign, turned[name].sign) for name in ours)
     assert sum(places.strayed for places in ours.values()) > 0
+
+
+def test_the_inputs_follow_from_the_seed_and_nobody_foresees_them_without_the_key(tiny_model, tiny_key):
+    """In release 0.1.0 they were the same for every test, so that a suspect could be trained to be missed."""
+    first, again, other = (reference(tiny_model.denoiser, tiny_key, seed) for seed in (1, 1, 2))
+    foreign = reference(tiny_model.denoiser, replace(tiny_key, seed=bytes(32)), 1)
+    for name in first:
+        assert torch.equal(first[name], again[name])
+        assert not torch.equal(first[name], other[name])
+        assert not torch.equal(first[name], foreign[name])
+
+
+def test_every_seed_finds_the_places_of_a_permuted_source(tiny_model, tiny_key):
+    """Whatever the inputs are: the channels are where the permutation has put them, but for a few that are alike."""
+    suspect = permuted(tiny_model)
+    found = [align(suspect, tiny_key, seed, reference(tiny_model.denoiser, tiny_key, seed)) for seed in range(4)]
+    names = [layer.name for layer in tiny_key.layers if layer.name.endswith("conv1")]
+    assert min(found[0][name].strayed for name in names) > 0
+    same = [(places[name].place == found[0][name].place).float().mean() for places in found for name in names]
+    assert torch.stack(same).mean() > 0.95
 
 
 @pytest.mark.parametrize("tuned", [False, True], ids=["source", "fine-tuned source"])
 def test_a_wrong_key_stays_exactly_binomial_on_an_unmarked_permuted_model(tiny_model, tiny_key, tiny_examples, tuned):
-    """600 keys that nobody embedded, at the places that the alignment finds: uniform p-values, and none near a match."""
-    source = reference(tiny_model.denoiser, tiny_key)
+    """640 keys that nobody embedded, of every layer, at the places that the alignment finds and at their own."""
     suspect = replace(tiny_model, denoiser=permuted(tiny_model))
     if tuned:
         fine_tune(suspect, tiny_examples, steps=40, learning_rate=1e-3, batch_size=8)
-    alignment = align(suspect.denoiser, tiny_key, source)
-    assert sum(places.strayed for places in alignment.values()) > 0
-    draws = make_draws(tiny_key, 4, torch.Generator().manual_seed(1))
-    baseline = observe_baseline(suspect.denoiser, tiny_key, draws, 1, alignment)
-    random = torch.Generator().manual_seed(0)
-    p_values: dict[str, list[float]] = {"plain": [], "without_interference": []}
-    for start in range(0, 600, 20):
-        seeds = [number.to_bytes(32, "big") for number in range(start, start + 20)]
-        for decoded in decode_decoys(suspect.denoiser, tiny_key, seeds, draws, baseline, alignment):
-            for reading, of_reading in p_values.items():
-                bits = torch.cat(list(getattr(decoded, reading).values()))
-                toss = float(torch.rand((), generator=random))
-                of_reading.append(randomised_p_value(int(bits.sum()), len(bits), toss))
-    for of_reading in p_values.values():
-        assert kstest(of_reading, "uniform").pvalue > 1e-3
-        assert min(of_reading) > 1e-9
+    found = measure(suspect.denoiser, tiny_key, 1, draws=4, source=reference(tiny_model.denoiser, tiny_key, 1))
+    assert found.strayed > 0
+    readings = list(read(found, [number.to_bytes(32, "big") for number in range(640)]))
+    check_coin_tosses(readings, ways=8, limits=(0.3, 0.1, 0.03))
 
 
 def test_a_permuted_watermarked_model_gives_its_bits_back_by_its_source_alone(emoji_model, emoji_examples):
     source = copy.deepcopy(emoji_model.denoiser)
     options = EmbeddingOptions(steps=60, batch_size=12)
     key = embed(emoji_model, bytes(range(32)), examples=emoji_examples, options=options).key
-    known = reference(source, key)
-    plain = verify(emoji_model.denoiser, key, options=OPTIONS, subject=SUBJECT)
-    aligned = verify(emoji_model.denoiser, key, options=OPTIONS, subject=SUBJECT, source=known)
-    assert (plain.verdict, plain.strayed_channels, aligned.strayed_channels) == ("match", None, 0)
-    assert aligned.test == plain.test
+
+    def tested(suspect: nn.Module) -> Report:
+        return verify(suspect, key, subject=SUBJECT, source=source, registration="service")
+
+    beside = tested(emoji_model.denoiser)
+    assert (beside.verdict, beside.strayed_channels) == ("match", 0)
+    # Where every channel is at home, aligned readings are the others once more; p is multiplied by their number all the same.
+    aligned, own = ([each.test for each in beside.ways if each.aligned == place] for place in (True, False))
+    assert aligned == own
+    assert beside.test.best_of == 8
 
     suspect = permuted(emoji_model)
-    without = verify(suspect, key, options=OPTIONS, subject=SUBJECT)
-    found = verify(suspect, key, options=OPTIONS, subject=SUBJECT, source=known)
+    found = tested(suspect)
     assert found.strayed_channels > 0
-    assert found.test.matches > 0.95 * plain.test.matches
-    assert without.test.log10_p > plain.test.log10_p / 2
-    innocent = verify(permuted(emoji_model, source), key, options=OPTIONS, subject=SUBJECT, source=known)
+    assert (found.verdict, found.test.best_of) == ("match", 8)
+    assert found.test.matches > 0.95 * beside.test.matches
+    without = [best_of(measure(each, key, found.seed).readings()) for each in (emoji_model.denoiser, suspect)]
+    assert {test.best_of for test in without} == {4}
+    assert without[0].log10_p < LIMIT_LOG10_P
+    assert without[1].log10_p > without[0].log10_p / 2
+    # By a key file alone the aligned readings do not count: nothing shows that the source is older than the key.
+    assert best_of(counted(found.ways, "key-file")).log10_p > found.test.log10_p / 2
+    innocent = tested(permuted(emoji_model, source))
     assert innocent.verdict == "no-match"
+    assert innocent.test.log10_p > -6
 
 
 def test_another_model_gives_permutations_too(tiny_model, tiny_key):
     other = copy.deepcopy(tiny_model.denoiser)
     for parameter in other.parameters():
         parameter.data.normal_(generator=torch.Generator().manual_seed(1))
-    for places in align(other, tiny_key, reference(tiny_model.denoiser, tiny_key)).values():
+    for places in align(other, tiny_key, 5, reference(tiny_model.denoiser, tiny_key, 5)).values():
         assert sorted(places.place.tolist()) == list(range(len(places.place)))

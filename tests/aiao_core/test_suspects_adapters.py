@@ -9,7 +9,7 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 
 from aiao_core.archives import opened
-from aiao_core.errors import InvalidCheckpoint, WrongArchitecture
+from aiao_core.errors import AdapterWithoutBase, InvalidCheckpoint, WrongArchitecture
 from aiao_core.suspects import load_suspect, read_denoiser
 from tests.aiao_core.suspect_files import (
     CONFIGS,
@@ -88,8 +88,9 @@ def test_read_denoiser_reads_any_base(tmp_path, form):
 
 
 def test_an_adapter_needs_a_base(tmp_path):
+    """It is never merged into the owner's own marked model, in which every adapter answers with the owner's key."""
     adapt(tmp_path, "SD")
-    with pytest.raises(InvalidCheckpoint, match="this is an adapter, which changes a base model; name that one"):
+    with pytest.raises(AdapterWithoutBase, match="an adapter, which changes a base model: name the model that it was made for"):
         load_suspect(tmp_path, architecture("SD"))
 
 
@@ -115,8 +116,9 @@ def test_a_base_that_cannot_be_used_is_named_as_such(tmp_path, bad):
         adapt(other, "SD")
         (other / "unet" / "config.json").unlink()
         (other / "unet" / "diffusion_pytorch_model.safetensors").unlink()
-    with pytest.raises(InvalidCheckpoint, match="the base model cannot be used: "):
+    with pytest.raises(InvalidCheckpoint, match="the base model cannot be used: ") as refused:
         load_suspect(tmp_path / "adapter", architecture("SD"), lambda: read_denoiser(other, architecture("SD")))
+    assert not isinstance(refused.value, AdapterWithoutBase)  # the submitted adapter has a base, if one of no use
 
 
 def test_a_hostile_base_and_adapter_do_not_fill_the_memory(tmp_path):
