@@ -124,16 +124,21 @@ def print_verdict(report: "Report | Summary") -> None:
 
     out.print(f"{WORDS[report.verdict]}: {sentence(report)}", style=STYLES.get(report.verdict, "bold magenta"))
     if isinstance(report, Report):
-        if report.version <= UNRULED:
-            for notice in before_the_rules(report.max_log10_p, report.test.log10_p, report.verdict):
-                out.print(f"  from before the rules of a verdict: {notice}", style="yellow")
-        print_table(["figure", "value", ""], _figures(report))
-        return
-    bound = "none" if report.bound_log10_p is None else f"10^{report.bound_log10_p:.1f}"
-    rows = [["bound of the probability", bound, "coarse: the full report is for the key's owner"]]
-    if report.tests:
-        rows.append(["tests", f"{report.tests.with_key} with this key, {report.tests.of_file} of these weights", ""])
+        old, log10_p, rows = report.version <= UNRULED, report.test.log10_p, _figures(report)
+    else:  # a match without a bound is one above today's limit
+        old, log10_p, rows = report.report_version <= UNRULED, report.bound_log10_p or 0.0, _coarse_figures(report)
+    if old:
+        for notice in before_the_rules(report.max_log10_p, log10_p, report.verdict):
+            out.print(f"  from before the rules of a verdict: {notice}", style="yellow")
     print_table(["figure", "value", ""], rows)
+
+
+def _coarse_figures(summary: "Summary") -> list[list[str]]:
+    bound = "none" if summary.bound_log10_p is None else f"10^{summary.bound_log10_p:.1f}"
+    rows = [["bound of the probability", bound, "coarse: the full report is for the key's owner"]]
+    if summary.tests:
+        rows.append(["tests", f"{summary.tests.with_key} with this key, {summary.tests.of_file} of these weights", ""])
+    return rows
 
 
 def _figures(report: "Report") -> list[list[str]]:

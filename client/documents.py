@@ -121,6 +121,13 @@ class PublicKeyDocument(PublicKey):
     model_config = ConfigDict(extra="ignore")
 
 
+class KeyOpened(_Document):
+    """A key that was shown to others: since then it takes no more tests."""
+
+    model_id: str
+    opened_at: datetime
+
+
 class Verification(_Document):
     """One test of a suspect."""
 

@@ -12,6 +12,7 @@ from client.documents import (
     Audit,
     AuditStart,
     Job,
+    KeyOpened,
     Model,
     PublicKeyDocument,
     Registration,
@@ -70,6 +71,13 @@ class Models(Resource):
         document = read(PublicKeyDocument, self._client.get(f"/v1/models/{model_id}/key").content)
         return document.model_dump(mode="json")
 
+    def key_opened(self, model_id: str) -> KeyOpened:
+        """Note that others have seen a model's key, as in a dispute: it takes no more tests. This cannot be undone.
+
+        Reports of before stand, and doing so twice changes nothing.
+        """
+        return read(KeyOpened, self._client.post(f"/v1/models/{model_id}/key/opened").content)
+
     def download(self, model_id: str, target: str | Path, *, overwrite: bool = True, progress: Bytes | None = None) -> Path:
         """Save the watermarked checkpoint, a diffusers pipeline folder as .zip, and check its SHA-256.
 
@@ -112,8 +120,9 @@ class Verifications(Resource):
 
         ``suspect`` is uploaded: a pipeline folder, an archive, a .safetensors, pickle or GGUF file, or an adapter; or it is a
         public repository of the Hugging Face hub, ``"hf://owner/name@revision"``, which the service fetches. ``base`` is the
-        model that an adapter was made for, and needed for an adapter alone. ``options`` are those of
-        :class:`aiao_core.options.VerificationOptions`. ``secret_key`` is needed for a model in its owner's custody.
+        model that an adapter was made for, and needed for an adapter alone. Of ``options``, those of
+        :class:`aiao_core.options.VerificationOptions`, a service takes what its verdicts have, and a stricter limit from the
+        key's owner or holder. ``secret_key`` is needed for a model in its owner's custody.
         """
         if base is not None:
             check_exists(Path(base))  # before a large suspect is uploaded
@@ -140,11 +149,14 @@ class Verifications(Resource):
         return read(Verification, self._client.get(f"/v1/verifications/{verification_id}").content)
 
     def report(self, verification_id: str) -> str:
-        """The report as JSON text; read it with :meth:`aiao_core.report.Report.from_json`."""
+        """The report as JSON text, or its summary for a caller who may not see figures.
+
+        Read either with :func:`aiao_core.report_summary.read_report`.
+        """
         return self._client.get(f"/v1/verifications/{verification_id}/report").text
 
     def report_html(self, verification_id: str) -> str:
-        """The report as a self-contained page."""
+        """The report, or its summary, as a self-contained page."""
         return self._client.get(f"/v1/verifications/{verification_id}/report", accept="text/html").text
 
 

@@ -33,8 +33,7 @@ def audit(
     ] = None,
     report_file: Annotated[Path | None, typer.Option("--report", help="Save the report: .html or .json.")] = None,
     force: Force = False,
-    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of attacks and draws; default 0.")] = None,
-    draws: Annotated[int | None, typer.Option(min=1, max=100_000, help="Monte Carlo draws for each attacked model.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of attacks and tests; default 0.")] = None,
     json: Json = False,
 ) -> None:
     """Attack a registered model, and say what its watermark withstands and where it ends.
@@ -47,8 +46,7 @@ def audit(
         raise ClientError(f"there is no attack {unknown[0]}; there are {', '.join(ATTACKS)}")
     if report_file:
         check_report_file(report_file, force=force)
-    given = {"seed": seed, "draws": draws}
-    options = {name: value for name, value in given.items() if value is not None}
+    options = {} if seed is None else {"seed": seed}
     chosen: dict[str, Any] = {"attacks": attack} if attack else {"preset": preset or "quick"}
     secret = keyfile.secret_of(key)
     with Client() as client:

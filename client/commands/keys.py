@@ -1,4 +1,4 @@
-"""``aiao key``: check and complete the owner's key."""
+"""``aiao key``: check and complete the owner's key, and note that others have seen it."""
 
 import sys
 from pathlib import Path
@@ -9,10 +9,10 @@ import typer
 from aiao_core.key import commitment, decode_secret
 from client import keyfile
 from client.api import Client
-from client.commands.models import Json
+from client.commands.models import Json, ModelId
 from client.display import out, print_json
 
-app = typer.Typer(help="Check and complete the owner's key.", no_args_is_help=True)
+app = typer.Typer(help="Check and complete the owner's key, or note that others have seen it.", no_args_is_help=True)
 
 
 @app.command()
@@ -33,6 +33,19 @@ def check(
 
 def _ask() -> str:
     return str(typer.prompt("Secret key", hide_input=True)) if sys.stdin.isatty() else sys.stdin.read()
+
+
+@app.command()
+def opened(model: ModelId, json: Json = False) -> None:
+    """Note that others have seen a model's key, as in a dispute: it takes no more tests. This cannot be undone."""
+    with Client() as client:
+        key = client.models.key_opened(model)
+    if json:
+        print_json(key)
+        return
+    out.print(f"The key of {model} is noted as opened on {key.opened_at:%Y-%m-%d %H:%M} UTC.")
+    out.print("It takes no more tests: others can make models that match it. Reports of before stand.")
+    out.print("Register the source again for a new key.")
 
 
 @app.command()

@@ -56,6 +56,8 @@ def verify(
     if report_file:
         check_report_file(report_file, force=force)
     result: Report | Summary
+    if not offline and (reasons := VerificationOptions.model_validate(options).departures()):
+        raise ClientError(f"a service gives verdicts alone, and to explore there is --offline: {'; '.join(reasons)}")
     if offline:
         if key is None or model is not None:
             raise ClientError("an offline test needs the owner's key and no model: aiao verify --offline --key KEYFILE SUSPECT")
