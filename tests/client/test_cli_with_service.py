@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import signal
 import subprocess
 
@@ -9,6 +10,9 @@ import httpx
 import pytest
 
 from aiao_core.key import commitment, encode_secret
+from aiao_core.report import Counts, Report
+from aiao_core.report_summary import Summary
+from aiao_core.report_words import before_the_rules
 from client import ApiError, Client
 from client.keyfile import load_key, load_seed
 from service.ids import new_id
@@ -266,15 +270,23 @@ def test_watching_a_canceled_job_is_an_error(user, client, folder):
 # Verifications
 
 
-def verified(user: Shell, client: Client, backstage, *arguments: str) -> tuple[int, str, str]:
-    """Run `aiao verify` while somebody does the worker's part, and finds a match."""
+def verified(user: Shell, client: Client, backstage, *arguments: str, report: Report | None = None) -> tuple[int, str, str]:
+    """Run `aiao verify` while somebody does the worker's part, and finds a match, or what ``report`` says."""
     process = user.start("verify", *arguments)
     wait_for(lambda: process.poll() is not None or list(client.verifications.list()), "nothing was submitted")
     (verification,) = client.verifications.list()
     tenant_id = rows.model(backstage.database, verification.model_id).tenant_id
-    rows.finish_verification(backstage, tenant_id, verification.id, verification.job_id)
+    rows.finish_verification(backstage, tenant_id, verification.id, verification.job_id, report)
     out, err = process.communicate(timeout=60)
     return process.returncode, out, err
+
+
+@pytest.fixture
+def host(api, backstage, ready, tmp_path) -> Shell:
+    """A platform's moderator, with a token of the owner's tenant that submits suspects and sees no figures."""
+    token = rows.token(backstage.database, rows.model(backstage.database, ready).tenant_id, "verifications:write")
+    (tmp_path / "host").mkdir()
+    return Shell(tmp_path / "host", AIAO_URL=api.url, AIAO_TOKEN=token)
 
 
 @pytest.fixture
@@ -286,15 +298,15 @@ def ready(client, folder, publish) -> str:
 
 
 def test_a_match_is_exit_status_0(user, client, backstage, ready, suspect):
-    arguments = [str(suspect), "--model", ready, "--seed", "3", "--draws", "5", "--decoys", "0", "--report", "report.html"]
-    status, out, err = verified(user, client, backstage, *arguments)
+    status, out, err = verified(user, client, backstage, str(suspect), "--model", ready, "--report", "report.html")
     (verification,) = client.verifications.list()
     assert status == 0
-    assert out.startswith(f"Verification {verification.id}\nMATCH: ")
-    assert "64 of 64" in out
+    assert out.startswith(f"Verification {verification.id}\nMATCH: <script>alert(1)</script> answers with the owner's key\n")
+    assert "1201 of 1344" in out
+    assert re.search(r"log10 p +-207\.25 +match at or below -19\.266; claimed -38\.53 ", out)
+    assert "1 with this key, 1 of these weights" in out
     assert "Report saved to report.html" in err
     assert (user.folder / "report.html").read_text() == client.verifications.report_html(verification.id)
-    assert {name: verification.options[name] for name in ("seed", "draws", "decoys")} == {"seed": 3, "draws": 5, "decoys": 0}
     assert user.aiao("report", verification.id).stdout == out.partition("\n")[2]
     assert user.aiao("report", verification.id, "--to", "report.json").stdout == ""
     assert (user.folder / "report.json").read_text() == client.verifications.report(verification.id)
@@ -313,7 +325,85 @@ def test_a_repository_of_the_hub_and_the_base_of_its_adapter(user, client, ready
 def test_a_script_gets_the_report_and_nothing_else(user, client, backstage, ready, suspect):
     status, out, err = verified(user, client, backstage, str(suspect), "--model", ready, "--json")
     assert (status, err) == (0, "")
-    assert json.loads(out) == json.loads(rows.a_report().to_json())
+    (verification,) = client.verifications.list()
+    assert out == client.verifications.report(verification.id)
+    expected = rows.a_report().model_copy(update={"tests": Counts(with_key=1, of_file=1)})
+    assert json.loads(out) == json.loads(expected.to_json())
+
+
+def test_who_may_not_see_figures_gets_verdict_and_coarse_bound(api, host, client, backstage, ready, suspect):
+    status, out, err = verified(host, client, backstage, str(suspect), "--model", ready, "--report", "report.html")
+    (verification,) = client.verifications.list()
+    assert status == 0
+    assert out.startswith(f"Verification {verification.id}\nMATCH: <script>alert(1)</script> answers with the owner's key\n")
+    assert re.search(r"bound of the probability +10\^-38\.5 +coarse: the full report is for the key's owner", out)
+    assert "1 with this key, 1 of these weights" in out
+    with Client(api.url, host.environment["AIAO_TOKEN"]) as moderator:
+        page, document = moderator.verifications.report_html(verification.id), moderator.verifications.report(verification.id)
+    assert "Report saved to report.html" in err
+    assert (host.folder / "report.html").read_text() == page
+    assert host.aiao("report", verification.id).stdout == out.partition("\n")[2]
+    for to, text in (("again.html", page), ("again.json", document)):
+        assert host.aiao("report", verification.id, "--to", to).stdout == ""
+        assert (host.folder / to).read_text() == text
+    assert host.aiao("report", verification.id, "--json").stdout == document
+    for text in (out, page, document):
+        assert not re.search(r"\b(1201|1344|207|0\.93|93\.[78])", text)
+
+
+def test_a_script_that_may_not_see_figures_gets_the_summary_and_nothing_else(host, client, backstage, ready, suspect):
+    status, out, err = verified(host, client, backstage, str(suspect), "--model", ready, "--json", "--report", "r.json")
+    assert (status, err) == (0, "Report saved to r.json\n")
+    assert (host.folder / "r.json").read_text() == out
+    expected = rows.a_report().model_copy(update={"tests": Counts(with_key=1, of_file=1)})
+    assert Summary.from_json(out) == Summary.of(expected)
+
+
+OUTCOMES = [
+    (rows.a_report(rows.NOT_FOUND), 1, "NO MATCH: the owner's watermark was not found in "),
+    (rows.a_report(tested="base", base_name="b"), 3, "BASE CARRIES THE MARK: the base b of the adapter "),
+    (rows.a_report(source=rows.FOUND), 3, "INVALID: the test of "),
+]
+
+
+@pytest.mark.parametrize(("report", "expected", "words"), OUTCOMES, ids=lambda part: getattr(part, "verdict", None))
+@pytest.mark.parametrize("who", ["user", "host"])
+def test_what_is_no_match_has_another_exit_status(request, client, backstage, ready, suspect, who, report, expected, words):
+    caller = request.getfixturevalue(who)
+    status, out, _ = verified(caller, client, backstage, str(suspect), "--model", ready, report=report)
+    assert status == expected
+    first = out.splitlines()[1]
+    assert first.startswith(words)
+    assert first.endswith(f": {report.reason}") == (report.reason is not None)
+
+
+@pytest.mark.parametrize("who", ["user", "host"])
+def test_a_report_from_before_the_rules_says_so(request, client, backstage, ready, suspect, who):
+    caller, old = request.getfixturevalue(who), rows.an_old_report()
+    status, out, _ = verified(caller, client, backstage, str(suspect), "--model", ready, report=old)
+    (verification,) = client.verifications.list()
+    assert status == 0
+    assert caller.aiao("report", verification.id).stdout == out.partition("\n")[2]
+    notices = [line for line in out.splitlines() if line.startswith("  from before the rules of a verdict: ")]
+    assert notices[0].endswith(": With today's limit it would not be a match.")
+    assert notices[1].endswith(": Its limit was log10 p -9; a verdict needs -19.3 (2^-64) or less.")
+    assert len(notices) == len(before_the_rules(old.max_log10_p, old.test.log10_p, old.verdict)) == 6
+    assert (f"{old.test.matches} of {old.test.bits}" in out) == (who == "user")
+    assert bool(re.search("bound of the probability +none +coarse", out)) == (who == "host")
+
+
+def test_a_key_that_others_have_seen_is_noted_and_tested_with_no_more(user, host, client, ready, suspect):
+    said = user.aiao("key", "opened", ready)
+    assert said.stdout.startswith(f"The key of {ready} is noted as opened on 20")
+    assert "It takes no more tests: others can make models that match it. Reports of before stand." in said.stdout
+    assert said.stderr == ""
+    document = user.json("key", "opened", ready)
+    assert document.keys() == {"model_id", "opened_at"}
+    assert document["opened_at"][:16].replace("T", " ") in said.stdout
+    for caller in (user, host):
+        assert f"the key of {ready} was opened on" in caller.error("verify", str(suspect), "--model", ready, "--json")
+    assert "lacks the scope models:write" in host.error("key", "opened", ready)
+    assert "there is no model" in user.error("key", "opened", new_id("mdl"))
 
 
 def test_a_verification_without_a_report_is_an_error(user, client, ready, suspect, change):
@@ -342,7 +432,7 @@ def audited(user: Shell, client: Client, backstage, model: str, *arguments: str,
 
 
 def test_an_audit_that_every_useful_model_passes_is_exit_status_0(user, client, backstage, ready):
-    arguments = ["--attack", "quantisation-8", "--attack", "lora-4-100", "--seed", "3", "--draws", "5", "--report", "a.html"]
+    arguments = ["--attack", "quantisation-8", "--attack", "lora-4-100", "--seed", "3", "--report", "a.html"]
     status, out, err = audited(user, client, backstage, ready, *arguments)
     (audit,) = client.audits.list(ready)
     assert status == 0
@@ -350,11 +440,11 @@ def test_an_audit_that_every_useful_model_passes_is_exit_status_0(user, client, 
     assert "WITHSTOOD: 2 of 2 attacks that leave the model useful leave a match" in out
     assert "1 ruined the model: quality loss of 20% or more" in out
     lines = {line.split()[0]: line for line in out.splitlines() if line.strip()}
-    assert lines["quantisation-8"].split() == ["quantisation-8", "withstood", "-17.2", "1.000", "1.000", "+0.1%"]
+    assert lines["quantisation-8"].split() == ["quantisation-8", "withstood", "-207.3", "1.000", "1.000", "+0.1%"]
     assert lines["magnitude-pruning-70"].split()[1::4] == ["ruined", "+350.0%"]
     assert lines["dreambooth"].rstrip().endswith("this denoiser has no <attention>")
     assert (audit.attacks, audit.preset) == (["quantisation-8", "lora-4-100"], None)
-    assert audit.options == {"seed": 3, "draws": 5}
+    assert audit.options == {"seed": 3, "draws": 100}
     assert "Report saved to a.html" in err
     assert (user.folder / "a.html").read_text() == client.audits.report_html(audit.id)
     assert user.aiao("report", audit.id).stdout == out.partition("\n")[2]

@@ -4,6 +4,7 @@ import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from aiao_core.archives import pack
 from aiao_core.audit_report import AuditReport
 from aiao_core.key import OwnerKey, PublicKey, commitment, decode_secret
 from aiao_core.report import Report
+from aiao_core.report_summary import Summary, read_report
 from client import ApiError, Client, ClientError, JobCanceled, JobFailed
 from client.documents import Job, Registration
 from service.ids import new_id
@@ -398,23 +400,68 @@ def test_a_suspect_is_verified_against_a_ready_model(client, backstage, folder, 
     publish(registration.model.id, registration.secret_key)
     moved = []
     submission = client.verifications.create(
-        registration.model.id, suspect, options={"draws": 3, "seed": 5}, progress=lambda *at: moved.append(at)
+        registration.model.id, suspect, options={"max_log10_p": -25}, progress=lambda *at: moved.append(at)
     )
     verification = submission.verification
     assert moved[-1] == (suspect.stat().st_size,) * 2
     assert (verification.suspect_name, verification.status, verification.verdict) == ("suspect.zip", "queued", None)
-    assert (verification.options["draws"], verification.options["seed"]) == (3, 5)
+    assert verification.options == {"draws": 100, "decoys": 8, "tau": 0.75, "max_log10_p": -25, "seed": None}
     with pytest.raises(ApiError, match="has no report"):
         client.verifications.report(verification.id)
     expected = rows.finish_verification(backstage, tenant_of(client, backstage), verification.id, submission.job.id)
     assert submission.job.wait().result == f"/v1/verifications/{verification.id}"
     finished = client.verifications.get(verification.id)
     assert (finished.status, finished.verdict, finished.log10_p) == ("succeeded", "match", expected.test.log10_p)
+    assert (finished.tested, finished.reason, finished.with_key, finished.of_file) == ("checkpoint", None, 1, 1)
+    assert finished.bound_log10_p == expected.bound_log10_p
     assert list(client.verifications.list()) == [finished]
     assert Report.from_json(client.verifications.report(verification.id)) == expected
     page = client.verifications.report_html(verification.id)
     assert page.lower().startswith("<!doctype html>")
     assert "<script>alert" not in page
+
+
+@pytest.mark.parametrize("option", [{"seed": 5}, {"draws": 3}, {"decoys": 0}, {"max_log10_p": -9}], ids=str)
+def test_a_service_tests_by_the_rules_of_a_verdict_alone(client, folder, suspect, publish, option):
+    registration = client.models.register(folder, name="mine")
+    publish(registration.model.id, registration.secret_key)
+    with pytest.raises(ApiError, match=next(iter(option))) as caught:
+        client.verifications.create(registration.model.id, suspect, options=option)
+    assert (caught.value.status, caught.value.type) == (422, "invalid-request")
+    assert list(client.verifications.list()) == []
+
+
+def test_a_caller_who_may_not_see_figures_gets_a_summary(api, client, backstage, folder, suspect, publish):
+    registration = client.models.register(folder, name="mine")
+    publish(registration.model.id, registration.secret_key)
+    tenant_id = tenant_of(client, backstage)
+    with Client(api.url, rows.token(backstage.database, tenant_id, "verifications:write")) as host:
+        submission = host.verifications.create(registration.model.id, suspect)
+        report = rows.finish_verification(backstage, tenant_id, submission.verification.id, submission.job.id)
+        found = host.verifications.get(submission.verification.id)
+        assert (found.verdict, found.bound_log10_p, found.log10_p, found.vs_rate) == ("match", report.bound_log10_p, None, None)
+        assert read_report(host.verifications.report(found.id)) == Summary.of(report)
+        page = host.verifications.report_html(found.id)
+        assert "This is a summary." in page
+        assert str(report.test.matches) not in page
+    assert read_report(client.verifications.report(found.id)) == report
+
+
+def test_a_key_that_was_opened_takes_no_more_tests(api, client, backstage, folder, suspect, publish):
+    registration = client.models.register(folder, name="mine")
+    model_id = registration.model.id
+    publish(model_id, registration.secret_key)
+    with Client(api.url, rows.token(backstage.database, tenant_of(client, backstage), "verifications:write")) as host:
+        with pytest.raises(ApiError, match="lacks the scope models:write"):
+            host.models.key_opened(model_id)
+        first = client.models.key_opened(model_id)
+        assert (first.model_id, first.opened_at.utcoffset()) == (model_id, timedelta(0))
+        assert client.models.key_opened(model_id) == first
+        for caller in (client, host):
+            with pytest.raises(ApiError, match=f"the key of {model_id} was opened on {first.opened_at:%Y-%m-%d}") as caught:
+                caller.verifications.create(model_id, suspect)
+            assert (caught.value.status, caught.value.type) == (409, "conflict")
+    assert OwnerKey.from_public(PublicKey.model_validate(client.models.public_key(model_id)), registration.secret_key)
 
 
 def test_a_ready_model_is_audited(client, backstage, folder, publish, tmp_path):
@@ -429,11 +476,9 @@ def test_a_ready_model_is_audited(client, backstage, folder, publish, tmp_path):
         assert caught.value.type == "invalid-request"
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.png").write_bytes(b"1")
-    start = client.audits.create(
-        model_id, attacks=("weight-clipping",), images=tmp_path / "images", options={"draws": 3, "seed": 5}
-    )
+    start = client.audits.create(model_id, attacks=("weight-clipping",), images=tmp_path / "images", options={"seed": 5})
     audit = start.audit
-    assert (audit.attacks, audit.preset, audit.options) == (["weight-clipping"], None, {"draws": 3, "seed": 5})
+    assert (audit.attacks, audit.preset, audit.options) == (["weight-clipping"], None, {"draws": 100, "seed": 5})
     assert (audit.status, audit.summary) == ("queued", None)
     assert client.artifacts.get(audit.images_artifact_id).kind == "images"
     with pytest.raises(ApiError, match="has no report"):
