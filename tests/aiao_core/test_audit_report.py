@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from aiao_core.audit_html import to_html
 from aiao_core.audit_report import AttackResult, AuditReport, Measured, Summary, outcome_of
 from aiao_core.errors import InvalidReport
-from aiao_core.report import BitTest
+from aiao_core.protocol import LIMIT_LOG10_P
+from aiao_core.report_parts import BitTest
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -35,6 +36,32 @@ def test_golden_reports_of_every_version_are_read(version):
     )
 
 
+def test_the_golden_report_of_todays_test_is_read():
+    text = (GOLDEN / "audit-v5.json").read_text()
+    report = AuditReport.from_json(text)
+    assert report.to_json() == text
+    assert report.max_log10_p == LIMIT_LOG10_P
+    assert "the best of 8 readings" in to_html(report)
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["a laxer limit", "readings that are not counted", "an older version"],
+)
+def test_an_altered_report_of_todays_test_is_refused(change):
+    document = json.loads((GOLDEN / "audit-v5.json").read_bytes())
+    match change:
+        case "a laxer limit":
+            document["max_log10_p"] = -9.0
+        case "readings that are not counted":
+            test = document["published"]["test"]
+            document["published"]["test"] = json.loads(BitTest.of(test["matches"], test["bits"], 2).model_dump_json())
+        case "an older version":
+            document["version"] = 4
+    with pytest.raises(InvalidReport):
+        AuditReport.from_json(json.dumps(document))
+
+
 @pytest.mark.parametrize(
     "change",
     ["version", "format", "unknown field", "missing field", "matches", "verdict", "published", "quality loss", "loss",
@@ -47,7 +74,7 @@ def test_an_altered_report_is_refused(change):
     withstood, ended, no_model = (attacks[name] for name in ("full-fine-tuning-200", "lora-4-100", "weight-shifting"))
     match change:
         case "version":
-            document["version"] = 5
+            document["version"] = 6
         case "format":
             document["format"] = "aiao.report"
         case "unknown field":

@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,11 @@ from hypothesis import strategies as st
 
 from aiao_core.errors import InvalidReport
 from aiao_core.pages import probability
-from aiao_core.report import BitTest, Input, Report
-from aiao_core.report_html import to_html
+from aiao_core.protocol import LIMIT_LOG10_P, STRONGEST_LOG10_P
+from aiao_core.report import Report
+from aiao_core.report_html import summary_to_html, to_html
+from aiao_core.report_parts import BitTest, Input
+from aiao_core.report_summary import Summary, read_report
 from aiao_core.statistics import log10_binomial_tail
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -20,7 +24,7 @@ def report() -> Report:
     return Report.from_json((GOLDEN / "report-v1.json").read_bytes())
 
 
-@pytest.mark.parametrize("version", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 5, 6])
 def test_golden_reports_of_every_version_are_read(version):
     text = (GOLDEN / f"report-v{version}.json").read_text()
     report = Report.from_json(text)
@@ -28,12 +32,17 @@ def test_golden_reports_of_every_version_are_read(version):
     assert report.strayed_channels == {1: None, 2: 128}.get(version, 0)
     assert report.to_json() == text
     page = to_html(report)
+    assert ("This report is from before the rules of a verdict." in page) == (version < 6)
+    assert ("Its limit was log10 p -9" in page) == (version < 6)
     assert ("triggered minus untriggered answer" in page) == (version < 3)
     assert ("the clearest half" in page) == (version >= 3)
     assert ("answers to any trigger" in page) == (version >= 4)
-    assert ("is doubled" in page) == (version >= 5)
-    said = f"{'at most ' if version >= 5 else ''}<b>{probability(report.test.log10_p)}</b>"
-    assert f"with a probability of {said}" in " ".join(page.split())
+    assert (f"is multiplied by {report.test.best_of}." in page) == (version >= 5)
+    # Whatever the score: no more is claimed than the derivation of the signs can bear.
+    assert report.test.log10_p < STRONGEST_LOG10_P
+    said = f"<b>{probability(STRONGEST_LOG10_P)}</b>"
+    assert f"by chance with a probability of at most {said}" in " ".join(page.split())
+    assert str(probability(report.test.log10_p)) not in page
 
 
 def test_the_base_of_an_adapter_is_one_of_the_inputs(report):
@@ -47,7 +56,8 @@ def test_the_base_of_an_adapter_is_one_of_the_inputs(report):
     "change",
     [
         "verdict", "matches", "log10_p", "version", "format", "unknown field", "missing field", "nan", "decoy", "layers",
-        "a reading", "one reading of two", "no readings", "an older version",
+        "a reading", "one reading of two", "no readings", "an older version", "a newer version",
+        "a field of a newer version",
     ],
 )  # fmt: skip
 def test_an_altered_report_is_refused(change):
@@ -60,7 +70,7 @@ def test_an_altered_report_is_refused(change):
         case "log10_p":
             document["test"]["log10_p"] -= 1
         case "version":
-            document["version"] = 6
+            document["version"] = 7
         case "format":
             document["format"] = "other"
         case "unknown field":
@@ -81,8 +91,123 @@ def test_an_altered_report_is_refused(change):
             del document["readings"]
         case "an older version":
             document["version"] = 4
+        case "a newer version":
+            document["version"] = 6
+        case "a field of a newer version":
+            document["suspect_weights"] = "sha256:0"
     with pytest.raises(InvalidReport):
         Report.from_json(json.dumps(document))
+
+
+def dumped(test: BitTest) -> dict:
+    return json.loads(test.model_dump_json())
+
+
+def ruled() -> dict:
+    """The golden report of today's rules: a match by the service."""
+    return json.loads((GOLDEN / "report-v6.json").read_bytes())
+
+
+def key_file(document: dict) -> dict:
+    """The same test as one with a key file, with which fewer readings count."""
+    for way in document["ways"]:
+        way["counts"] = way["subpaths"] == "all" and not way["aligned"]
+    return document | {"registration": "key-file"}
+
+
+TAMPERED = {
+    "the verdict": lambda d: d | {"verdict": "no-match"},
+    "a match that is one no more": lambda d: d | {"max_log10_p": -1000.0},
+    "a laxer limit": lambda d: d | {"max_log10_p": -9.0},
+    "fewer draws": lambda d: d | {"draws": 10},
+    "another share": lambda d: d | {"tau": 0.6},
+    "another seed": lambda d: d | {"seed": d["seed"] + 1},
+    "another protocol": lambda d: d | {"protocol": 1},
+    "fewer decoys": lambda d: d | {"decoys": d["decoys"][:7]},
+    "no decoys": lambda d: d | {"decoys": []},
+    "other weights": lambda d: d | {"suspect_weights": "sha256:" + "0" * 64},
+    "another source": lambda d: d | {"source_weights": "sha256:" + "0" * 64},
+    "another key": lambda d: d | {"commitment": "sha256:" + "0" * 64},
+    "a stronger claim": lambda d: d | {"bound_log10_p": d["test"]["log10_p"]},
+    "no claim": lambda d: {name: value for name, value in d.items() if name != "bound_log10_p"},
+    "no readings": lambda d: d | {"ways": []},
+    "a reading less": lambda d: d | {"ways": d["ways"][1:]},
+    "a reading twice": lambda d: d | {"ways": [*d["ways"][:7], d["ways"][0]]},
+    "a reading that counts for less": lambda d: d | {"ways": [d["ways"][0] | {"counts": False}, *d["ways"][1:]]},
+    "fewer readings to choose from": lambda d: d | {"test": dumped(BitTest.of(d["test"]["matches"], d["test"]["bits"], 4))},
+    "a worse reading": lambda d: d | {"test": dumped(BitTest.of(d["test"]["matches"] - 1, d["test"]["bits"], 8))},
+    "a choice of layers that is not charged": lambda d: key_file(d),
+    "no test of the source": lambda d: {name: value for name, value in d.items() if name != "source_test"},
+    "a source that carries the mark": lambda d: d | {"source_test": d["test"]},
+    "a decoy that matches": lambda d: d | {"decoys": [d["test"], *d["decoys"][1:]]},
+    "a reason without need": lambda d: d | {"reason": "none"},
+    "invalid without a reason": lambda d: d | {"verdict": "invalid"},
+    "an adapter without the test of its base": lambda d: d | {"tested": "adapter", "base_name": "base.zip"},
+    "an adapter on a base that carries the mark": lambda d: d | {
+        "tested": "adapter", "base_name": "base.zip", "base_test": d["test"]
+    },
+    "a base as a match": lambda d: d | {"tested": "base", "base_name": "base.zip"},
+    "a base without a name": lambda d: d | {"tested": "base", "verdict": "base-marked"},
+    "a checkpoint with a base": lambda d: d | {"base_name": "base.zip"},
+    "a rate outside of its interval": lambda d: d | {"rs_rate": d["rs_rate"] | {"value": d["rs_rate"]["low"] - 0.01}},
+    "nothing that was tested": lambda d: {name: value for name, value in d.items() if name != "tested"},
+    "no registration": lambda d: {name: value for name, value in d.items() if name != "registration"},
+    "the version before": lambda d: d | {"version": 5},
+    "a count of nothing": lambda d: d | {"tests": {"with_key": 0, "of_file": 1}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", TAMPERED)
+def test_a_report_that_claims_what_its_numbers_do_not_give_is_refused(change):
+    with pytest.raises(InvalidReport):
+        Report.from_json(json.dumps(TAMPERED[change](ruled())))
+
+
+def test_what_the_same_numbers_do_give_is_read():
+    """Each of these differs in one claim from a report that is refused above."""
+    stricter = ruled() | {"max_log10_p": -30.0}
+    strict = ruled() | {"max_log10_p": -1000.0, "verdict": "no-match"}
+    marked = ruled() | {"tested": "base", "verdict": "base-marked", "base_name": "base.zip"}
+    void = ruled() | {"source_test": ruled()["test"], "verdict": "invalid", "reason": "in other words than today's"}
+    explored = ruled() | {"verdict": "exploratory", "reason": "draws", "draws": 10, "seed": 7, "decoys": []}
+    for document in (stricter, strict, marked, void, explored):
+        report = Report.from_json(json.dumps(document))
+        assert to_html(report)
+        assert report.ruled == (report.verdict != "exploratory")
+
+
+@given(st.floats(-400, -1e-6), st.sampled_from(["match", "no-match", "base-marked", "invalid", "exploratory"]))
+def test_no_limit_and_no_word_make_a_match_of_what_is_above_the_limit(limit, verdict):
+    document = ruled()
+    test = BitTest.of(130, document["test"]["bits"], 8)
+    assert test.log10_p > LIMIT_LOG10_P
+    document |= {"max_log10_p": limit, "verdict": verdict, "test": dumped(test), "bound_log10_p": test.log10_p}
+    document["ways"] = [way | {"test": dumped(BitTest.of(130, test.bits))} for way in document["ways"]]
+    document["layers"] = [{"name": "a", "matches": 130, "bits": test.bits}]
+    if verdict == "no-match" and limit <= LIMIT_LOG10_P:
+        assert Report.from_json(json.dumps(document)).verdict == "no-match"
+    elif verdict != "exploratory":
+        with pytest.raises(InvalidReport):
+            Report.from_json(json.dumps(document))
+
+
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 5, 6])
+def test_a_summary_holds_no_figure_of_the_report(version):
+    report = Report.from_json((GOLDEN / f"report-v{version}.json").read_bytes())
+    summary = Summary.of(report)
+    assert read_report(summary.to_json()) == summary
+    assert read_report(report.to_json()) == report
+    assert summary.bound_log10_p == STRONGEST_LOG10_P
+    figures = {f"{report.test.log10_p:.1f}", f"{report.test.matches}", f"{report.test.bits}", f"{report.rs_rate.value:.3f}"}
+    for text in (summary.to_json(), summary_to_html(summary)):
+        assert not [each for each in figures if re.search(rf"(?<![\d.]){re.escape(each)}(?!\d)", text)]
+        assert report.suspect_name in text
+
+
+def test_the_golden_summary_is_read():
+    text = (GOLDEN / "report-summary-v1.json").read_text()
+    assert Summary.from_json(text).to_json() == text
+    assert Summary.from_json(text) == Summary.of(Report.from_json((GOLDEN / "report-v6.json").read_bytes()))
 
 
 @given(st.text(max_size=200) | st.binary(max_size=200) | st.just("[" * 100_000))
@@ -117,8 +242,8 @@ def test_a_probability_in_words(log10_p, words):
 
 def test_the_page_is_self_contained_and_says_the_verdict(report):
     page = to_html(report)
-    assert "The suspect carries the owner&#39;s watermark" in page or "The suspect carries the owner's watermark" in page
-    assert f"log10 p = {report.test.log10_p:.2f}" in page
+    assert "The suspect answers with the owner&#39;s key." in page
+    assert f"log10 of the ideal binomial {report.test.log10_p:.2f}" in page
     assert page.count("<svg") == 3
     assert "<script" not in page
     for outside in ("http://", "https://", "src=", "@import", "url("):
@@ -151,5 +276,5 @@ def test_a_page_for_any_outcome(test, decoys):
         }
     )
     page = to_html(changed)
-    assert ("carries the owner" in page) == (verdict == "match")
+    assert ("answers with the owner" in page) == (verdict == "match")
     assert "nan" not in page

@@ -180,7 +180,7 @@ def results(configuration):
         case "attacked" if configuration["attack"] == "structured-pruning-20":
             return {"reason": "this model does not allow it"}
         case "attacked":
-            left = {"distillation": -1, "overwriting-3": -15}.get(configuration["attack"], -100)
+            left = {"distillation": -1, "overwriting-3": -19.5}.get(configuration["attack"], -100)
             return {"found": found(left, 0.9), "quality": {}, "quality_loss": 0.1}
         case _:
             return None
