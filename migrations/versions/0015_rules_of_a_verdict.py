@@ -38,7 +38,8 @@ def downgrade() -> None:
         "UPDATE models SET status = 'retired' WHERE status != 'failed' AND id IN "
         "(SELECT model_id FROM owner_keys WHERE opened_at IS NOT NULL)"
     )
-    op.execute("DELETE FROM verifications WHERE verdict NOT IN ('match', 'no-match')")  # it can show no others
+    # It has no word for the other verdicts. Their reports stay, for disputes.
+    op.execute("UPDATE verifications SET verdict = NULL WHERE verdict NOT IN ('match', 'no-match')")
     op.drop_column("owner_keys", "opened_at")
     op.drop_column("owner_keys", "panel")
     op.drop_index(INDEX, "verifications")

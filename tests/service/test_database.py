@@ -129,8 +129,7 @@ def test_finished_verifications_outlive_the_rules_of_a_verdict_in_both_direction
 def test_a_step_back_leaves_an_older_service_nothing_that_it_would_misread(platform, tenant, verified):
     """It has no word for a base that carries the mark, and would go on testing with a key that others have seen."""
     old, match, nothing = verified(rows.an_old_report()), verified(rows.a_report()), verified(rows.a_report(rows.NOT_FOUND))
-    verified(rows.a_report(tested="base", base_name="theirs"))
-    verified(rows.a_report(source=rows.FOUND))
+    marked, void = verified(rows.a_report(tested="base", base_name="theirs")), verified(rows.a_report(source=rows.FOUND))
     other, _, secret = rows.registered(platform, tenant)
     rows.finish_embedding(platform, other.id, secret, Checkpoint("nowhere", "0" * 64, 1))
     with platform.database.session() as session:
@@ -138,9 +137,11 @@ def test_a_step_back_leaves_an_older_service_nothing_that_it_would_misread(platf
         keys.mark_opened(session, tenant, "tok_1", model_id)
     with platform.database.engine.begin() as connection:
         command.downgrade(alembic_config(connection), "0014")
-        left = [(row.id, row.verdict) for row in connection.exec_driver_sql(FINISHED)]
+        kept = connection.exec_driver_sql(FINISHED).all()
+        left = [(row.id, row.verdict) for row in kept]
+        assert all(row.report for row in kept)  # no report is lost
         models = dict(tuple(row) for row in connection.exec_driver_sql("SELECT id, status FROM models"))
-    assert left == [(old, "match"), (match, "match"), (nothing, "no-match")]
+    assert left == [(old, "match"), (match, "match"), (nothing, "no-match"), (marked, None), (void, None)]
     assert models == {model_id: "retired", other.id: "ready"}
     platform.database.migrate()
     with platform.database.session() as session:
