@@ -56,8 +56,6 @@ def verify(
     if report_file:
         check_report_file(report_file, force=force)
     result: Report | Summary
-    if not offline and (reasons := VerificationOptions.model_validate(options).departures()):
-        raise ClientError(f"a service gives verdicts alone, and to explore there is --offline: {'; '.join(reasons)}")
     if offline:
         if key is None or model is not None:
             raise ClientError("an offline test needs the owner's key and no model: aiao verify --offline --key KEYFILE SUSPECT")
@@ -67,6 +65,8 @@ def verify(
             raise ClientError("a service has the registered source; --source is for --offline")
         if model is None:
             raise ClientError("name the registered model: aiao verify --model mdl_… SUSPECT, or test with --offline --key")
+        if reasons := VerificationOptions.model_validate(options).departures():
+            raise ClientError(f"a service gives verdicts alone, and to explore there is --offline: {'; '.join(reasons)}")
         result = _by_service(suspect, base, model, key, options, quiet=json)
     if json:
         out.print(result.to_json(), end="")
