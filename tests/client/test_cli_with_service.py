@@ -303,7 +303,7 @@ def test_a_match_is_exit_status_0(user, client, backstage, ready, suspect):
     assert status == 0
     assert out.startswith(f"Verification {verification.id}\nMATCH: <script>alert(1)</script> answers with the owner's key\n")
     assert "1201 of 1344" in out
-    assert re.search(r"log10 p +-207\.25 +match at or below -19\.266; claimed -38\.53 ", out)
+    assert re.search(r"log10 p +-207\.25 +match at or below -19\.266; claimed -38\.53\s", out)
     assert "1 with this key, 1 of these weights" in out
     assert "Report saved to report.html" in err
     assert (user.folder / "report.html").read_text() == client.verifications.report_html(verification.id)
