@@ -11,7 +11,7 @@ class VerificationRepository(TenantRepository[Verification]):
 
     def tests_with_key(self, model_id: str) -> int:
         """How many tests there were with the key of a model, those from before tests were counted among them."""
-        tested = or_(Verification.with_key.is_not(None), Verification.verdict.is_not(None))
+        tested = or_(Verification.with_key.is_not(None), Verification.report.is_not(None))
         return self._count(Verification.model_id == model_id, tested)
 
     def tests_of(self, suspect_weights: str) -> int:

@@ -145,6 +145,7 @@ def test_a_step_back_leaves_an_older_service_nothing_that_it_would_misread(platf
     assert models == {model_id: "retired", other.id: "ready"}
     platform.database.migrate()
     with platform.database.session() as session:
+        assert VerificationRepository(session, tenant).tests_with_key(model_id) == 5  # whatever their verdict
         assert (
             VerificationRepository(session, tenant).get(match).report
             == rows.a_report().model_copy(update={"tests": Counts(with_key=2, of_file=1)}).to_json()
