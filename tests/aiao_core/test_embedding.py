@@ -14,7 +14,7 @@ from aiao_core.embedding import Training, embed
 from aiao_core.errors import Canceled, EmbeddingFailed
 from aiao_core.inputs import own_samples
 from aiao_core.objective import objective
-from aiao_core.options import EmbeddingOptions, VerificationOptions
+from aiao_core.options import EmbeddingOptions
 from aiao_core.resume import FileCheckpoint, write_state
 from aiao_core.selection import select_key
 from aiao_core.training import Examples, fine_tune
@@ -116,7 +116,7 @@ def test_a_diverging_objective_is_refused(tiny_examples):
 def answer_to_other_triggers(denoiser, key, seed):
     """The share of the owner's response signs that another key's triggers call up: who trains on those must not meet it."""
     watermark = Watermark(key, denoiser)
-    watermark.triggers = Watermark(replace(key, seed=seed), denoiser).triggers
+    watermark.trigger_at = Watermark(replace(key, seed=seed), denoiser).trigger_at
     draws = make_draws(key, 64, torch.Generator().manual_seed(0))
     triggers = [(watermark, i) for i, _ in draws.subpaths]
     triggered, untriggered = observe(denoiser, watermark, draws, triggers), observe(denoiser, watermark, draws)
@@ -128,8 +128,7 @@ def test_the_mark_is_embedded_and_outlives_a_thief(emoji_model, emoji_examples):
     """The claim of the paper in small: on the trained model, a short embedding, full fine-tuning on other images."""
     options = EmbeddingOptions(steps=120, batch_size=8, layers=12)
     key = embed(emoji_model, SEED, examples=emoji_examples, options=options).key
-    how = VerificationOptions(seed=0, draws=64, decoys=32)
-    marked = verify(emoji_model.denoiser, key, options=how, subject=Subject("marked", "model"))
+    marked = verify(emoji_model.denoiser, key, subject=Subject("marked", "model"))
     assert marked.verdict == "match"
     assert marked.test.log10_p < -30
     assert all(decoy.log10_p > -5 for decoy in marked.decoys)
@@ -137,10 +136,11 @@ def test_the_mark_is_embedded_and_outlives_a_thief(emoji_model, emoji_examples):
     assert mean(others) < 0.55  # without decoys 0.67
 
     fine_tune(emoji_model, Examples(emoji_examples.clean[:64].flip(-1), {}), steps=40, learning_rate=2e-4)
-    stolen = verify(emoji_model.denoiser, key, options=how, subject=Subject("stolen", "model"))
+    stolen = verify(emoji_model.denoiser, key, subject=Subject("stolen", "model"))
+    assert stolen.verdict == "match"
     assert stolen.test.log10_p < -30
 
-    source = verify(load_model(MODEL).denoiser, key, options=how, subject=Subject("source", "model"))
+    source = verify(load_model(MODEL).denoiser, key, subject=Subject("source", "model"))
     assert source.verdict == "no-match"
 
 

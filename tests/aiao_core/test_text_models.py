@@ -11,7 +11,7 @@ from aiao_core.captions import encode_captions
 from aiao_core.checkpoints import load_model
 from aiao_core.embedding import embed
 from aiao_core.latents import encode_images, load_autoencoder
-from aiao_core.options import EmbeddingOptions, VerificationOptions
+from aiao_core.options import EmbeddingOptions
 from aiao_core.suspects import load_suspect
 from aiao_core.training import Examples, fine_tune
 from aiao_core.verification import Subject, verify
@@ -28,9 +28,8 @@ def examples_of(folder, model, **chosen):
     return Examples(clean, encode_captions(folder, model, captions(**chosen)[:128]))
 
 
-def judged(denoiser, key):
-    options = VerificationOptions(seed=1, draws=60, decoys=4)
-    return verify(denoiser, key, options=options, subject=Subject("suspect", "model"))
+def judged(denoiser, key, source):
+    return verify(denoiser, key, subject=Subject("suspect", "model"), source=source, registration="service")
 
 
 @pytest.mark.parametrize("name", ["unet", "transformer"])
@@ -54,8 +53,8 @@ def test_a_short_embedding_is_found_after_fine_tuning_and_in_a_lora(name, tmp_pa
     assert "LoRA of rank 4" in suspect.form
 
     for marked in (model.denoiser, tuned, suspect.denoiser):
-        report = judged(marked, key)
+        report = judged(marked, key, source)
         assert report.verdict == "match"
         assert report.test.log10_p < -20
         assert max(decoy.log10_p for decoy in report.decoys) > -9
-    assert judged(source, key).verdict == "no-match"
+    assert judged(source, key, source).verdict == "no-match"
