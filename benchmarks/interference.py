@@ -3,8 +3,8 @@
     python -m benchmarks.interference --keys 1 2 3
 
 Embeds each key in the shipped model with the default options, attacks it, and prints log10 p of both readings and of the test,
-which takes the best of all readings and multiplies its p by their number, for the published model and for what each attack left.
-About 6 minutes for each key on one CPU core.
+which takes the best of all readings and multiplies its p by their number: for the published model, and for what each attack
+left. About 6 minutes for each key on one CPU core.
 """
 
 import argparse
