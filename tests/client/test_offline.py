@@ -15,12 +15,12 @@ from safetensors.torch import save_file
 from aiao_core.archives import pack
 from aiao_core.embedding import embed
 from aiao_core.key import OwnerKey
-from aiao_core.options import EmbeddingOptions, VerificationOptions
+from aiao_core.options import VerificationOptions
 from aiao_core.report import Report
 from aiao_core.training import Examples
 from client import keyfile
 from examples.emoji.data import MODEL, load_images
-from tests.aiao_core.conftest import make_tiny_model
+from tests.aiao_core.conftest import MARKING, make_tiny_model
 from tests.client.conftest import Shell, run
 from tests.hub import COMMIT, hub
 from tests.processes import free_port
@@ -41,8 +41,6 @@ NUMBERS = {
     "ways",
     "suspect_weights",
 }
-MARKING = EmbeddingOptions(steps=200, batch_size=16, layers=39, learning_rate=3e-3)
-"""Enough for the tiny model to carry a mark, in some seconds."""
 
 
 @pytest.fixture(scope="module")

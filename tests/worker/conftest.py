@@ -6,9 +6,8 @@ from service.jobs import service as jobs
 from service.platform import Platform
 from service.settings import Settings
 from service.tokens.tables import Tenant
+from tests.worker.tiny import SEED, TENANT, Tiny, make
 from worker import running
-
-TENANT = "ten_test"
 
 
 @pytest.fixture
@@ -32,3 +31,14 @@ def platform(tmp_path, monkeypatch, redis_url):
 def job_id(platform) -> str:
     with platform.database.session() as session:
         return jobs.create(session, TENANT, "verify", new_id("ver"), None).id
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Tiny:
+    return make(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def same_seed(monkeypatch) -> None:
+    """Every model that is registered gets the seed of the tiny model's mark."""
+    monkeypatch.setattr("service.keys.service.generate_seed", lambda: SEED)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from aiao_core.checkpoints import load_model
+from aiao_core.weights import digest
 from examples.emoji.data import MODEL
 from service.jobs.repository import LeaseRepository
 from worker.confinement import _server
@@ -23,7 +24,8 @@ def reading(platform, job_id):
         def task(work: Work) -> None:
             work.platform = type(work.platform)(**vars(work.platform) | {"settings": settings})
             found = read_suspect(work, suspect, like, base=lambda: (suspect, "itself"))
-            assert found.load(like).state_dict().keys() == load_model(MODEL).denoiser.state_dict().keys()
+            assert found.load().state_dict().keys() == load_model(MODEL).denoiser.state_dict().keys()
+            assert (found.base_name, found.weights) == (None, digest(load_model(MODEL).denoiser.state_dict()))
             with platform.database.session() as session:
                 work.lease.succeed(session, found.form)
 

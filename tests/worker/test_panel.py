@@ -1,0 +1,159 @@
+"""The end of an embedding: the mark is proved against its source, and the key tried on models that it never marked."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from aiao_core.checkpoints import load_model, untrained
+from aiao_core.protocol import verification_seed
+from aiao_core.report_parts import BitTest
+from aiao_core.weights import digest
+from service.database import utc_now
+from service.ids import new_id
+from service.jobs.tables import Job
+from service.keys import service as keys
+from service.models.tables import Model
+from service.tokens.tables import Tenant
+from tests.aiao_core.conftest import make_tiny_model
+from tests.worker.tiny import SOURCE, TENANT, ready, registered, report_of, row, submitted
+from worker import embed as module
+from worker import panel, running
+from worker.embed import embed_model
+from worker.verify import verify_suspect
+
+pytestmark = pytest.mark.usefixtures("same_seed")
+
+
+@pytest.fixture
+def other_tenant(platform) -> str:
+    tenant_id = new_id("ten")
+    with platform.database.session() as session:
+        session.add(Tenant(id=tenant_id, name="another", created_at=utc_now()))
+    return tenant_id
+
+
+@pytest.fixture
+def embedded(platform, tiny, monkeypatch):
+    """Registers a source, and runs the job of its embedding without the training: the mark is there already.
+
+    Returns model and job as they are then.
+    """
+    monkeypatch.setattr(module, "draw_examples", lambda *_: None)
+
+    def embedded(source: str = "source.zip", result: str = "marked") -> tuple[Model, Job]:
+        def trained(model, seed, **_):
+            assert seed == tiny.key.seed
+            model.denoiser.load_state_dict(load_model(tiny[result]).denoiser.state_dict())
+            return SimpleNamespace(key=tiny.key)
+
+        monkeypatch.setattr(module, "embed", trained)
+        model, job = registered(platform, tiny[source])
+        running.run(job.id, embed_model)
+        return row(platform, Model, model.id), row(platform, Job, job.id)
+
+    return embedded
+
+
+@pytest.fixture
+def tried(monkeypatch) -> list[str]:
+    """Digests of the models on which a new key was tried, in their order."""
+    seen, real = [], panel.test_on
+
+    def test_on(denoiser, key, source_weights) -> BitTest:
+        seen.append(digest(denoiser.state_dict()))
+        return real(denoiser, key, source_weights)
+
+    monkeypatch.setattr(module, "test_on", test_on)
+    return seen
+
+
+def panel_of(platform, model: Model) -> tuple[BitTest, ...] | None:
+    with platform.database.session() as session:
+        return keys.panel_of(session, TENANT, model.id)
+
+
+def failed(platform, model: Model, job: Job) -> str:
+    """The reason for which an embedding failed, which leaves neither checkpoint nor key behind."""
+    assert (job.state, job.error["code"]) == ("failed", "embedding-failed")
+    assert (model.status, model.error, model.checkpoint_key) == ("failed", job.error, None)
+    assert panel_of(platform, model) is None
+    assert not [each.key for stored in platform.storage.list("marked/") for each in stored if model.id in each.key]
+    return job.error["detail"]
+
+
+def test_a_new_key_is_tried_on_an_untrained_model_and_on_the_tenants_other_marked_ones(platform, tiny, embedded, tried):
+    other = ready(platform, tiny, checkpoint=tiny["source.zip"])  # marked by a key that this one does not find
+    model, job = embedded()
+    assert (job.state, model.status) == ("succeeded", "ready")
+    found = panel_of(platform, model)
+    assert len(found) == len(tried) == 2
+    expected = (untrained(tiny.key.architecture), make_tiny_model(SOURCE).denoiser)
+    assert tried == [digest(model.state_dict()) for model in expected]
+    assert tried[0] != tried[1]
+    assert min(test.log10_p for test in found) > -6
+    assert {test.bits > 0 for test in found} == {True}
+    assert panel_of(platform, other) == ()
+
+
+def test_a_key_that_finds_itself_in_another_model_ends_its_embedding(platform, tiny, embedded, tried):
+    """Its proofs would be worth nothing: the test finds what is not there."""
+    ready(platform, tiny, checkpoint=tiny["marked.zip"])
+    assert failed(platform, *embedded()) == (
+        "the key is found in a model that it never marked, so it can prove nothing; register the model again"
+    )
+    assert len(tried) == 2
+
+
+def test_a_key_is_never_tried_on_another_tenants_model(platform, tiny, embedded, tried, other_tenant):
+    """It would tell one customer of another's model, and there the key would be found."""
+    ready(platform, tiny, checkpoint=tiny["marked.zip"], tenant_id=other_tenant)
+    model, job = embedded()
+    assert (job.state, model.status) == ("succeeded", "ready")
+    assert len(panel_of(platform, model)) == len(tried) == 1
+
+
+def test_a_key_is_tried_on_models_of_its_architecture_alone_and_on_the_newest(platform, tiny, embedded, tried):
+    oldest = ready(platform, tiny, checkpoint=tiny["marked.zip"])  # there the key would be found
+    ready(platform, tiny, architecture="sha256:" + "0" * 64, checkpoint_key="nowhere")
+    for _ in range(panel.MOST):
+        ready(platform, tiny, checkpoint=tiny["source.zip"], status="retired")
+    model, job = embedded()
+    assert job.state == "succeeded"
+    assert model.architecture == oldest.architecture
+    assert len(panel_of(platform, model)) == len(tried) == 1 + panel.MOST
+    assert set(tried[1:]) == {digest(make_tiny_model(SOURCE).denoiser.state_dict())}
+
+
+def test_the_draws_of_a_panel_follow_from_key_source_and_model(platform, tiny, embedded, monkeypatch):
+    seeds, real = [], panel.measure
+
+    def measure(denoiser, key, seed, **options):
+        seeds.append((digest(denoiser.state_dict()), seed))
+        return real(denoiser, key, seed, **options)
+
+    monkeypatch.setattr(panel, "measure", measure)
+    assert embedded()[1].state == "succeeded"
+    source = digest(make_tiny_model(SOURCE).denoiser.state_dict())
+    assert seeds == [(weights, verification_seed(tiny.key.commitment, source, weights)) for weights, _ in seeds]
+    assert len(seeds) == 1
+
+
+def test_a_mark_that_its_source_has_already_is_not_proved(platform, tiny, embedded):
+    detail = failed(platform, *embedded(source="marked.zip"))
+    assert detail.startswith("the watermark cannot be proved: the owner's key is found in the source, which must not carry")
+
+
+def test_a_mark_that_cannot_be_found_is_not_proved(platform, tiny, embedded):
+    detail = failed(platform, *embedded(result="source"))
+    assert detail.startswith("the watermark cannot be proved: log10 p is ")
+    assert detail.endswith("; use more steps or more layers")
+
+
+def test_the_panel_is_a_control_of_every_later_report(platform, tiny, embedded):
+    ready(platform, tiny, checkpoint=tiny["source.zip"])
+    model, _ = embedded()
+    verification = submitted(platform, model, tiny["marked.zip"])
+    running.run(verification.job_id, verify_suspect)
+    report = report_of(platform, verification)
+    assert (report.verdict, report.panel) == ("match", panel_of(platform, model))
+    assert len(report.panel) == 2

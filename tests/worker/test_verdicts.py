@@ -1,0 +1,154 @@
+"""What a worker makes of a suspect: the rules of a verdict hold whatever the row of a verification asks for."""
+
+import math
+import pickle
+
+import pytest
+import sqlalchemy as sa
+
+from aiao_core.protocol import LIMIT_LOG10_P, verification_seed
+from aiao_core.report import Counts, Report
+from aiao_core.report_parts import BitTest
+from service.jobs.tables import Job
+from service.keys.tables import StoredKey
+from service.verifications.tables import Verification
+from tests.worker.tiny import artifact, ready, report_of, row, submitted
+from worker import running
+from worker import verify as module
+from worker.verify import verify_suspect
+
+pytestmark = pytest.mark.usefixtures("same_seed")
+
+
+@pytest.fixture
+def tested(platform):
+    """Runs the job of a verification, and returns both as they are then."""
+
+    def tested(verification: Verification) -> tuple[Verification, Job]:
+        running.run(verification.job_id, verify_suspect)
+        return row(platform, Verification, verification.id), row(platform, Job, verification.job_id)
+
+    return tested
+
+
+def test_the_published_model_matches_and_its_source_is_a_control(platform, tiny, tested):
+    model = ready(platform, tiny)
+    panel = [BitTest.of(500, 1000).model_dump(mode="json")]
+    with platform.database.session() as session:
+        session.execute(sa.update(StoredKey).where(StoredKey.model_id == model.id).values(panel=panel))
+    found, job = tested(submitted(platform, model, tiny["marked.zip"]))
+    report = report_of(platform, found)
+    assert (job.state, found.verdict, found.tested) == ("succeeded", "match", "checkpoint")
+    assert found.log10_p == report.test.log10_p < LIMIT_LOG10_P
+    assert report.source_test.log10_p > -6
+    assert (report.registration, report.tests) == ("service", Counts(with_key=1, of_file=1))
+    assert report.panel == (BitTest.of(500, 1000),)
+    assert found.suspect_weights == report.suspect_weights
+    assert [entry.role for entry in report.inputs] == ["suspect", "watermarked", "source"]
+
+
+def test_a_source_that_carries_the_mark_voids_the_test(platform, tiny, tested):
+    model = ready(platform, tiny)
+    marked = artifact(platform, tiny["marked.zip"])
+    with platform.database.session() as session:
+        session.merge(model).artifact_id = marked
+    found, job = tested(submitted(platform, model, tiny["marked.zip"]))
+    assert (job.state, found.verdict) == ("succeeded", "invalid")
+    assert "the owner's key is found in the source" in found.reason
+
+
+@pytest.mark.parametrize("form", ["lora.bin", "lora.zip"])
+def test_an_adapter_without_a_base_is_no_match_but_an_error(platform, tiny, tested, form):
+    """What the service cannot see in the header of a safetensors file, its worker sees in a pickle and in an archive."""
+    found, job = tested(submitted(platform, ready(platform, tiny), tiny[form]))
+    assert (job.state, job.error["code"]) == ("failed", "adapter-without-base")
+    assert "submit it again with base_artifact_id" in job.error["detail"]
+    assert "never merged into the owner's marked model" in job.error["detail"]
+    assert (found.verdict, found.with_key, found.suspect_weights) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("base", "verdict", "part"), [("marked.zip", "base-marked", "base"), ("source.zip", "no-match", "adapter")]
+)
+@pytest.mark.parametrize("form", ["lora.bin", "lora.zip"])
+def test_of_an_adapter_the_base_is_tested_first(platform, tiny, tested, form, base, verdict, part):
+    found, job = tested(submitted(platform, ready(platform, tiny), tiny[form], tiny[base]))
+    report = report_of(platform, found)
+    assert (job.state, found.verdict, found.tested, found.base_name) == ("succeeded", verdict, part, base)
+    assert (report.verdict, report.tested, report.base_name) == (verdict, part, base)
+    assert [(entry.role, entry.name) for entry in report.inputs[:2]] == [("suspect", form), ("base", base)]
+    assert (report.base_test is None) == (part == "base")
+
+
+def test_an_adapter_that_brings_the_marked_model_along_is_not_accused_for_it(platform, tiny, tested):
+    found, _ = tested(submitted(platform, ready(platform, tiny), tiny["bundle.zip"]))
+    assert (found.verdict, found.tested) == ("base-marked", "base")
+
+
+LAX = {"draws": 2, "decoys": 0, "tau": 0.51, "max_log10_p": -1e-6, "seed": 7}
+
+
+def test_what_release_0_1_0_has_queued_is_tested_by_the_rules_of_today(platform, tiny, tested):
+    """With these options an innocent matched."""
+    verification = submitted(platform, ready(platform, tiny), tiny["source.safetensors"])
+    with platform.database.session() as session:
+        columns = {"options": LAX, "token_id": None}
+        session.execute(sa.update(Verification).where(Verification.id == verification.id).values(**columns))
+    found, job = tested(verification)
+    report = report_of(platform, found)
+    assert (job.state, found.verdict) == ("succeeded", "no-match")
+    assert (report.draws, len(report.decoys), report.tau) == (100, 8, 0.75)
+    assert report.max_log10_p == LIMIT_LOG10_P
+    assert report.seed == verification_seed(report.commitment, report.source_weights, report.suspect_weights) != 7
+    assert report.registration == "service"
+    assert found.options == LAX  # as it was asked for
+
+
+def test_a_stricter_limit_is_kept(platform, tiny, tested):
+    verification = submitted(platform, ready(platform, tiny), tiny["marked.safetensors"])
+    with platform.database.session() as session:
+        columns = {"options": LAX | {"max_log10_p": -9_999}}
+        session.execute(sa.update(Verification).where(Verification.id == verification.id).values(**columns))
+    found, _ = tested(verification)
+    assert found.verdict == "no-match"
+    assert report_of(platform, found).max_log10_p == -9_999
+
+
+def test_one_file_has_one_answer_however_it_is_packed_and_every_test_of_it_is_counted(platform, tiny, tested):
+    model = ready(platform, tiny)
+    reports = [
+        report_of(platform, tested(submitted(platform, model, tiny[name]))[0])
+        for name in ("source.safetensors", "source.zip", "source.safetensors")
+    ]
+    assert {(report.seed, report.suspect_weights, report.test.log10_p) for report in reports} == {
+        (reports[0].seed, reports[0].suspect_weights, reports[0].test.log10_p)
+    }
+    assert reports[0].ways == reports[1].ways == reports[2].ways
+    assert [report.tests for report in reports] == [Counts(with_key=n, of_file=n) for n in (1, 2, 3)]
+    assert reports[2].corrected_log10_p == min(0.0, reports[2].claimed_log10_p + math.log10(5))
+
+
+def test_another_attempt_keeps_its_number(platform, tiny, tested, monkeypatch):
+    """Its first attempt ended in an outage after it was counted, and another test of the file came in between."""
+    model = ready(platform, tiny)
+    first, second = (submitted(platform, model, tiny["source.safetensors"]) for _ in range(2))
+
+    def outage(*_: object, **__: object) -> Report:
+        raise sa.exc.OperationalError("SELECT 1", {}, Exception("gone"))
+
+    with monkeypatch.context() as away:
+        away.setattr(module, "verify", outage)
+        found, job = tested(first)
+    assert (job.state, job.attempt, found.with_key, found.of_file, found.verdict) == ("queued", 1, 1, 1, None)
+    assert tested(second)[0].with_key == 2
+    found, job = tested(first)
+    assert (job.state, job.attempt, found.with_key, found.of_file) == ("succeeded", 2, 1, 1)
+    assert report_of(platform, found).tests == Counts(with_key=1, of_file=1)
+    assert report_of(platform, second).tests == Counts(with_key=2, of_file=2)
+
+
+def test_a_pickle_of_no_weights_is_not_counted(platform, tiny, tested, tmp_path):
+    (tmp_path / "x.bin").write_bytes(pickle.dumps({"a": 1}))
+    found, job = tested(submitted(platform, ready(platform, tiny), tmp_path / "x.bin"))
+    assert (job.state, job.error["code"]) == ("failed", "invalid-checkpoint")
+    assert found.with_key is None
