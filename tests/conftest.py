@@ -38,9 +38,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 QUICK_EMBEDDING = {"steps": 160, "batch_size": 8, "samples": 32, "layers": 16, "checkpoint_every": 10}
 """Enough for a proof far below 1e-9 on the emoji model, in half a minute."""
 
-QUICK_VERIFICATION = {"draws": 2, "decoys": 0}
-"""For a test to which the verdict is all the same."""
-
 
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:

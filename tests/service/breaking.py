@@ -88,6 +88,8 @@ def _accepts(where: str, old_schema: Document, new_schema: Document, old: Docume
 def _gives(where: str, old_schema: Document, new_schema: Document, old: Document, new: Document) -> Iterator[str]:
     """What an answer held must stay there, and be of its kind."""
     before, after = _resolved(old_schema, old), _resolved(new_schema, new)
+    if _may_be_null(new_schema) and not _may_be_null(old_schema):
+        yield f"{where}: may be null now"
     if (was := before.get("type")) and was != after.get("type"):
         yield f"{where}: is a {after.get('type')} and no {was} any more"
     for name, schema in before.get("properties", {}).items():
@@ -102,9 +104,21 @@ def _gives(where: str, old_schema: Document, new_schema: Document, old: Document
 
 
 def _resolved(schema: Document, document: Document) -> Document:
-    while "$ref" in schema:
-        schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    """What a reference means, and what a value is that may also be null."""
+    while "$ref" in schema or len(_not_null(schema)) == 1:
+        if "$ref" in schema:
+            schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+        else:
+            (schema,) = _not_null(schema)
     return schema
+
+
+def _not_null(schema: Document) -> list[Document]:
+    return [each for each in schema.get("anyOf", []) if each.get("type") != "null"]
+
+
+def _may_be_null(schema: Document) -> bool:
+    return len(_not_null(schema)) < len(schema.get("anyOf", []))
 
 
 def _values(schema: Document) -> set[str]:

@@ -58,6 +58,11 @@ def changed(document: dict, change: str) -> dict:
             schemas["JobOut"]["properties"]["attempt"]["type"] = "string"
         case "an answer has a new value":
             schemas["JobOut"]["properties"]["state"]["enum"].append("paused")
+        case "an answer that may be null has a new value":
+            schemas["VerificationOut"]["properties"]["verdict"]["anyOf"][0]["enum"].append("perhaps")
+        case "an answer may be null":
+            shown = schemas["JobOut"]["properties"]
+            shown["state"] = {"anyOf": [shown["state"], {"type": "null"}]}
         case "a field of a request is needed":
             schemas["ModelIn"]["required"].append("custody")
         case "a field of a request goes":
@@ -80,6 +85,7 @@ def changed(document: dict, change: str) -> dict:
     [
         "a call goes", "a call has another name", "a type has another name", "a parameter goes", "a parameter is needed",
         "a field of an answer goes", "a field of an answer changes its kind", "an answer has a new value",
+        "an answer that may be null has a new value", "an answer may be null",
         "a field of a request is needed", "a field of a request goes", "a value is not taken", "a limit is lower",
         "a success goes", "a form of the answer goes", "a form of the body goes",
     ],
