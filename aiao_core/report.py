@@ -3,13 +3,14 @@
 import math
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import product
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from aiao_core import protocol
 from aiao_core.report_parts import (
-    MOST_READINGS,
+    READINGS,
     BitTest,
     Document,
     Frozen,
@@ -164,8 +165,8 @@ def check_rules(report: Report) -> None:
     for way in report.ways:
         if way.counts != counts(report.registration, aligned=way.aligned, subpaths=way.subpaths):
             raise ValueError("a reading counts that must not, or the other way round")
-    ways = {(way.aligned, way.subpaths, way.without_interference) for way in report.ways}
-    if not len(ways) == len(report.ways) == (MOST_READINGS if report.source_weights else MOST_READINGS // 2):
+    ways = sorted((way.aligned, way.subpaths, way.without_interference) for way in report.ways)
+    if ways != list(product((False, True) if report.source_weights else (False,), ("all", "registered"), (False, True))):
         raise ValueError("a reading is missing, or there is one too many")
     choices = 0 if report.registration == "service" else report.test.log10_choices
     if report.test != best_of(report.ways, choices):
@@ -181,13 +182,17 @@ def check_rules(report: Report) -> None:
         report.base_test is not None
     ):
         raise ValueError("an adapter needs the test of its base, and nothing else has one")
-    if report.verdict == "exploratory":
-        return
     seed = protocol.verification_seed(report.commitment, report.source_weights, report.suspect_weights)
     fixed = (protocol.VERSION, protocol.DRAWS, protocol.TAU, protocol.DECOYS, seed)
-    if (report.protocol, report.draws, report.tau, len(report.decoys), report.seed) != fixed:
+    kept = (report.protocol, report.draws, report.tau, len(report.decoys), report.seed) == fixed
+    lax = report.max_log10_p > protocol.LIMIT_LOG10_P
+    if report.verdict == "exploratory":
+        if (kept and not lax) or report.reason is None:
+            raise ValueError("an exploration that keeps every rule of a verdict, or does not say which it breaks")
+        return
+    if not kept:
         raise ValueError("draws, decoys, tau or seed are not those of a verdict")
-    if report.max_log10_p > protocol.LIMIT_LOG10_P:
+    if lax:
         raise ValueError("the limit is laxer than that of a verdict")
     verdict, reason = decide(report.test, report.max_log10_p, report.tested, report.controls)
     if report.verdict != verdict or (report.reason is None) != (reason is None):  # its wording may change between releases
@@ -200,6 +205,11 @@ def _check_before_the_rules(report: Report) -> None:
         raise ValueError("the verdict does not follow from log10_p and its threshold")
     if (report.version == 5) != (report.readings is not None) or (report.readings and report.readings.best != report.test):
         raise ValueError("the test is not the better of the readings")
+    tests = (report.test, report.triggered_alone, report.untriggered, *report.decoys)
+    if max(test.best_of for test in tests) > (READINGS if report.version == 5 else 1) or any(
+        test.log10_choices for test in tests
+    ):
+        raise ValueError(f"a test of version {report.version} is the best of more readings, or of more keys, than there were")
     if extra := report.model_fields_set & NEW:
         raise ValueError(f"a report of version {report.version} has no {min(extra)}")
 

@@ -133,13 +133,13 @@ class _Test:
         decoys = found.decoys(self.options.decoys, view, progress)
         source_test = self.source.test if self.source else None
         verdict, reason = decide(test, self.options.max_log10_p, tested, Controls(decoys, source_test, base_test))
-        exploratory = self.options.exploratory
+        departures = self._departures(seed)
         vs_rate, rs_rate = found.rates(view, self.options.tau)
         return Report(
             created_at=datetime.now(UTC),
             software={name: version(name) for name in ("aiao", "torch", "diffusers", "numpy")},
-            verdict="exploratory" if exploratory else verdict,
-            reason="; ".join(self.options.departures()) if exploratory else reason,
+            verdict="exploratory" if departures else verdict,
+            reason="; ".join(departures) if departures else reason,
             tested=tested,
             base_name=None if tested == "checkpoint" else self.subject.base_name or "base",
             registration=self.registration,
@@ -173,6 +173,11 @@ class _Test:
             seed=seed,
             draws=self.options.draws,
         )
+
+    def _departures(self, seed: int) -> list[str]:
+        """Why the test with ``seed`` is no verdict. A seed of choice that is the one that follows anyway is no departure."""
+        derived = verification_seed(self.key.commitment, self.source.weights if self.source else None, self.weights)
+        return self.options.model_copy(update={"seed": None} if seed == derived else {}).departures()
 
 
 def _layers(found: Measurement, best: Reading) -> tuple[LayerResult, ...]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from aiao_core.errors import InvalidReport
 from aiao_core.pages import probability
-from aiao_core.protocol import LIMIT_LOG10_P, STRONGEST_LOG10_P
+from aiao_core.protocol import LIMIT_LOG10_P, STRONGEST_LOG10_P, verification_seed
 from aiao_core.report import Report
 from aiao_core.report_html import summary_to_html, to_html
 from aiao_core.report_parts import BitTest, Input
@@ -57,7 +57,8 @@ def test_the_base_of_an_adapter_is_one_of_the_inputs(report):
     [
         "verdict", "matches", "log10_p", "version", "format", "unknown field", "missing field", "nan", "decoy", "layers",
         "a reading", "one reading of two", "no readings", "an older version", "a newer version",
-        "a field of a newer version",
+        "a field of a newer version", "a null in a field of a newer version", "a word of a newer version",
+        "a charge of a newer version", "a choice of a newer version",
     ],
 )  # fmt: skip
 def test_an_altered_report_is_refused(change):
@@ -95,8 +96,42 @@ def test_an_altered_report_is_refused(change):
             document["version"] = 6
         case "a field of a newer version":
             document["suspect_weights"] = "sha256:0"
+        case "a null in a field of a newer version":
+            document["tested"] = None
+        case "a word of a newer version":
+            document["verdict"] = "exploratory"
+        case "a charge of a newer version":
+            test = document["decoys"][0]
+            document["decoys"][0] = dumped(BitTest.of(test["matches"], test["bits"], 2, 3.0))
+        case "a choice of a newer version":
+            test = document["decoys"][0]
+            document["decoys"][0] = dumped(BitTest.of(test["matches"], test["bits"], 8))
     with pytest.raises(InvalidReport):
         Report.from_json(json.dumps(document))
+
+
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
+def test_a_test_from_before_there_were_several_readings_is_the_best_of_one(version):
+    document = json.loads((GOLDEN / f"report-v{version}.json").read_bytes())
+    document["test"] = dumped(BitTest.of(document["test"]["matches"], document["test"]["bits"], 2))
+    with pytest.raises(InvalidReport):
+        Report.from_json(json.dumps(document))
+
+
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 5])
+def test_the_page_of_a_report_from_before_the_rules_says_what_it_did_not_check(version):
+    """Each of the roads by which an innocent could be accused then."""
+    page = " ".join(to_html(Report.from_json((GOLDEN / f"report-v{version}.json").read_bytes())).split())
+    notice = page[page.index("This report is from before the rules of a verdict.") :].partition("</section>")[0]
+    for part in (
+        "seed and its draws",
+        "controls did not decide",
+        "own marked model",
+        "were not checked",
+        "Test the suspect again",
+    ):
+        assert part in notice
+    assert "aiao verify --offline --key KEYFILE --seed" in page
 
 
 def dumped(test: BitTest) -> dict:
@@ -113,6 +148,35 @@ def key_file(document: dict) -> dict:
     for way in document["ways"]:
         way["counts"] = way["subpaths"] == "all" and not way["aligned"]
     return document | {"registration": "key-file"}
+
+
+def with_key_file(document: dict, log10_choices: float = 0) -> dict:
+    """That test as a key file's report has it: of the best reading that counts, with the choice of layers charged."""
+    document = key_file(document)
+    best = min((way["test"] for way in document["ways"] if way["counts"]), key=lambda test: test["log10_p"])
+    test = BitTest.of(best["matches"], best["bits"], 2, log10_choices)
+    layers = [{"name": "a", "matches": test.matches, "bits": test.bits}]
+    return document | {"test": dumped(test), "bound_log10_p": max(test.log10_p, STRONGEST_LOG10_P), "layers": layers}
+
+
+def explored(document: dict, **changes: object) -> dict:
+    """An exploration with the same numbers: of few draws, with a seed of choice."""
+    return document | {"verdict": "exploratory", "reason": "draws", "draws": 10, "seed": 7, "decoys": []} | changes
+
+
+def without_source(document: dict, aligned: bool = False) -> dict:
+    """The same numbers as those of a test without the source: fewer readings, by another seed."""
+    ways = [way for way in document["ways"] if way["aligned"] == aligned]
+    best = min((way["test"] for way in ways), key=lambda test: test["log10_p"])
+    test = BitTest.of(best["matches"], best["bits"], 4)
+    document = {name: value for name, value in document.items() if name not in ("source_weights", "source_test")}
+    return document | {
+        "ways": ways,
+        "test": dumped(test),
+        "bound_log10_p": max(test.log10_p, STRONGEST_LOG10_P),
+        "layers": [{"name": "a", "matches": test.matches, "bits": test.bits}],
+        "seed": verification_seed(document["commitment"], None, document["suspect_weights"]),
+    }
 
 
 TAMPERED = {
@@ -152,6 +216,38 @@ TAMPERED = {
     "a rate outside of its interval": lambda d: d | {"rs_rate": d["rs_rate"] | {"value": d["rs_rate"]["low"] - 0.01}},
     "nothing that was tested": lambda d: {name: value for name, value in d.items() if name != "tested"},
     "no registration": lambda d: {name: value for name, value in d.items() if name != "registration"},
+    "an exploration as a match": lambda d: explored(d, verdict="match"),
+    "an exploration as a match, its reason taken out": lambda d: {
+        name: value for name, value in explored(d, verdict="match").items() if name != "reason"
+    },
+    "an exploration by a lax limit alone as a match": lambda d: explored(d) | {
+        name: d[name] for name in ("verdict", "draws", "seed", "decoys")
+    } | {"max_log10_p": -9.0},
+    "an exploration that does not say why": lambda d: explored(d, reason=None),
+    "a match as an exploration": lambda d: d | {"verdict": "exploratory", "reason": "none"},
+    "a match as invalid": lambda d: d | {"verdict": "invalid", "reason": "none"},
+    "a match of a checkpoint as that of a base": lambda d: d | {"verdict": "base-marked"},
+    "a charge for layers that the service chose": lambda d: d | {
+        "test": dumped(BitTest.of(d["test"]["matches"], d["test"]["bits"], 8, 3.0)),
+        "bound_log10_p": STRONGEST_LOG10_P,
+    },
+    "a charge for layers without its effect": lambda d: d | {"test": d["test"] | {"log10_choices": 3.0}},
+    "a charge for layers taken back": lambda d: (
+        lambda k: k | {"test": {name: value for name, value in k["test"].items() if name != "log10_choices"}}
+    )(with_key_file(d, 3.0)),
+    "readings that count with the service alone": lambda d: d | {"registration": "key-file"},
+    "an aligned reading that counts with a key file": lambda d: (
+        lambda k: k | {"ways": [way | {"counts": way["counts"] or way["aligned"]} for way in k["ways"]]}
+    )(with_key_file(d)),
+    "registered subpaths that count with a key file": lambda d: (
+        lambda k: k | {"ways": [way | {"counts": not way["aligned"]} for way in k["ways"]]}
+    )(with_key_file(d)),
+    "a key file's test with the best of all readings": lambda d: key_file(d) | {
+        "test": dumped(BitTest.of(d["test"]["matches"], d["test"]["bits"], 2))
+    },
+    "aligned readings without a source": lambda d: without_source(d, aligned=True),
+    "readings of a source that was not there": lambda d: without_source(d) | {"ways": d["ways"]},
+    "a source that was not tested": lambda d: without_source(d) | {"source_weights": d["source_weights"], "seed": d["seed"]},
     "the version before": lambda d: d | {"version": 5},
     "a count of nothing": lambda d: d | {"tests": {"with_key": 0, "of_file": 1}},
 }  # fmt: skip
@@ -169,9 +265,11 @@ def test_what_the_same_numbers_do_give_is_read():
     strict = ruled() | {"max_log10_p": -1000.0, "verdict": "no-match"}
     marked = ruled() | {"tested": "base", "verdict": "base-marked", "base_name": "base.zip"}
     void = ruled() | {"source_test": ruled()["test"], "verdict": "invalid", "reason": "in other words than today's"}
-    explored = ruled() | {"verdict": "exploratory", "reason": "draws", "draws": 10, "seed": 7, "decoys": []}
-    for document in (stricter, strict, marked, void, explored):
+    lax = ruled() | {"verdict": "exploratory", "reason": "max_log10_p", "max_log10_p": -9.0}
+    files = [with_key_file(ruled()), with_key_file(ruled(), 3.0), without_source(ruled())]
+    for document in (stricter, strict, marked, void, lax, explored(ruled()), *files):
         report = Report.from_json(json.dumps(document))
+        assert json.loads(report.to_json()) == document
         assert to_html(report)
         assert report.ruled == (report.verdict != "exploratory")
 

@@ -107,6 +107,17 @@ def test_with_a_seed_of_choice_the_draws_are_others_and_it_is_no_verdict(tiny_mo
     assert reports[0].subpaths != reports[1].subpaths
 
 
+def test_a_seed_of_choice_that_is_the_one_that_follows_departs_from_nothing(tiny_model, tiny_key, monkeypatch):
+    """Nobody chooses so: one in 65,536 derived seeds is as short as one of choice may be."""
+    for place in ("aiao_core.verification", "aiao_core.protocol"):
+        monkeypatch.setattr(f"{place}.verification_seed", lambda *_: 5)
+    reports = [
+        verify(tiny_model.denoiser, tiny_key, subject=SUBJECT, options=VerificationOptions(seed=seed)) for seed in (None, 5, 6)
+    ]
+    assert [report.verdict for report in reports] == ["no-match", "no-match", "exploratory"]
+    assert reports[1] == reports[0].model_copy(update={"created_at": reports[1].created_at})
+
+
 def test_the_report_holds_what_was_measured(tiny_model, tiny_key):
     report = verify(tiny_model.denoiser, tiny_key, options=FEW, subject=SUBJECT)
     assert report.verdict == "exploratory"
