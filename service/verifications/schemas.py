@@ -52,7 +52,11 @@ class VerificationIn(BaseModel):
         "the base too. The base is tested first: if it carries the mark, nothing is said of the adapter.",
     )
     secret_key: SecretKey = None
-    options: Annotated[VerificationOptions, AfterValidator(_a_verdict)] = VerificationOptions()
+    options: Annotated[VerificationOptions, AfterValidator(_a_verdict)] = Field(
+        VerificationOptions(),
+        description="Those of every verdict; others are refused. A stricter `max_log10_p` is for a token with the scope "
+        "`models:write`, or for one that sends the key's secret.",
+    )
 
     @model_validator(mode="after")
     def _one_suspect(self) -> "VerificationIn":
