@@ -47,7 +47,7 @@ def test_an_innocents_adapter_on_its_unmarked_base_is_not_a_match(owner, adapter
 def test_an_adapter_on_a_base_that_half_carries_the_mark_is_not_tested(owner, adapter, tested, tmp_path):
     """Between the limits of a control and of a match the base's own answer could lift an innocent's adapter over the latter."""
     half, weights = make_tiny_model().denoiser, owner.marked.denoiser.state_dict()
-    for share in (0.5, 0.45, 0.4, 0.35, 0.3, 0.25):
+    for share in (0.6, 0.55, 0.5, 0.475, 0.45, 0.425, 0.4, 0.375, 0.35, 0.325, 0.3, 0.275, 0.25, 0.225, 0.2):
         source = owner.source.denoiser.state_dict()
         half.load_state_dict({name: value + share * (weights[name] - value) for name, value in source.items()})
         alone = tested(half, owner.folder / "my.key.json")

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from aiao_core.options import VerificationOptions
+from aiao_core.verification import Subject, verify
 from tests.aiao_core.conftest import make_tiny_model
 
 LAX = [
@@ -47,8 +48,9 @@ def test_a_file_that_is_packed_again_is_tested_once(owner, tested, tmp_path):
         assert first.suspect_weights == second.suspect_weights
 
 
-def test_no_report_claims_more_than_the_derivation_of_the_signs_can_bear(owner, tested):
+def test_no_report_claims_more_than_the_derivation_of_the_signs_can_bear(owner):
     """256 bits of seed make at most 2^256 rows of signs: 10^-400 is a score and cannot be a probability."""
-    report = tested(owner.marked.denoiser, owner.key)
+    subject, source = Subject("marked", "model"), owner.source.denoiser
+    report = verify(owner.marked.denoiser, owner.key, subject=subject, source=source, registration="service")
     assert report.test.log10_p < -38.6
     assert report.bound_log10_p == pytest.approx(-38.53, abs=0.01)
