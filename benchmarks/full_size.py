@@ -28,7 +28,7 @@ from aiao_core.inputs import plain_noise
 from aiao_core.key import Architecture, Layer, OwnerKey, choose_layers
 from aiao_core.options import EmbeddingOptions
 from aiao_core.schedules import Diffusion, RectifiedFlow
-from aiao_core.selection import SPAN
+from aiao_core.subpaths import SPAN
 from aiao_core.suspects import load_suspect
 from aiao_core.tracing import eligible_layers
 from aiao_core.training import randomly_conditioned
