@@ -55,6 +55,13 @@ def test_bits_follow_from_hkdf_by_hand(seed, layer, count):
     assert derive_bits(seed, "response-sign", layer, count).tolist() == expected
 
 
+@given(seeds, st.sampled_from(["decoy", "other", "places"]), st.integers(0, 2**48 - 1), st.integers(0, 99))
+def test_keys_that_nobody_owns_follow_from_the_owners_by_hand(seed, purpose, test, number):
+    """A report is repeated with the same strangers, and only by a holder of the key."""
+    expected = hkdf_by_hand(seed, f"aiao/v1/{purpose}/{test}/{number}".encode(), 32)
+    assert make_key(seed).stranger_seed(purpose, test, number) == expected
+
+
 def test_golden_vectors():
     assert commitment(SEED) == "sha256:" + hashlib.sha256(b"aiao/v1/commitment\0" + SEED).hexdigest()
     golden = json.loads((GOLDEN / "derivation-v1.json").read_text())

@@ -5,8 +5,10 @@ from torch import nn
 from aiao_core import denoisers
 from aiao_core.denoisers import DenoiserAdapter, Inputs, predict
 from aiao_core.errors import TracingError
+from aiao_core.inputs import plain_noise
 from aiao_core.key import Layer
-from aiao_core.tracing import channel_axis, check_layers, eligible_layers, trace
+from aiao_core.tracing import channel_axis, check_layers, eligible_layers, positional_layers, trace
+from tests.aiao_core.families import CONFIGURATIONS, make
 
 NAME = "mid_block.resnets.0.conv1"
 LATER = "up_blocks.0.resnets.0.conv1"
@@ -108,6 +110,37 @@ def toy_family(monkeypatch):
 def test_eligible_layers_are_found_by_what_they_do():
     layers = eligible_layers(Toy(), Inputs(torch.randn(2, 3, 4, 4), torch.tensor([1, 2]), {}))
     assert layers == [Layer(name="second", channels=4), Layer(name="third", channels=6)]
+
+
+@pytest.mark.usefixtures("toy_family")
+def test_layers_at_positions_are_found_in_the_order_in_which_they_run_whether_they_depend_on_the_noise_or_not():
+    toy = Toy()
+    inputs = Inputs(torch.randn(2, 3, 4, 4), torch.tensor([1, 2]), {})
+    names = ["first", "second", "third", "last"]
+    assert [(layer.name, depends) for layer, depends in positional_layers(toy, inputs)] == [(name, True) for name in names]
+    with torch.no_grad():
+        for parameter in toy.second.parameters():
+            parameter.zero_()
+    dead = positional_layers(toy, inputs)
+    assert [(layer.name, depends) for layer, depends in dead] == [(name, name == "first") for name in names]
+    assert hooks(toy) == 0
+
+
+@pytest.mark.parametrize("family", CONFIGURATIONS)
+def test_which_layers_stand_at_positions_follows_from_the_architecture_alone(family):
+    """So that no suspect's weights have a say in the subpaths that are read."""
+    model, other = make(family), make(family, seed=1)
+    inputs = plain_noise(model.architecture, 1000, 2, torch.Generator().manual_seed(0))
+    found = positional_layers(model.denoiser, inputs)
+    assert [layer for layer, _ in found] == [layer for layer, _ in positional_layers(other.denoiser, inputs)]
+    dependent = [layer for layer, depends in found if depends]
+    assert dependent[1:-1] == eligible_layers(model.denoiser, inputs)
+    # The key's check takes these two for the first and the last, on suspects with dead layers too.
+    assert (found[0][0], found[-1][0]) == (dependent[0], dependent[-1])
+    with torch.no_grad():
+        for parameter in other.denoiser.parameters():
+            parameter.zero_()
+    assert [layer for layer, _ in positional_layers(other.denoiser, inputs)] == [layer for layer, _ in found]
 
 
 def test_time_embedding_and_ends_are_not_eligible(tiny_model, batch):
