@@ -447,7 +447,7 @@ def opened(company: Company, by: httpx.Client, **headers: str) -> httpx.Response
 
 
 def test_a_key_that_others_have_seen_accuses_nobody_any_more(founded):
-    """Models can be made with it now: whoever has seen it can plant the mark in another's model."""
+    """Models can be made with it now: those who have seen it can plant the mark in another's model."""
     company = founded()
     before, report = company.test(company.host)
     assert company.owner.get(f"/v1/models/{company.model_id}/key").json()["opened_at"] is None
