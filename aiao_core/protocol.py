@@ -35,8 +35,8 @@ TAU = 0.75
 def verification_seed(commitment: str, source: str | None, suspect: str) -> int:
     """The seed of the test of one key on one suspect, 48 bits: nobody can repeat a test until it comes out as they wish.
 
-    ``commitment`` is the key's; ``source`` and ``suspect`` are digests of weights (:func:`aiao_core.weights.digest`), and
-    ``source`` is None where the test has none.
+    ``commitment`` is the key's; ``source`` and ``suspect`` are digests of weights
+    (:func:`aiao_core.formats.weight_files.digest`), and ``source`` is None where the test has none.
     """
     text = f"aiao/v{VERSION}/verification/{commitment}/{source or 'no source'}/{suspect}"
     return int.from_bytes(sha256(text.encode()).digest()[:6], "big")

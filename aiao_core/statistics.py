@@ -5,6 +5,16 @@ from fractions import Fraction
 
 from scipy.special import betaincinv
 
+READINGS = 2
+"""Of the response to the owner's trigger, in reports of version 5 (:class:`Readings`)."""
+
+MOST_READINGS = 8
+"""Of the same, since: in the channels' own places or in those where the source has them, of all subpaths or of the registered
+ones, with interference or without."""
+
+CLEAREST = 0.5
+"""Share of the bits that count. Who writes over a watermark leaves many bits that answer to nothing any more."""
+
 
 def log10_binomial_tail(matches: int, bits: int, best_of: int = 1) -> float:
     """log10 of P(X >= ``matches``) for X ~ Binomial(``bits``, 1/2): the p-value of the exact test.

@@ -18,17 +18,17 @@ from diffusers import DDIMPipeline
 from scipy.stats import kstest
 from torch import nn
 
-from aiao_core.checkpoints import load_model
-from aiao_core.embedding import embed
-from aiao_core.inputs import own_samples
+from aiao_core.formats.pipelines import load_model
 from aiao_core.key import OwnerKey, generate_seed
-from aiao_core.measurement import measure
+from aiao_core.method.embedding import embed
+from aiao_core.method.fine_tuning import Examples, fine_tune
+from aiao_core.method.inputs import own_samples
 from aiao_core.options import EmbeddingOptions
-from aiao_core.report import Report
-from aiao_core.report_parts import best_of
+from aiao_core.reports.parts import best_of
+from aiao_core.reports.verification import Report
 from aiao_core.statistics import randomised_p_value
-from aiao_core.training import Examples, fine_tune
-from aiao_core.verification import Subject, verify
+from aiao_core.verification.measurement import measure
+from aiao_core.verification.verify import Subject, verify
 from benchmarks.steps import EMOJI, compared
 from examples.emoji.data import MODEL, THIEF_CATEGORY, load_images
 from tests.aiao_core.wrong_keys import read

@@ -25,12 +25,13 @@ from aiao_core.attacks.pruning import magnitude_pruning
 from aiao_core.attacks.reparametrisation import reparametrisation
 from aiao_core.attacks.thief import Thief
 from aiao_core.attacks.weights import weight_noise, weight_quantisation
-from aiao_core.checkpoints import DiffusionModel, load_model, untrained
+from aiao_core.denoisers.model import DiffusionModel
+from aiao_core.formats.pipelines import load_model, untrained
 from aiao_core.key import OwnerKey, generate_seed
+from aiao_core.method.fine_tuning import Examples
+from aiao_core.method.key_selection import select_key
 from aiao_core.options import EmbeddingOptions, VerificationOptions
-from aiao_core.selection import select_key
-from aiao_core.training import Examples
-from aiao_core.verification import Subject, verify
+from aiao_core.verification.verify import Subject, verify
 from examples.emoji.data import MODEL, load_images
 from tests.aiao_core.conftest import make_tiny_model
 

@@ -22,18 +22,19 @@ import torch
 from peft import LoraConfig
 from torch import Tensor, nn
 
-from aiao_core.captions import encode_captions
-from aiao_core.checkpoints import DiffusionModel, load_model
+from aiao_core.data.captions import encode_captions
+from aiao_core.data.latents import encode_images, load_autoencoder
 from aiao_core.denoisers import Conditions, predict
-from aiao_core.embedding import embed
+from aiao_core.denoisers.model import DiffusionModel
+from aiao_core.formats.pipelines import load_model
+from aiao_core.formats.suspects import load_suspect
 from aiao_core.key import OwnerKey
-from aiao_core.latents import encode_images, load_autoencoder
+from aiao_core.method.embedding import embed
+from aiao_core.method.fine_tuning import Examples, fine_tune, noised
 from aiao_core.options import EmbeddingOptions, VerificationOptions
 from aiao_core.progress import Progress
 from aiao_core.protocol import LIMIT_LOG10_P
-from aiao_core.suspects import load_suspect
-from aiao_core.training import Examples, fine_tune, noised
-from aiao_core.verification import Subject, verify
+from aiao_core.verification.verify import Subject, verify
 from examples.emoji.data import load_images
 from examples.emoji_text.parts import captions
 from examples.emoji_text.train import HELD_OUT

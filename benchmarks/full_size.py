@@ -21,18 +21,19 @@ import torch
 from diffusers import DDPMScheduler
 from safetensors.torch import save_file
 
-from aiao_core.acceleration import accelerator
-from aiao_core.checkpoints import DiffusionModel, build
-from aiao_core.denoisers import adapter_named, adapter_of
-from aiao_core.inputs import plain_noise
+from aiao_core.denoisers import family_named, family_of
+from aiao_core.denoisers.model import DiffusionModel
+from aiao_core.denoisers.schedules import Diffusion, RectifiedFlow
+from aiao_core.formats.pipelines import build
+from aiao_core.formats.suspects import load_suspect
 from aiao_core.key import Architecture, Layer, OwnerKey, choose_layers
+from aiao_core.method.acceleration import accelerator
+from aiao_core.method.fine_tuning import randomly_conditioned
+from aiao_core.method.inputs import plain_noise
+from aiao_core.method.subpaths import SPAN
+from aiao_core.method.tracing import eligible_layers
 from aiao_core.options import EmbeddingOptions
-from aiao_core.schedules import Diffusion, RectifiedFlow
-from aiao_core.subpaths import SPAN
-from aiao_core.suspects import load_suspect
-from aiao_core.tracing import eligible_layers
-from aiao_core.training import randomly_conditioned
-from aiao_core.verification import Subject, verify
+from aiao_core.verification.verify import Subject, verify
 from benchmarks.steps import FLOWS, RATE, measured, status_bytes, time_embedding, time_plain
 
 
@@ -168,7 +169,7 @@ def _eligible(name: str) -> list[Layer]:
     """The eligible layers, found by running the narrow twin; their channels are the full model's."""
     narrow = Architecture(class_name=MODELS[name].class_name, config=MODELS[name].config | MODELS[name].narrow)
     torch.manual_seed(0)
-    twin = adapter_named(narrow.class_name).denoiser.from_config(narrow.config).eval()  # type: ignore[attr-defined]
+    twin = family_named(narrow.class_name).denoiser.from_config(narrow.config).eval()  # type: ignore[attr-defined]
     found = eligible_layers(twin, plain_noise(narrow, 1000, 2, torch.Generator().manual_seed(0)))
     full = build(_architecture(name))
     return [Layer(name=layer.name, channels=len(full.get_parameter(f"{layer.name}.weight"))) for layer in found]
@@ -241,12 +242,12 @@ def _model(name: str) -> DiffusionModel:
     flow = architecture.class_name in FLOWS
     torch.manual_seed(0)
     with accelerator().device:
-        denoiser = adapter_named(architecture.class_name).denoiser.from_config(architecture.config)  # type: ignore[attr-defined]
+        denoiser = family_named(architecture.class_name).denoiser.from_config(architecture.config)  # type: ignore[attr-defined]
     return DiffusionModel(denoiser.eval(), RectifiedFlow(1000) if flow else Diffusion(DDPMScheduler()), architecture)
 
 
 def _examples(model: DiffusionModel, batch: int) -> Any:
-    shape = adapter_of(model.denoiser).shape(model.architecture.config)
+    shape = family_of(model.denoiser).shape(model.architecture.config)
     return randomly_conditioned(model.denoiser, torch.randn(batch, *shape))
 
 

@@ -1,4 +1,5 @@
-"""Both readings of the registered subpaths (aiao_core.decoding): with what a suspect answers to any trigger, and without it.
+"""Both readings of the registered subpaths (aiao_core.verification.decoding): with what a suspect answers to any trigger, and
+without it.
 
     python -m benchmarks.interference --keys 1 2 3
 
@@ -14,12 +15,12 @@ from torch import nn
 
 from aiao_core.attacks.catalogue import CATALOGUE
 from aiao_core.attacks.thief import Thief
-from aiao_core.checkpoints import load_model
-from aiao_core.embedding import embed
+from aiao_core.formats.pipelines import load_model
 from aiao_core.key import OwnerKey
-from aiao_core.measurement import measure
-from aiao_core.report_parts import best_of
-from aiao_core.training import Examples
+from aiao_core.method.embedding import embed
+from aiao_core.method.fine_tuning import Examples
+from aiao_core.reports.parts import best_of
+from aiao_core.verification.measurement import measure
 from examples.emoji.data import MODEL, THIEF_CATEGORY, load_images
 
 ATTACKS = ("magnitude-pruning-50", "full-fine-tuning-200-high-rate", "overwriting-1")

@@ -15,15 +15,16 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from aiao_core.checkpoints import DiffusionModel, load_model
-from aiao_core.inputs import arbitrary_inputs
+from aiao_core.denoisers.model import DiffusionModel
+from aiao_core.formats.pipelines import load_model
 from aiao_core.key import Layer
-from aiao_core.lazy import Swap, change_density, laziest, probe, relative_changes, swap_experiment
-from aiao_core.lazy_html import CHANGE_EDGES, to_html
+from aiao_core.method.fine_tuning import Examples
+from aiao_core.method.inputs import arbitrary_inputs
+from aiao_core.method.key_selection import synthetic_examples
+from aiao_core.method.lazy import Swap, change_density, laziest, probe, relative_changes, swap_experiment
+from aiao_core.method.tracing import eligible_layers
 from aiao_core.options import EmbeddingOptions
-from aiao_core.selection import synthetic_examples
-from aiao_core.tracing import eligible_layers
-from aiao_core.training import Examples
+from aiao_core.reports.lazy_page import CHANGE_EDGES, to_html
 from examples.emoji.data import MODEL, THIEF_CATEGORY, load_images
 
 RESULTS = Path(__file__).parent / "results"

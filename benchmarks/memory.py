@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from aiao_core.denoisers import Inputs, adapter_named, predict
+from aiao_core.denoisers import Inputs, family_named, predict
 from aiao_core.key import Architecture
 from aiao_core.options import EmbeddingOptions
 from benchmarks.full_size import MODELS
@@ -63,14 +63,14 @@ def _architectures() -> Iterator[tuple[str, Architecture]]:
 def _counted(architecture: Architecture, *, checkpointing: bool) -> tuple[int, float]:
     """The number of parameters, and what the backward pass of one sample more has to keep."""
     few, many = (_kept(architecture, batch, checkpointing=checkpointing) for batch in (1, 3))
-    _, height, width = adapter_named(architecture.class_name).shape(architecture.config)
+    _, height, width = family_named(architecture.class_name).shape(architecture.config)
     return few[0], (many[1] - few[1]) / 2 / (height * width) / few[0] ** 0.5
 
 
 def _kept(architecture: Architecture, batch: int, *, checkpointing: bool) -> tuple[int, int]:
     """The number of parameters, and the bytes that are kept of a batch."""
-    adapter = adapter_named(architecture.class_name)
-    random = adapter.random_conditions(architecture.config, batch, torch.Generator().manual_seed(0))
+    family = family_named(architecture.class_name)
+    random = family.random_conditions(architecture.config, batch, torch.Generator().manual_seed(0))
     kept: dict[int, torch.Tensor] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -78,11 +78,11 @@ def _kept(architecture: Architecture, batch: int, *, checkpointing: bool) -> tup
         return tensor
 
     with FakeTensorMode(allow_non_fake_inputs=True):
-        denoiser: Any = adapter.denoiser.from_config(architecture.config).train()  # type: ignore[attr-defined]
+        denoiser: Any = family.denoiser.from_config(architecture.config).train()  # type: ignore[attr-defined]
         if checkpointing:
             denoiser.enable_gradient_checkpointing()
         conditions = {name: torch.zeros(_captioned(name, value), dtype=value.dtype) for name, value in random.items()}
-        noisy = torch.zeros(batch, *adapter.shape(denoiser.config))
+        noisy = torch.zeros(batch, *family.shape(denoiser.config))
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             predict(denoiser, Inputs(noisy, torch.zeros(batch, dtype=torch.long), conditions))
         weights = {parameter.untyped_storage()._cdata for parameter in denoiser.parameters()}
@@ -99,7 +99,7 @@ def _captioned(name: str, value: torch.Tensor) -> tuple[int, ...]:
 def _measured(name: str) -> tuple[float, float]:
     model = model_named(name)
     parameters = sum(value.numel() for value in model.denoiser.parameters())
-    _, height, width = adapter_named(model.architecture.class_name).shape(model.architecture.config)
+    _, height, width = family_named(model.architecture.class_name).shape(model.architecture.config)
     positions = min(height, SIDE) * min(width, SIDE)
     options = EmbeddingOptions(batch_size=BATCH)
     estimate = memory.of_embedding(Denoiser(model.architecture.class_name, parameters, positions, 0), options) or 0

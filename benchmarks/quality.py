@@ -19,8 +19,8 @@ and the less a ratio to it says. Plain noise, what sampling starts from, is the 
 A model that was fine-tuned for other images draws these and not the owner's. It is as useful as the better of two figures:
 measure it against the images it was tuned for, too.
 
-An audit (:mod:`aiao_core.audit`) knows neither an owner's classifier nor real images: its quality loss is the rise of the
-denoising loss alone.
+An audit (:mod:`aiao_core.attacks.audit`) knows neither an owner's classifier nor real images: its quality loss is the rise of
+the denoising loss alone.
 """
 
 import argparse
@@ -36,13 +36,14 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 
 from aiao_core.attacks import Thief
 from aiao_core.attacks.weights import weight_noise
-from aiao_core.captions import encode_captions
-from aiao_core.checkpoints import DiffusionModel, load_model
+from aiao_core.data.captions import encode_captions
+from aiao_core.data.latents import decode_latents, encode_images, load_autoencoder
 from aiao_core.denoisers import Conditions, predict
-from aiao_core.denoisers.adapter import select
-from aiao_core.inputs import own_samples
-from aiao_core.latents import decode_latents, encode_images, load_autoencoder
-from aiao_core.training import Examples, draw_noise, noised
+from aiao_core.denoisers.family import select
+from aiao_core.denoisers.model import DiffusionModel
+from aiao_core.formats.pipelines import load_model
+from aiao_core.method.fine_tuning import Examples, draw_noise, noised
+from aiao_core.method.inputs import own_samples
 from benchmarks.image_features import Distances, choose_features, feature_distance
 from examples.emoji.data import MODEL, THIEF_CATEGORY, load_images, save_grid
 from examples.emoji_classifier.classifier import load_classifier

@@ -20,15 +20,16 @@ from typing import Any
 import torch
 from diffusers import DDPMScheduler
 
-from aiao_core.checkpoints import DiffusionModel, load_model
-from aiao_core.denoisers import Inputs, adapter_named, adapter_of
-from aiao_core.embedding import Training
-from aiao_core.inputs import plain_noise
+from aiao_core.denoisers import Inputs, family_named, family_of
+from aiao_core.denoisers.model import DiffusionModel
+from aiao_core.denoisers.schedules import Diffusion, RectifiedFlow
+from aiao_core.formats.pipelines import load_model
 from aiao_core.key import Architecture, OwnerKey
+from aiao_core.method.embedding import Training
+from aiao_core.method.fine_tuning import Examples, fine_tune, randomly_conditioned
+from aiao_core.method.inputs import plain_noise
+from aiao_core.method.key_selection import select_key
 from aiao_core.options import EmbeddingOptions
-from aiao_core.schedules import Diffusion, RectifiedFlow
-from aiao_core.selection import select_key
-from aiao_core.training import Examples, fine_tune, randomly_conditioned
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 FLOWS = ("SD3Transformer2DModel", "FluxTransformer2DModel")
@@ -116,14 +117,14 @@ def model_named(name: str) -> DiffusionModel:
         return load_model(EXAMPLES / SHIPPED[name])
     class_name, config = RANDOM[name]
     torch.manual_seed(0)
-    denoiser_class: Any = adapter_named(class_name).denoiser
+    denoiser_class: Any = family_named(class_name).denoiser
     denoiser = denoiser_class.from_config(config).eval()
     schedule = RectifiedFlow(1000) if class_name in FLOWS else Diffusion(DDPMScheduler())
     return DiffusionModel(denoiser, schedule, Architecture(class_name=class_name, config=dict(denoiser.config)))
 
 
 def examples_for(model: DiffusionModel, count: int) -> Examples:
-    channels, height, width = adapter_of(model.denoiser).shape(model.architecture.config)
+    channels, height, width = family_of(model.denoiser).shape(model.architecture.config)
     return randomly_conditioned(model.denoiser, torch.randn(count, channels, min(height, SIDE), min(width, SIDE)))
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import httpx
 
-from aiao_core.archives import pack
-from aiao_core.digests import sha256_file
+from aiao_core.formats.archives import pack
+from aiao_core.formats.digests import sha256_file
 from client import direct_upload
 from client.direct_upload import chunks
 from client.documents import Artifact

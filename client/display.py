@@ -16,8 +16,8 @@ from client import documents
 from client.documents import Job
 
 if TYPE_CHECKING:
-    from aiao_core.report import Report
-    from aiao_core.report_summary import Summary
+    from aiao_core.reports.summary import Summary
+    from aiao_core.reports.verification import Report
 
 
 Stage = progress.Progress | documents.Progress
@@ -119,8 +119,11 @@ STYLES = {"match": "bold green", "no-match": "bold", "base-marked": "bold yellow
 
 def print_verdict(report: "Report | Summary") -> None:
     """The verdict, what was tested, and the figures it rests on, as far as the caller may know them."""
-    from aiao_core.report import UNRULED, Report  # here: they are slow to load, and no other command should wait for them
-    from aiao_core.report_words import WORDS, before_the_rules, sentence
+    from aiao_core.reports.verification import (  # here: they are slow to load, and no other command should wait for them
+        UNRULED,
+        Report,
+    )
+    from aiao_core.reports.words import WORDS, before_the_rules, sentence
 
     out.print(f"{WORDS[report.verdict]}: {sentence(report)}", style=STYLES.get(report.verdict, "bold magenta"))
     if isinstance(report, Report):

@@ -8,18 +8,18 @@ from pathlib import Path
 
 from torch import nn
 
-from aiao_core.archives import Limits, opened
-from aiao_core.digests import sha256_path
 from aiao_core.errors import AdapterWithoutBase, InvalidCheckpoint
-from aiao_core.hub import SCHEME, download
+from aiao_core.formats.archives import Limits, opened
+from aiao_core.formats.digests import sha256_path
+from aiao_core.formats.hub import SCHEME, download
+from aiao_core.formats.suspects import load_suspect, read_denoiser
+from aiao_core.formats.weight_files import Weights
 from aiao_core.key import OwnerKey
 from aiao_core.options import VerificationOptions
 from aiao_core.progress import ProgressCallback, silent
-from aiao_core.report import Report
-from aiao_core.report_parts import Input
-from aiao_core.suspects import load_suspect, read_denoiser
-from aiao_core.verification import Subject, verify
-from aiao_core.weights import Weights
+from aiao_core.reports.parts import Input
+from aiao_core.reports.verification import Report
+from aiao_core.verification.verify import Subject, verify
 from client.errors import ClientError
 from client.keyfile import load_key
 

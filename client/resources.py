@@ -6,7 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from aiao_core.hub import SCHEME
+from aiao_core.formats.hub import SCHEME
 from client.artifacts import check_exists
 from client.documents import (
     Audit,
@@ -151,7 +151,7 @@ class Verifications(Resource):
     def report(self, verification_id: str) -> str:
         """The report as JSON text, or its summary for a caller who may not see figures.
 
-        Read either with :func:`aiao_core.report_summary.read_report`.
+        Read either with :func:`aiao_core.reports.summary.read_report`.
         """
         return self._client.get(f"/v1/verifications/{verification_id}/report").text
 
@@ -196,7 +196,7 @@ class Audits(Resource):
         return read(Audit, self._client.get(f"/v1/audits/{audit_id}").content)
 
     def report(self, audit_id: str) -> str:
-        """The report as JSON text; read it with :meth:`aiao_core.audit_report.AuditReport.from_json`."""
+        """The report as JSON text; read it with :meth:`aiao_core.reports.audit.AuditReport.from_json`."""
         return self._client.get(f"/v1/audits/{audit_id}/report").text
 
     def report_html(self, audit_id: str) -> str:

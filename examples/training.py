@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from aiao_core.denoisers import predict
-from aiao_core.schedules import NoiseSchedule
-from aiao_core.training import Examples, noised
+from aiao_core.denoisers.schedules import NoiseSchedule
+from aiao_core.method.fine_tuning import Examples, noised
 
 WARM_UP_STEPS = 200
 

@@ -1,6 +1,6 @@
 """What a text must look like: by a regular expression, for the OpenAPI document, and in words, for who sends another."""
 
-from aiao_core.hub import REFERENCE
+from aiao_core.formats.hub import REFERENCE
 from service.ids import LENGTH, pattern
 
 SHA256 = "^[0-9a-f]{64}$"

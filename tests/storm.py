@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 from kombu import Connection
 
-from aiao_core.digests import sha256_file
+from aiao_core.formats.digests import sha256_file
 from aiao_core.key import OwnerKey, PublicKey
 from client import Client, ClientError, Registration
 from examples.emoji.data import MODEL

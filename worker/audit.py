@@ -2,16 +2,17 @@
 
 from pathlib import Path
 
-from aiao_core.acceleration import accelerator
-from aiao_core.archives import opened
+from aiao_core.attacks.audit import Audited, audit
 from aiao_core.attacks.catalogue import CATALOGUE, PRESETS
-from aiao_core.audit import Audited, audit
 from aiao_core.audit_options import AuditOptions
-from aiao_core.audit_report import AttackResult, AuditInput
-from aiao_core.checkpoints import DiffusionModel, load_model
-from aiao_core.examples import draw_examples, load_examples
+from aiao_core.data.owner_data import draw_examples, load_examples
+from aiao_core.denoisers.model import DiffusionModel
+from aiao_core.formats.archives import opened
+from aiao_core.formats.pipelines import load_model
+from aiao_core.method.acceleration import accelerator
+from aiao_core.method.fine_tuning import Examples
 from aiao_core.options import EmbeddingOptions
-from aiao_core.training import Examples
+from aiao_core.reports.audit import AttackResult, AuditInput
 from service.artifacts.tables import Artifact
 from service.audits.repository import AuditRepository
 from service.audits.service import record_report, record_result

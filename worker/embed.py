@@ -3,18 +3,18 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from aiao_core.acceleration import accelerator
-from aiao_core.archives import opened, pack
-from aiao_core.checkpoints import load_model, save_model
-from aiao_core.digests import sha256_file
-from aiao_core.embedding import embed
+from aiao_core.data.owner_data import draw_examples, load_examples
 from aiao_core.errors import EmbeddingFailed
-from aiao_core.examples import draw_examples, load_examples
+from aiao_core.formats.archives import opened, pack
+from aiao_core.formats.digests import sha256_file
+from aiao_core.formats.pipelines import load_model, save_model
 from aiao_core.key import OwnerKey
+from aiao_core.method.acceleration import accelerator
+from aiao_core.method.embedding import embed
 from aiao_core.options import EmbeddingOptions
-from aiao_core.report_parts import BitTest
-from aiao_core.verdicts import finds
-from aiao_core.verification import Subject, verify
+from aiao_core.reports.parts import BitTest
+from aiao_core.reports.verdicts import finds
+from aiao_core.verification.verify import Subject, verify
 from service.jobs.leases import LeaseLost
 from service.keys import service as keys
 from service.models import service as models

@@ -4,14 +4,14 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from aiao_core.acceleration import accelerator
-from aiao_core.archives import opened
-from aiao_core.checkpoints import load_model, untrained
+from aiao_core.formats.archives import opened
+from aiao_core.formats.pipelines import load_model, untrained
+from aiao_core.formats.weight_files import digest
 from aiao_core.key import OwnerKey
-from aiao_core.measurement import measure
+from aiao_core.method.acceleration import accelerator
 from aiao_core.protocol import verification_seed
-from aiao_core.report_parts import BitTest, best_of
-from aiao_core.weights import digest
+from aiao_core.reports.parts import BitTest, best_of
+from aiao_core.verification.measurement import measure
 from service.models.repository import ModelRepository
 from service.models.tables import Model
 from worker.running import Work

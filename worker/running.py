@@ -16,8 +16,8 @@ from obstore.exceptions import BaseError
 from opentelemetry.trace import SpanKind
 from sqlalchemy.exc import InterfaceError, OperationalError
 
-from aiao_core.archives import DISK_FULL, Limits
 from aiao_core.errors import AiaoError
+from aiao_core.formats.archives import DISK_FULL, Limits
 from aiao_core.progress import Progress
 from service import telemetry
 from service.artifacts.repository import ArtifactRepository

@@ -2,9 +2,9 @@
 
 from torch import nn
 
-from aiao_core.acceleration import accelerator
-from aiao_core.archives import opened
-from aiao_core.checkpoints import load_model
+from aiao_core.formats.archives import opened
+from aiao_core.formats.pipelines import load_model
+from aiao_core.method.acceleration import accelerator
 from service.artifacts.tables import Artifact
 from service.telemetry import span
 from worker.running import Work

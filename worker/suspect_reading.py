@@ -8,11 +8,11 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import nn
 
-from aiao_core.archives import Limits, opened
 from aiao_core.errors import AiaoError
+from aiao_core.formats.archives import Limits, opened
+from aiao_core.formats.suspects import load_suspect, read_denoiser
+from aiao_core.formats.weight_files import Weights
 from aiao_core.key import Architecture
-from aiao_core.suspects import load_suspect, read_denoiser
-from aiao_core.weights import Weights
 
 NEEDS_BASE = "needs-base"
 

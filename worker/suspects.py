@@ -9,10 +9,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from aiao_core import errors
-from aiao_core.acceleration import accelerator
-from aiao_core.checkpoints import build, fill
 from aiao_core.errors import InvalidCheckpoint
+from aiao_core.formats.pipelines import build, fill
 from aiao_core.key import Architecture
+from aiao_core.method.acceleration import accelerator
 from service.telemetry import span
 from worker.confinement import ChildEnded, confined
 from worker.running import Work
@@ -54,7 +54,7 @@ def read_suspect(work: Work, suspect: Path, like: Architecture, base: Callable[[
     """Read the suspect at ``suspect``, a file or a folder, as one of the architecture ``like``.
 
     ``base`` is called for an adapter alone, for the file of the model that it changes, and that model's name; it may raise
-    :class:`aiao_core.errors.AdapterWithoutBase`. Raises as :func:`aiao_core.suspects.load_suspect` does, and
+    :class:`aiao_core.errors.AdapterWithoutBase`. Raises as :func:`aiao_core.formats.suspects.load_suspect` does, and
     :class:`InvalidCheckpoint` if the child ended over it.
     """
     target, base_target = work.scratch / "suspect.safetensors", work.scratch / "base.safetensors"

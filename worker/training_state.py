@@ -7,7 +7,7 @@ from service.storage import Storage
 
 
 class TrainingState:
-    """An :class:`aiao_core.resume.CheckpointStore`. It holds weights and the public key, never the secret.
+    """An :class:`aiao_core.method.resume.CheckpointStore`. It holds weights and the public key, never the secret.
 
     The end of the job deletes it.
     """

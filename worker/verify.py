@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from aiao_core.digests import sha256_path
 from aiao_core.errors import AdapterWithoutBase
-from aiao_core.hub import download
+from aiao_core.formats.digests import sha256_path
+from aiao_core.formats.hub import download
 from aiao_core.options import VerificationOptions
 from aiao_core.protocol import LIMIT_LOG10_P
-from aiao_core.report_parts import Input
-from aiao_core.verification import Subject, verify
+from aiao_core.reports.parts import Input
+from aiao_core.verification.verify import Subject, verify
 from service.keys import service as keys
 from service.models.repository import ModelRepository
 from service.telemetry import span

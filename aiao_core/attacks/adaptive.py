@@ -7,12 +7,12 @@ from aiao_core.attacks.layers import key_layers
 from aiao_core.attacks.minimising import minimise
 from aiao_core.attacks.thief import Thief
 from aiao_core.denoisers import predict
-from aiao_core.inputs import arbitrary_inputs
 from aiao_core.key import SEED_BYTES, OwnerKey
-from aiao_core.subpaths import all_subpaths
-from aiao_core.tracing import trace
-from aiao_core.training import noised
-from aiao_core.watermark import Watermark, trigger_edits
+from aiao_core.method.fine_tuning import noised
+from aiao_core.method.inputs import arbitrary_inputs
+from aiao_core.method.subpaths import all_subpaths
+from aiao_core.method.tracing import trace
+from aiao_core.method.watermark import Watermark, trigger_edits
 
 
 def trigger_unlearning(thief: Thief, *, steps: int, learning_rate: float, batch_size: int) -> nn.Module:

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from aiao_core.attacks.minimising import minimise
 from aiao_core.attacks.thief import Thief
-from aiao_core.denoisers import adapter_named, predict
-from aiao_core.training import noised
+from aiao_core.denoisers import family_named, predict
+from aiao_core.method.fine_tuning import noised
 
 
 def distillation(thief: Thief, *, steps: int, learning_rate: float, batch_size: int) -> nn.Module:
@@ -18,7 +18,7 @@ def distillation(thief: Thief, *, steps: int, learning_rate: float, batch_size: 
     """
     teacher, architecture = thief.model.denoiser, thief.model.architecture
     with thief.seeded() as generator:
-        denoiser_class: Any = adapter_named(architecture.class_name).denoiser
+        denoiser_class: Any = family_named(architecture.class_name).denoiser
         student: nn.Module = denoiser_class.from_config(architecture.config)
         student.to(next(teacher.parameters()).device).eval()
 

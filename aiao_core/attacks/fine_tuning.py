@@ -9,8 +9,8 @@ from torch import nn
 from aiao_core.attacks.layers import key_layers, modules_of
 from aiao_core.attacks.thief import Thief
 from aiao_core.key import Layer
-from aiao_core.lazy import laziest, probe, relative_changes
-from aiao_core.training import fine_tune
+from aiao_core.method.fine_tuning import fine_tune
+from aiao_core.method.lazy import laziest, probe, relative_changes
 
 ATTENTION_PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 """What diffusers' training examples adapt."""

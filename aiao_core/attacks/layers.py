@@ -4,9 +4,9 @@ import torch
 from torch import nn
 
 from aiao_core.attacks.thief import Thief
-from aiao_core.inputs import plain_noise
 from aiao_core.key import Layer
-from aiao_core.tracing import eligible_layers
+from aiao_core.method.inputs import plain_noise
+from aiao_core.method.tracing import eligible_layers
 
 Weighted = nn.Conv2d | nn.Linear
 

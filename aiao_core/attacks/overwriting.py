@@ -5,10 +5,10 @@ from hashlib import sha256
 from torch import nn
 
 from aiao_core.attacks.thief import Thief
-from aiao_core.embedding import Training
+from aiao_core.method.embedding import Training
+from aiao_core.method.key_selection import select_key
 from aiao_core.options import EmbeddingOptions
 from aiao_core.progress import Progress
-from aiao_core.selection import select_key
 
 
 def overwriting(thief: Thief, *, times: int, options: EmbeddingOptions) -> nn.Module:
@@ -16,7 +16,7 @@ def overwriting(thief: Thief, *, times: int, options: EmbeddingOptions) -> nn.Mo
 
     ``options`` are those of each embedding, but for the seed, which is the thief's; and there are no decoys: then the thief's
     watermark answers almost any trigger, the owner's among them, and that disturbs the owner's the most (this project). Raises
-    what :func:`aiao_core.embedding.embed` raises.
+    what :func:`aiao_core.method.embedding.embed` raises.
     """
     model = thief.copy()
     options = options.model_copy(update={"seed": thief.seed})

@@ -7,8 +7,8 @@ from torch.utils.hooks import RemovableHandle
 from aiao_core.attacks.layers import Weighted, key_layers, modules_of, weighted_layers
 from aiao_core.attacks.thief import Thief
 from aiao_core.denoisers import predict
-from aiao_core.tracing import channel_axis, trace
-from aiao_core.training import fine_tune, noised
+from aiao_core.method.fine_tuning import fine_tune, noised
+from aiao_core.method.tracing import channel_axis, trace
 
 ACTIVITY_EXAMPLES = 64
 

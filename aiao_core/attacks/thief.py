@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from aiao_core.checkpoints import DiffusionModel
+from aiao_core.denoisers.model import DiffusionModel
+from aiao_core.method.fine_tuning import Examples
 from aiao_core.progress import ProgressCallback, silent
-from aiao_core.training import Examples
 
 
 @dataclass(frozen=True)

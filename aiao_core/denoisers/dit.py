@@ -7,11 +7,11 @@ import torch
 from diffusers import DiTTransformer2DModel
 from torch import Tensor, nn
 
-from aiao_core.denoisers.adapter import Conditions, Config, DenoiserAdapter, Inputs
+from aiao_core.denoisers.family import Conditions, Config, DenoiserFamily, Inputs
 from aiao_core.denoisers.unet import named_classes, random_classes
 
 
-class DiT(DenoiserAdapter):
+class DiT(DenoiserFamily):
     """Conditions: ``class_labels`` (B,)."""
 
     denoiser = DiTTransformer2DModel

@@ -8,7 +8,7 @@ from diffusers import FluxTransformer2DModel
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from aiao_core.denoisers.adapter import CAPTION_TOKENS, Conditions, Config, DenoiserAdapter, Inputs, joint_text
+from aiao_core.denoisers.family import CAPTION_TOKENS, Conditions, Config, DenoiserFamily, Inputs, joint_text
 
 PACKED = 4
 """FLUX puts 2x2 positions of a latent into the channels of one token."""
@@ -18,7 +18,7 @@ GUIDANCE = 3.5
 """The guidance scale at which a guidance-distilled model is used (the pipeline's default)."""
 
 
-class Flux(DenoiserAdapter):
+class Flux(DenoiserFamily):
     """x_t is the unpacked latent. Conditions: ``encoder_hidden_states`` (B, L, D) and ``pooled_projections`` (B, P)."""
 
     denoiser = FluxTransformer2DModel

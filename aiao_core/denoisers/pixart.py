@@ -7,10 +7,10 @@ import torch
 from diffusers import PixArtTransformer2DModel
 from torch import Tensor, nn
 
-from aiao_core.denoisers.adapter import RANDOM_TOKENS, Conditions, Config, DenoiserAdapter, Inputs, normal
+from aiao_core.denoisers.family import RANDOM_TOKENS, Conditions, Config, DenoiserFamily, Inputs, normal
 
 
-class PixArt(DenoiserAdapter):
+class PixArt(DenoiserFamily):
     """Conditions: ``encoder_hidden_states`` (B, L, D), and its ``encoder_attention_mask`` (B, L) where it is padded."""
 
     denoiser = PixArtTransformer2DModel

@@ -7,13 +7,13 @@ import torch
 from diffusers import SD3Transformer2DModel
 from torch import Tensor, nn
 
-from aiao_core.denoisers.adapter import CAPTION_TOKENS, Conditions, Config, DenoiserAdapter, Inputs, joint_text
+from aiao_core.denoisers.family import CAPTION_TOKENS, Conditions, Config, DenoiserFamily, Inputs, joint_text
 
 WITHOUT_T5_TOKENS = 1
 """Where a folder has no T5, as it may, the pipeline puts zeros in its place: this many, for speed."""
 
 
-class SD3(DenoiserAdapter):
+class SD3(DenoiserFamily):
     """Conditions: ``encoder_hidden_states`` (B, L, D) and ``pooled_projections`` (B, P)."""
 
     denoiser = SD3Transformer2DModel

@@ -7,11 +7,11 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
-from aiao_core.denoisers.adapter import Conditions, Config, DenoiserAdapter, Inputs
+from aiao_core.denoisers.family import Conditions, Config, DenoiserFamily, Inputs
 from aiao_core.errors import InvalidImages
 
 
-class UNet2D(DenoiserAdapter):
+class UNet2D(DenoiserFamily):
     """Conditions: ``class_labels`` (B,) where the model has classes, else none."""
 
     denoiser = UNet2DModel

@@ -7,7 +7,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from aiao_core.denoisers.adapter import RANDOM_TOKENS, Conditions, Config, DenoiserAdapter, Inputs, normal
+from aiao_core.denoisers.family import RANDOM_TOKENS, Conditions, Config, DenoiserFamily, Inputs, normal
 from aiao_core.denoisers.unet import random_classes
 from aiao_core.errors import WrongArchitecture
 
@@ -16,7 +16,7 @@ TIME_IDS = 6
 """SDXL's size conditions: original height and width, crop offsets, target height and width, in pixels."""
 
 
-class UNet2DCondition(DenoiserAdapter):
+class UNet2DCondition(DenoiserFamily):
     """Conditions: ``encoder_hidden_states`` (B, L, D); for SDXL also ``text_embeds`` (B, P) and ``time_ids`` (B, 6)."""
 
     denoiser = UNet2DConditionModel
@@ -36,7 +36,7 @@ class UNet2DCondition(DenoiserAdapter):
             case other:
                 raise WrongArchitecture(
                     f"unet/config.json: addition_embed_type {other!r} is not supported, only SDXL's 'text_time'; "
-                    "an adapter of your own can serve it, see docs/adapters.md"
+                    "a family of your own can serve it, see docs/families.md"
                 )
         return conditions | random_classes(config.get("num_class_embeds"), count, generator)
 

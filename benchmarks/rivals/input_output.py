@@ -15,9 +15,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from aiao_core.checkpoints import DiffusionModel
-from aiao_core.inputs import own_samples
-from aiao_core.training import Examples, noised
+from aiao_core.denoisers.model import DiffusionModel
+from aiao_core.method.fine_tuning import Examples, noised
+from aiao_core.method.inputs import own_samples
 from benchmarks.rivals.picture import draw_cells, find_picture, paint
 from benchmarks.rivals.rival import (
     OPTIONS,

@@ -13,13 +13,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from aiao_core.captions import encode_captions
-from aiao_core.checkpoints import DiffusionModel
+from aiao_core.data.captions import encode_captions
+from aiao_core.data.latents import decode_latents, downsampling, encode_images, load_autoencoder
 from aiao_core.denoisers import Conditions, Inputs, predict
-from aiao_core.denoisers.adapter import select
-from aiao_core.inputs import SAMPLING_STEPS
-from aiao_core.latents import decode_latents, downsampling, encode_images, load_autoencoder
-from aiao_core.training import Examples, draw_noise, noised
+from aiao_core.denoisers.family import select
+from aiao_core.denoisers.model import DiffusionModel
+from aiao_core.method.fine_tuning import Examples, draw_noise, noised
+from aiao_core.method.inputs import SAMPLING_STEPS
 from benchmarks.rivals.picture import draw_cells, find_picture, paint
 from benchmarks.rivals.rival import (
     OPTIONS,

@@ -4,9 +4,9 @@
     detection = rival.detect(suspect, secret, seed=2)  # of a model with the suspect's denoiser
 
 All rivals have the watermarked model, data, number of steps, batch size, optimiser and learning rate of
-:func:`aiao_core.embedding.embed`. Each reports the figure of its own paper, ``rate``, and an exact p-value. For this its secret
-holds uniform random bits that are independent of everything else in it, its triggers and patterns included. A suspect made
-without knowledge of the secret is independent of the bits, so that among n decoded bits Binomial(n, 1/2) match: calling it
+:func:`aiao_core.method.embedding.embed`. Each reports the figure of its own paper, ``rate``, and an exact p-value. For this its
+secret holds uniform random bits that are independent of everything else in it, its triggers and patterns included. A suspect
+made without knowledge of the secret is independent of the bits, so that among n decoded bits Binomial(n, 1/2) match: calling it
 marked at ``log10_p <= -6`` is wrong with a probability of 1e-6 at most, whatever the suspect puts out.
 """
 
@@ -21,14 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from aiao_core.acceleration import make_optimizer
-from aiao_core.checkpoints import DiffusionModel
 from aiao_core.denoisers import Inputs, predict
-from aiao_core.embedding import TRIGGERED, WARM_UP
+from aiao_core.denoisers.model import DiffusionModel
+from aiao_core.method.acceleration import make_optimizer
+from aiao_core.method.embedding import TRIGGERED, WARM_UP
+from aiao_core.method.fine_tuning import Examples, noised
 from aiao_core.options import EmbeddingOptions
 from aiao_core.progress import Progress, ProgressCallback, silent
 from aiao_core.statistics import log10_binomial_tail
-from aiao_core.training import Examples, noised
 
 Secret = TypeVar("Secret")
 

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from aiao_core.captions import encode_captions
-from aiao_core.checkpoints import DiffusionModel
+from aiao_core.data.captions import encode_captions
 from aiao_core.denoisers import Conditions, Inputs, predict
-from aiao_core.denoisers.adapter import select
-from aiao_core.inputs import own_samples
-from aiao_core.training import draw_noise, draw_timesteps
+from aiao_core.denoisers.family import select
+from aiao_core.denoisers.model import DiffusionModel
+from aiao_core.method.fine_tuning import draw_noise, draw_timesteps
+from aiao_core.method.inputs import own_samples
 from benchmarks.rivals.rival import (
     OPTIONS,
     TRIGGERED_BATCH,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from aiao_core.checkpoints import DiffusionModel
+from aiao_core.denoisers.model import DiffusionModel
 from benchmarks.rivals.rival import (
     OPTIONS,
     Detection,

@@ -16,8 +16,8 @@ from aiao_core.attacks.catalogue import CATALOGUE
 from aiao_core.attacks.fine_tuning import full_fine_tuning
 from aiao_core.attacks.overwriting import overwriting
 from aiao_core.attacks.weights import weight_averaging
+from aiao_core.method.fine_tuning import fine_tune
 from aiao_core.progress import Progress
-from aiao_core.training import fine_tune
 from benchmarks.lazy_layers import fine_tuned_layers
 from benchmarks.quality import OWNERS, Data, Quality, Yardstick, shipped_data
 from benchmarks.robustness.marks import AIAO, FOLDERS, THIEFS, Mark, Marked, published_source, thiefs_examples

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
-from aiao_core.plots import HEIGHT, RIGHT, TOP, WIDTH, Plot
+from aiao_core.reports.plots import HEIGHT, RIGHT, TOP, WIDTH, Plot
 from benchmarks.robustness.estimates import Figure
 
 Curve = Sequence[tuple[float, float]]

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from aiao_core.attacks.catalogue import CATALOGUE
-from aiao_core.lazy import Swap
-from aiao_core.lazy_html import density_figure, swap_figure
+from aiao_core.method.lazy import Swap
 from aiao_core.protocol import LIMIT_LOG10_P
+from aiao_core.reports.lazy_page import density_figure, swap_figure
 from benchmarks.quality import LIMIT
 from benchmarks.robustness import figures
 from benchmarks.robustness.comparison import MODELS, SHOWN_STEPS, Found, at_step

@@ -13,18 +13,19 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from aiao_core.acceleration import accelerator
-from aiao_core.alignment import Reference, reference
-from aiao_core.audit import split
-from aiao_core.captions import encode_captions
-from aiao_core.checkpoints import DiffusionModel, load_model
-from aiao_core.embedding import embed
+from aiao_core.attacks.audit import split
+from aiao_core.data.captions import encode_captions
+from aiao_core.data.latents import encode_images, load_autoencoder
+from aiao_core.denoisers.model import DiffusionModel
+from aiao_core.formats.pipelines import load_model
 from aiao_core.key import OwnerKey
-from aiao_core.latents import encode_images, load_autoencoder
-from aiao_core.measurement import bit_test, measure
+from aiao_core.method.acceleration import accelerator
+from aiao_core.method.embedding import embed
+from aiao_core.method.fine_tuning import Examples
 from aiao_core.protocol import TAU
-from aiao_core.report_parts import best_of, deciding
-from aiao_core.training import Examples
+from aiao_core.reports.parts import best_of, deciding
+from aiao_core.verification.alignment import Reference, reference
+from aiao_core.verification.measurement import bit_test, measure
 from benchmarks.quality import OWNERS, Categories
 from benchmarks.rivals import RIVALS, Owner
 from benchmarks.robustness.variants import VARIANTS

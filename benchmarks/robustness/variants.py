@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aiao_core import key as keys
-from aiao_core.lazy import laziest
+from aiao_core.method.lazy import laziest
 from aiao_core.options import EmbeddingOptions
 
 
@@ -65,12 +65,12 @@ VARIANTS: dict[str, Variant] = {
     "default": Variant("as an owner gets it"),
     "lazy-24": _lazy("24 lazy layers"),
     "random-layers": _lazy("24 random layers", lazy_fraction=1.0),
-    "busy-layers": _lazy("24 of the busiest half", ("aiao_core.selection.laziest", busiest)),
+    "busy-layers": _lazy("24 of the busiest half", ("aiao_core.method.key_selection.laziest", busiest)),
     **{
-        f"no-{term}": _lazy(f"24 lazy, without the {term} term", (f"aiao_core.objective.LAMBDA_{constant}", 0.0))
+        f"no-{term}": _lazy(f"24 lazy, without the {term} term", (f"aiao_core.method.objective.LAMBDA_{constant}", 0.0))
         for term, constant in (("response", "RESPONSE"), ("preservation", "PRESERVE"), ("covertness", "COVERT"))
     },
-    "no-decoys": _lazy("24 lazy, without decoy triggers", ("aiao_core.embedding.Training.decoys", lambda training: [])),
+    "no-decoys": _lazy("24 lazy, without decoy triggers", ("aiao_core.method.embedding.Training.decoys", lambda training: [])),
     **{
         f"masks-{percent}": _lazy(
             f"24 lazy, {percent} % of the channels", ("aiao_core.key.derive_bits", masks_of(percent / 100))

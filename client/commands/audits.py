@@ -14,7 +14,7 @@ from client.errors import ClientError
 from client.report_files import check_report_file, save_report
 
 if TYPE_CHECKING:
-    from aiao_core.audit_report import AuditReport
+    from aiao_core.reports.audit import AuditReport
 
 WITHSTOOD, ENDED = 0, 1
 
@@ -67,7 +67,7 @@ def audit(
 
 
 def read(text: str) -> "AuditReport":
-    from aiao_core.audit_report import AuditReport  # here: it is slow to load, and no other command should wait for it
+    from aiao_core.reports.audit import AuditReport  # here: it is slow to load, and no other command should wait for it
 
     return AuditReport.from_json(text)
 
@@ -95,6 +95,6 @@ def print_audit(report: "AuditReport") -> None:
 
 
 def _save(result: "AuditReport", file: Path, *, force: bool) -> None:
-    from aiao_core.audit_html import to_html
+    from aiao_core.reports.audit_page import to_html
 
     save_report(file, lambda: to_html(result), result.to_json, force=force)

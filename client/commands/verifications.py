@@ -14,8 +14,8 @@ from client.errors import ClientError
 from client.report_files import check_report_file, save_report
 
 if TYPE_CHECKING:
-    from aiao_core.report import Report
-    from aiao_core.report_summary import Summary
+    from aiao_core.reports.summary import Summary
+    from aiao_core.reports.verification import Report
 
 STATUS = {"match": 0, "no-match": 1}
 NO_VERDICT = 3
@@ -96,7 +96,7 @@ def _by_service(
 
 
 def read(text: str) -> "Report | Summary":
-    from aiao_core.report_summary import read_report  # here: it is slow to load, and no other command should wait for it
+    from aiao_core.reports.summary import read_report  # here: it is slow to load, and no other command should wait for it
 
     return read_report(text)
 
@@ -113,8 +113,8 @@ def _offline(
 
 
 def _save(result: "Report | Summary", file: Path, *, force: bool) -> None:
-    from aiao_core.report import Report
-    from aiao_core.report_html import summary_to_html, to_html
+    from aiao_core.reports.verification import Report
+    from aiao_core.reports.verification_page import summary_to_html, to_html
 
     page = (lambda: to_html(result)) if isinstance(result, Report) else (lambda: summary_to_html(result))
     save_report(file, page, result.to_json, force=force)

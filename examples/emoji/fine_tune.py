@@ -6,10 +6,10 @@ python -m examples.emoji.fine_tune --model marked.zip --out stolen
 import argparse
 from pathlib import Path
 
-from aiao_core.archives import opened
-from aiao_core.checkpoints import load_model, save_model
+from aiao_core.formats.archives import opened
+from aiao_core.formats.pipelines import load_model, save_model
+from aiao_core.method.fine_tuning import Examples, fine_tune
 from aiao_core.progress import Progress
-from aiao_core.training import Examples, fine_tune
 from examples.emoji.data import THIEF_CATEGORY, load_images
 
 

@@ -16,8 +16,8 @@ from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
 from diffusers.utils import logging
 from torch import nn
 
-from aiao_core.schedules import Diffusion
-from aiao_core.training import Examples
+from aiao_core.denoisers.schedules import Diffusion
+from aiao_core.method.fine_tuning import Examples
 from examples.emoji.data import THIEF_CATEGORY, load_images, save_grid
 from examples.training import fit
 

@@ -26,10 +26,10 @@ from diffusers import (
 from torch import Tensor
 from transformers import CLIPTextModel
 
+from aiao_core.data.latents import encode_images
+from aiao_core.denoisers.schedules import Diffusion, RectifiedFlow
 from aiao_core.denoisers.sd3 import WITHOUT_T5_TOKENS
-from aiao_core.latents import encode_images
-from aiao_core.schedules import Diffusion, RectifiedFlow
-from aiao_core.training import Examples
+from aiao_core.method.fine_tuning import Examples
 from examples.emoji.data import THIEF_CATEGORY, load_images, save_grid
 from examples.emoji_text.parts import WIDTH, captions, make_text_encoder, make_tokenizer, train_autoencoder
 from examples.training import fit

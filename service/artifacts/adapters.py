@@ -5,7 +5,7 @@ import struct
 
 from obstore.exceptions import BaseError
 
-from aiao_core.lora_names import is_adapter as are_an_adapters
+from aiao_core.formats.adapter_names import is_adapter as are_an_adapters
 from service.artifacts.kinds import MAX_HEADER_BYTES
 from service.artifacts.tables import Artifact
 from service.storage import Storage

@@ -16,8 +16,8 @@ from itertools import islice
 from pathlib import PurePosixPath
 from typing import IO, Any, BinaryIO
 
-from aiao_core.archives import plain_tar
 from aiao_core.errors import UnsafeArchive
+from aiao_core.formats.archives import plain_tar
 
 DENOISERS = ("unet", "transformer")
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")

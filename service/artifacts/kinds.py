@@ -6,7 +6,7 @@ import zipfile
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
-from aiao_core.archives import begins_as_tar, is_compressed
+from aiao_core.formats.archives import begins_as_tar, is_compressed
 from service.artifacts.schemas import Kind
 from service.errors import InvalidArtifact
 

@@ -4,8 +4,8 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
-from aiao_core.audit_html import to_html
-from aiao_core.audit_report import AuditReport
+from aiao_core.reports.audit import AuditReport
+from aiao_core.reports.audit_page import to_html
 from service.activity.service import record
 from service.audits import service
 from service.audits.repository import AuditRepository

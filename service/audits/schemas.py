@@ -6,8 +6,8 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from aiao_core.audit_options import Attacks, AuditOptions, Preset
-from aiao_core.audit_report import Summary
 from aiao_core.protocol import DRAWS
+from aiao_core.reports.audit import Summary
 from service.ids import pattern
 from service.jobs.schemas import JobOut, JobState
 from service.schemas import Failure, Schema, SecretKey, one_of

@@ -2,7 +2,7 @@
 
 from sqlalchemy.orm import Session
 
-from aiao_core.audit_report import AttackResult, AuditReport
+from aiao_core.reports.audit import AttackResult, AuditReport
 from service.artifacts.repository import ArtifactRepository
 from service.artifacts.service import denoiser_of
 from service.audits.repository import AuditRepository

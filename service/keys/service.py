@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from aiao_core.errors import InvalidKey
 from aiao_core.key import OwnerKey, PublicKey, commitment, decode_secret, encode_secret, generate_seed
-from aiao_core.report_parts import BitTest
+from aiao_core.reports.parts import BitTest
 from service.activity.service import record
 from service.database import utc_now
 from service.errors import Conflict, InvalidSecret

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy.orm import Session
 
 from aiao_core.key import OwnerKey
-from aiao_core.report_parts import BitTest
+from aiao_core.reports.parts import BitTest
 from service.artifacts.repository import ArtifactRepository
 from service.artifacts.service import denoiser_of
 from service.database import utc_now

@@ -6,10 +6,10 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
-from aiao_core.report import Report
-from aiao_core.report_html import summary_to_html, to_html
-from aiao_core.report_summary import Summary
-from aiao_core.verdicts import Verdict
+from aiao_core.reports.summary import Summary
+from aiao_core.reports.verdicts import Verdict
+from aiao_core.reports.verification import Report
+from aiao_core.reports.verification_page import summary_to_html, to_html
 from service.activity.service import record
 from service.errors import Conflict, responses
 from service.etags import PreconditionDep, conditional, weak

@@ -5,10 +5,10 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from aiao_core.hub import MAX_REFERENCE, REFERENCE
+from aiao_core.formats.hub import MAX_REFERENCE, REFERENCE
 from aiao_core.options import VerificationOptions
-from aiao_core.report_summary import Summary
-from aiao_core.verdicts import Tested, Verdict
+from aiao_core.reports.summary import Summary
+from aiao_core.reports.verdicts import Tested, Verdict
 from service.ids import pattern
 from service.jobs.schemas import JobOut, JobState
 from service.schemas import Failure, Schema, SecretKey, one_of

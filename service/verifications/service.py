@@ -3,7 +3,7 @@
 from sqlalchemy.orm import Session
 
 from aiao_core.protocol import LIMIT_LOG10_P
-from aiao_core.report import Counts, Report
+from aiao_core.reports.verification import Counts, Report
 from service.artifacts.adapters import is_adapter
 from service.artifacts.repository import ArtifactRepository
 from service.artifacts.service import denoiser_of, lock_tenant

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from sqlalchemy.orm import Session
 
-from aiao_core.report_words import Told, sentence
+from aiao_core.reports.words import Told, sentence
 from service.database import utc_now
 from service.errors import InvalidWebhook
 from service.ids import new_id

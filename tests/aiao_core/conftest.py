@@ -6,13 +6,14 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from torch import nn
 
-from aiao_core.checkpoints import DiffusionModel, load_model
-from aiao_core.embedding import embed
+from aiao_core.denoisers.model import DiffusionModel
+from aiao_core.denoisers.schedules import Diffusion
+from aiao_core.formats.pipelines import load_model
 from aiao_core.key import Architecture, OwnerKey
+from aiao_core.method.embedding import embed
+from aiao_core.method.fine_tuning import Examples
+from aiao_core.method.key_selection import select_key
 from aiao_core.options import EmbeddingOptions
-from aiao_core.schedules import Diffusion
-from aiao_core.selection import select_key
-from aiao_core.training import Examples
 from examples.emoji.data import MODEL, load_images
 
 

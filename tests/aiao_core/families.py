@@ -14,9 +14,9 @@ from diffusers import (
     UNet2DModel,
 )
 
-from aiao_core.checkpoints import DiffusionModel
+from aiao_core.denoisers.model import DiffusionModel
+from aiao_core.denoisers.schedules import Diffusion, NoiseSchedule, RectifiedFlow
 from aiao_core.key import Architecture
-from aiao_core.schedules import Diffusion, NoiseSchedule, RectifiedFlow
 
 UNET: dict[str, Any] = {"sample_size": 8, "layers_per_block": 1, "block_out_channels": (8, 16), "norm_num_groups": 4}
 CONDITIONED = UNET | {

@@ -1,4 +1,5 @@
-"""Denoisers in the layout of the programs that first trained them: the inverse of what ``aiao_core.single_file`` reads.
+"""Denoisers in the layout of the programs that first trained them: the inverse of what ``aiao_core.formats.original_layouts``
+reads.
 
 Written out by hand from the original programs' layouts, so that it shares no code with diffusers' conversion.
 """

@@ -4,11 +4,11 @@ import importlib.util
 import pytest
 import torch
 
-from aiao_core.embedding import embed
 from aiao_core.errors import EmbeddingFailed
-from aiao_core.inputs import plain_noise
+from aiao_core.method.embedding import embed
+from aiao_core.method.fine_tuning import randomly_conditioned
+from aiao_core.method.inputs import plain_noise
 from aiao_core.options import EmbeddingOptions
-from aiao_core.training import randomly_conditioned
 from tests.aiao_core.families import make
 
 

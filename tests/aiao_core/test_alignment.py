@@ -8,19 +8,19 @@ from hypothesis import strategies as st
 from torch import nn
 
 from aiao_core import key as key_module
-from aiao_core.alignment import align, find_places, reference
 from aiao_core.attacks.reparametrisation import reparametrisation
 from aiao_core.attacks.thief import Thief
-from aiao_core.checkpoints import DiffusionModel
-from aiao_core.embedding import embed
-from aiao_core.measurement import measure
+from aiao_core.denoisers.model import DiffusionModel
+from aiao_core.method.embedding import embed
+from aiao_core.method.fine_tuning import Examples, fine_tune
+from aiao_core.method.key_selection import select_key
 from aiao_core.options import EmbeddingOptions
 from aiao_core.protocol import LIMIT_LOG10_P
-from aiao_core.report import Report
-from aiao_core.report_parts import best_of
-from aiao_core.selection import select_key
-from aiao_core.training import Examples, fine_tune
-from aiao_core.verification import Subject, verify
+from aiao_core.reports.parts import best_of
+from aiao_core.reports.verification import Report
+from aiao_core.verification.alignment import align, find_places, reference
+from aiao_core.verification.measurement import measure
+from aiao_core.verification.verify import Subject, verify
 from tests.aiao_core.conftest import QUICK
 from tests.aiao_core.wrong_keys import check_coin_tosses, counted, read
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiao_core.archives import Limits, is_archive, opened, pack, unpack
 from aiao_core.errors import UnsafeArchive
+from aiao_core.formats.archives import Limits, is_archive, opened, pack, unpack
 
 
 def make_zip(path: Path, entries: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:

@@ -5,17 +5,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiao_core.alignment import reference
+from aiao_core.attacks.audit import DECOYS, LOSS_INPUTS, Audited, Judge, audit, split
 from aiao_core.attacks.catalogue import CATALOGUE, PRESETS, Trial
 from aiao_core.attacks.thief import Thief
-from aiao_core.audit import DECOYS, LOSS_INPUTS, Audited, Judge, audit, split
 from aiao_core.audit_options import ATTACKS, AuditOptions, Preset
-from aiao_core.audit_report import AuditInput, AuditReport
 from aiao_core.errors import AttackNotPossible, Canceled, InvalidImages
-from aiao_core.measurement import measure
+from aiao_core.method.fine_tuning import Examples
 from aiao_core.progress import Progress
-from aiao_core.report_parts import best_of
-from aiao_core.training import Examples
+from aiao_core.reports.audit import AuditInput, AuditReport
+from aiao_core.reports.parts import best_of
+from aiao_core.verification.alignment import reference
+from aiao_core.verification.measurement import measure
 
 FEW = AuditOptions(draws=6, seed=3)
 

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiao_core.audit_html import to_html
-from aiao_core.audit_report import AttackResult, AuditReport, Measured, Summary, outcome_of
 from aiao_core.errors import InvalidReport
 from aiao_core.protocol import LIMIT_LOG10_P
-from aiao_core.report_parts import BitTest
+from aiao_core.reports.audit import AttackResult, AuditReport, Measured, Summary, outcome_of
+from aiao_core.reports.audit_page import to_html
+from aiao_core.reports.parts import BitTest
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 

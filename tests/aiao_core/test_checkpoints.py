@@ -8,10 +8,10 @@ import torch
 from diffusers import DDPMPipeline
 from safetensors.torch import load_file, save_file
 
-from aiao_core.checkpoints import load_model, save_model
 from aiao_core.errors import InvalidCheckpoint, WrongArchitecture
-from aiao_core.suspects import load_suspect
-from aiao_core.weights import WEIGHTS
+from aiao_core.formats.pipelines import load_model, save_model
+from aiao_core.formats.suspects import load_suspect
+from aiao_core.formats.weight_files import WEIGHTS
 from tests.aiao_core.conftest import make_tiny_model
 
 LAYER = "mid_block.attentions.0.to_q"

@@ -7,16 +7,16 @@ import torch
 from diffusers import FluxPipeline
 
 from aiao_core import denoisers
-from aiao_core.checkpoints import build, fill
-from aiao_core.denoisers import Inputs, adapter_named, adapter_of, predict
-from aiao_core.embedding import embed, own_examples
+from aiao_core.denoisers import Inputs, family_named, family_of, predict
+from aiao_core.denoisers.schedules import RectifiedFlow
 from aiao_core.errors import WrongArchitecture
-from aiao_core.inputs import arbitrary_inputs, plain_noise
+from aiao_core.formats.pipelines import build, fill
+from aiao_core.method.embedding import embed, own_examples
+from aiao_core.method.fine_tuning import fine_tune, randomly_conditioned
+from aiao_core.method.inputs import arbitrary_inputs, plain_noise
+from aiao_core.method.tracing import eligible_layers
 from aiao_core.options import EmbeddingOptions, VerificationOptions
-from aiao_core.schedules import RectifiedFlow
-from aiao_core.tracing import eligible_layers
-from aiao_core.training import fine_tune, randomly_conditioned
-from aiao_core.verification import Subject, verify
+from aiao_core.verification.verify import Subject, verify
 from tests.aiao_core.families import CONFIGURATIONS, make, make_from
 
 QUICK = EmbeddingOptions(steps=3, batch_size=4, samples=4, layers=24)
@@ -32,11 +32,11 @@ def noise(model, count=3, seed=0):
 
 
 def test_the_prediction_has_the_shape_of_the_input_at_the_models_size_and_in_verification(model):
-    adapter = adapter_of(model.denoiser)
-    small = adapter.monte_carlo_shape(model.architecture.config)
+    family = family_of(model.denoiser)
+    small = family.monte_carlo_shape(model.architecture.config)
     assert noise(model).noisy.shape == (3, *small)
     assert max(small[1:]) <= 16
-    for shape in (small, adapter.shape(model.architecture.config)):
+    for shape in (small, family.shape(model.architecture.config)):
         inputs = Inputs(torch.randn(1, *shape), torch.tensor([500]), noise(model, 1).conditions)
         prediction = predict(model.denoiser, inputs)
         assert prediction.shape == (1, *shape)
@@ -100,7 +100,7 @@ def test_weights_fill_an_empty_denoiser_and_it_predicts_the_same(model):
 
 
 def test_inputs_are_noised_examples_or_plain_noise(model):
-    channels, height, width = adapter_of(model.denoiser).shape(model.architecture.config)
+    channels, height, width = family_of(model.denoiser).shape(model.architecture.config)
     examples = randomly_conditioned(model.denoiser, torch.randn(4, channels, min(height, 32), min(width, 32)))
     generator = torch.Generator().manual_seed(0)
     for _ in range(3):
@@ -114,7 +114,7 @@ def test_inputs_are_noised_examples_or_plain_noise(model):
 def test_a_model_draws_its_own_examples(name):
     model = make(name)
     examples = own_examples(model, QUICK)
-    assert examples.clean.shape == (4, *adapter_of(model.denoiser).shape(model.architecture.config))
+    assert examples.clean.shape == (4, *family_of(model.denoiser).shape(model.architecture.config))
     assert examples.clean.isfinite().all()
 
 
@@ -137,24 +137,24 @@ def test_flux_packs_as_its_pipeline_does():
     assert torch.equal(ours, FluxPipeline._unpack_latents(packed, height, width, vae_scale_factor=1))
 
 
-def test_a_class_without_an_adapter_says_what_one_has_to_provide():
-    with pytest.raises(WrongArchitecture, match=r"CogView.*supported: .*FluxTransformer2DModel.*predict.*docs/adapters\.md"):
-        adapter_named("CogView4Transformer2DModel")
+def test_a_class_without_a_family_says_what_one_has_to_provide():
+    with pytest.raises(WrongArchitecture, match=r"CogView.*supported: .*FluxTransformer2DModel.*predict.*docs/families\.md"):
+        family_named("CogView4Transformer2DModel")
 
 
-def test_conditions_that_no_adapter_knows_are_refused():
+def test_conditions_that_no_family_knows_are_refused():
     config = make("SDXL").architecture.config | {"addition_embed_type": "image"}
     with pytest.raises(WrongArchitecture, match="addition_embed_type 'image'"):
-        adapter_named("UNet2DConditionModel").random_conditions(config, 1, torch.Generator())
+        family_named("UNet2DConditionModel").random_conditions(config, 1, torch.Generator())
 
 
-def test_the_adapter_in_the_docs_works_as_it_stands(monkeypatch):
-    text = (Path(__file__).parents[2] / "docs" / "adapters.md").read_text("utf-8")
+def test_the_family_in_the_docs_works_as_it_stands(monkeypatch):
+    text = (Path(__file__).parents[2] / "docs" / "families.md").read_text("utf-8")
     code = re.search(r"```python\n(.+?)```", text, re.DOTALL)[1]
     assert len(code.splitlines()) < 40
     namespace = {}
     exec(code, namespace)
-    monkeypatch.setattr(denoisers, "_adapters", dict(denoisers._adapters))
+    monkeypatch.setattr(denoisers, "_families", dict(denoisers._families))
     denoisers.register(namespace["AuraFlow"])
     model = make_from(
         namespace["AuraFlowTransformer2DModel"],

@@ -8,18 +8,18 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from aiao_core.checkpoints import load_model
-from aiao_core.decoding import Baseline, decode, make_draws, observe
-from aiao_core.embedding import Training, embed
 from aiao_core.errors import Canceled, EmbeddingFailed
-from aiao_core.inputs import own_samples
-from aiao_core.objective import objective
+from aiao_core.formats.pipelines import load_model
+from aiao_core.method.embedding import Training, embed
+from aiao_core.method.fine_tuning import Examples, fine_tune
+from aiao_core.method.inputs import own_samples
+from aiao_core.method.key_selection import select_key
+from aiao_core.method.objective import objective
+from aiao_core.method.resume import FileCheckpoint, write_state
+from aiao_core.method.watermark import Watermark
 from aiao_core.options import EmbeddingOptions
-from aiao_core.resume import FileCheckpoint, write_state
-from aiao_core.selection import select_key
-from aiao_core.training import Examples, fine_tune
-from aiao_core.verification import Subject, verify
-from aiao_core.watermark import Watermark
+from aiao_core.verification.decoding import Baseline, decode, make_draws, observe
+from aiao_core.verification.verify import Subject, verify
 from examples.emoji.data import MODEL
 from tests.aiao_core.conftest import QUICK, make_tiny_model
 
@@ -98,7 +98,7 @@ def test_a_trigger_layer_is_trained_as_often_as_another_that_starts_more_subpath
         drawn.update(trigger_layers)
         return objective(marked, source, watermark, scales, inputs, trigger_layers, decoys)
 
-    monkeypatch.setattr("aiao_core.embedding.objective", recorded)
+    monkeypatch.setattr("aiao_core.method.embedding.objective", recorded)
     training = Training(model, key, tiny_examples, EmbeddingOptions(steps=100, batch_size=8))
     for _ in range(100):
         training.advance()

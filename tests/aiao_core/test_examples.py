@@ -7,13 +7,13 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 
-from aiao_core.captions import encode_captions, load_text
-from aiao_core.checkpoints import load_model, save_model
-from aiao_core.embedding import embed
+from aiao_core.data.captions import encode_captions, load_text
+from aiao_core.data.images import load_images
+from aiao_core.data.latents import downsampling, load_autoencoder
+from aiao_core.data.owner_data import draw_examples, load_examples
 from aiao_core.errors import InvalidCheckpoint, InvalidImages, WrongArchitecture
-from aiao_core.examples import draw_examples, load_examples
-from aiao_core.images import load_images
-from aiao_core.latents import downsampling, load_autoencoder
+from aiao_core.formats.pipelines import load_model, save_model
+from aiao_core.method.embedding import embed
 from aiao_core.options import EmbeddingOptions
 from tests.aiao_core import pipelines
 from tests.aiao_core.families import CONDITIONED

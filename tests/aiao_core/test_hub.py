@@ -5,11 +5,11 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from aiao_core.digests import sha256_path
 from aiao_core.errors import Canceled, HubUnavailable, InvalidReference
-from aiao_core.hub import check_reference, choose, download
+from aiao_core.formats.digests import sha256_path
+from aiao_core.formats.hub import check_reference, choose, download
+from aiao_core.formats.suspects import load_suspect
 from aiao_core.progress import silent
-from aiao_core.suspects import load_suspect
 from tests.aiao_core.families import make
 from tests.hub import COMMIT, Hub, hub
 from tests.processes import PROJECT, free_port
@@ -156,5 +156,5 @@ def test_no_network(tmp_path, monkeypatch):
 
 
 def test_references_are_checked_without_the_hubs_library_and_without_torch():
-    script = "import sys; import aiao_core.hub; sys.exit('huggingface_hub' in sys.modules or 'torch' in sys.modules)"
+    script = "import sys; import aiao_core.formats.hub; sys.exit('huggingface_hub' in sys.modules or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], cwd=PROJECT).returncode == 0

@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from aiao_core.data.images import load_images
 from aiao_core.errors import InvalidImages
-from aiao_core.images import load_images, synthetic_images
+from aiao_core.method.lazy import synthetic_images
 from examples.emoji.data import DATA
 
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from aiao_core.inputs import PLAIN_NOISE, arbitrary_inputs, measuring_inputs
-from aiao_core.training import Examples
+from aiao_core.method.fine_tuning import Examples
+from aiao_core.method.inputs import PLAIN_NOISE, arbitrary_inputs, measuring_inputs
 
 
 def test_half_of_the_inputs_are_plain_noise_and_half_noised_images(tiny_model):

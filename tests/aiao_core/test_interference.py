@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiao_core.interference import LOADING, PASSES, without_interference
+from aiao_core.verification.interference import LOADING, PASSES, without_interference
 
 BITS = 400
 

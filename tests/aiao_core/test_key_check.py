@@ -9,17 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from aiao_core.denoisers import adapter_of
+from aiao_core.denoisers import family_of
 from aiao_core.errors import EmbeddingFailed, InvalidKey, TracingError
-from aiao_core.inputs import plain_noise
 from aiao_core.key import Layer, OwnerKey, choose_layers
-from aiao_core.key_check import check_key, sets_as_near
-from aiao_core.lazy import probe
+from aiao_core.method.fine_tuning import randomly_conditioned
+from aiao_core.method.inputs import plain_noise
+from aiao_core.method.key_check import check_key, sets_as_near
+from aiao_core.method.key_selection import select_key
+from aiao_core.method.lazy import probe
+from aiao_core.method.subpaths import SPAN, all_subpaths
+from aiao_core.method.tracing import eligible_layers, positional_layers
 from aiao_core.options import EmbeddingOptions
-from aiao_core.selection import select_key
-from aiao_core.subpaths import SPAN, all_subpaths
-from aiao_core.tracing import eligible_layers, positional_layers
-from aiao_core.training import randomly_conditioned
 from tests.aiao_core.conftest import QUICK, make_tiny_model
 from tests.aiao_core.families import CONFIGURATIONS, make
 
@@ -28,7 +28,7 @@ every_family = pytest.mark.parametrize("family", CONFIGURATIONS)
 
 
 def examples_of(model, count: int = 4):
-    channels, height, width = adapter_of(model.denoiser).shape(model.architecture.config)
+    channels, height, width = family_of(model.denoiser).shape(model.architecture.config)
     clean = torch.randn(count, channels, min(height, 16), min(width, 16), generator=torch.Generator().manual_seed(0))
     return randomly_conditioned(model.denoiser, clean)
 

@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from aiao_core.inputs import arbitrary_inputs
 from aiao_core.key import Layer
-from aiao_core.lazy import change_density, laziest, probe, relative_changes, swap, swap_experiment
-from aiao_core.tracing import eligible_layers
-from aiao_core.training import Examples
+from aiao_core.method.fine_tuning import Examples
+from aiao_core.method.inputs import arbitrary_inputs
+from aiao_core.method.lazy import change_density, laziest, probe, relative_changes, swap, swap_experiment
+from aiao_core.method.tracing import eligible_layers
 
 NAMES = [Layer(name=name, channels=16) for name in ("mid_block.resnets.0.conv1", "mid_block.resnets.0.conv2")]
 

@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from aiao_core.errors import InvalidCheckpoint, WrongArchitecture
-from aiao_core.lora import MAX_RANK, is_adapter, merge
-from aiao_core.lora_names import layer_names
+from aiao_core.formats.adapter_names import layer_names
+from aiao_core.formats.adapters import MAX_RANK, is_adapter, merge
 from tests.aiao_core.families import CONDITIONED, make
 
 QUERY = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -158,7 +158,7 @@ def read_metadata(file) -> dict:
         return json.loads(opened.metadata()["lora_adapter_metadata"])
 
 
-def test_save_lora_adapter_of_diffusers(unet, base, tmp_path):
+def test_save_lora_family_of_diffusers(unet, base, tmp_path):
     plain = copy.deepcopy(unet)
     unet.add_adapter(LoraConfig(r=2, lora_alpha=3, target_modules=TARGETS))
     randomise(unet)

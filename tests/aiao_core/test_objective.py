@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiao_core.denoisers import Inputs, predict
-from aiao_core.inputs import arbitrary_inputs
-from aiao_core.objective import MARGIN, measure_scales, objective
-from aiao_core.tracing import trace
-from aiao_core.training import Examples
-from aiao_core.watermark import Watermark, channel_means, trigger_edits
+from aiao_core.method.fine_tuning import Examples
+from aiao_core.method.inputs import arbitrary_inputs
+from aiao_core.method.objective import MARGIN, measure_scales, objective
+from aiao_core.method.tracing import trace
+from aiao_core.method.watermark import Watermark, channel_means, trigger_edits
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_another_model_is_neither_preserved_nor_covert(tiny_model, tiny_key, bat
 @settings(max_examples=10)
 @given(st.integers(0, 2**31))
 def test_scales_are_those_of_numpy(seed):
-    from aiao_core.selection import select_key
+    from aiao_core.method.key_selection import select_key
     from tests.aiao_core.conftest import QUICK, make_tiny_model
 
     model = make_tiny_model()

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from aiao_core.options import VerificationOptions
 from aiao_core.protocol import DECOYS, DRAWS, LIMIT_LOG10_P, TAU
-from aiao_core.verification import Subject, verify
+from aiao_core.verification.verify import Subject, verify
 
 ANY = st.fixed_dictionaries(
     {},

@@ -6,18 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from aiao_core import inputs
-from aiao_core.checkpoints import load_model
-from aiao_core.denoisers import adapter_of, predict
-from aiao_core.denoisers.adapter import select
+from aiao_core.data.latents import encode_images, load_autoencoder
+from aiao_core.data.owner_data import draw_examples
+from aiao_core.denoisers import family_of, predict
+from aiao_core.denoisers.family import select
 from aiao_core.denoisers.flux import Flux
-from aiao_core.embedding import embed
-from aiao_core.examples import draw_examples
-from aiao_core.inputs import SAMPLING_BATCH, SAMPLING_STEPS, own_samples
-from aiao_core.latents import encode_images, load_autoencoder
+from aiao_core.denoisers.schedules import RectifiedFlow, noise_schedule
+from aiao_core.formats.pipelines import load_model
+from aiao_core.method import inputs
+from aiao_core.method.embedding import embed
+from aiao_core.method.fine_tuning import Examples, draw_noise, noised
+from aiao_core.method.inputs import SAMPLING_BATCH, SAMPLING_STEPS, own_samples
 from aiao_core.options import EmbeddingOptions
-from aiao_core.schedules import RectifiedFlow, noise_schedule
-from aiao_core.training import Examples, draw_noise, noised
 from examples.emoji.data import load_images
 from examples.emoji_text.train import HELD_OUT
 from tests.aiao_core.families import CONFIGURATIONS, make
@@ -36,11 +36,11 @@ def model(request, monkeypatch):
 
 def random_conditions(model, count):
     generator = torch.Generator().manual_seed(1)
-    return adapter_of(model.denoiser).random_conditions(model.architecture.config, count, generator)
+    return family_of(model.denoiser).random_conditions(model.architecture.config, count, generator)
 
 
 def test_every_family_draws_any_number_of_samples_each_batch_as_if_it_were_the_first(model, monkeypatch):
-    shape, count = adapter_of(model.denoiser).shape(model.architecture.config), SAMPLING_BATCH + 1
+    shape, count = family_of(model.denoiser).shape(model.architecture.config), SAMPLING_BATCH + 1
     conditions = random_conditions(model, count)
     samples = own_samples(model, conditions, count=count, seed=3, steps=3)
     assert samples.shape == (count, *shape)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiao_core.pages import as_sentence, ordinal, probability, render
+from aiao_core.reports.pages import as_sentence, ordinal, probability, render
 
 ENDINGS = {1: "1st", 2: "2nd", 3: "3rd", 4: "4th", 10: "10th", 11: "11th", 12: "12th", 13: "13th", 20: "20th", 21: "21st"}
 ENDINGS |= {22: "22nd", 100: "100th", 101: "101st", 111: "111th", 112: "112th", 113: "113th", 1003: "1003rd", 1011: "1011th"}

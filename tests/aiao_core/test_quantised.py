@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from aiao_core import quantised
 from aiao_core.errors import InvalidCheckpoint
-from aiao_core.quantised import FP8, dequantise
-from aiao_core.single_file import to_diffusers
+from aiao_core.formats import quantized as quantised
+from aiao_core.formats.original_layouts import to_diffusers
+from aiao_core.formats.quantized import FP8, dequantise
 from tests.aiao_core.original_layout import architecture_of, tiny_flux, to_original
 
 

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiao_core.errors import InvalidReport
-from aiao_core.pages import probability
 from aiao_core.protocol import LIMIT_LOG10_P, STRONGEST_LOG10_P, verification_seed
-from aiao_core.report import Report
-from aiao_core.report_html import summary_to_html, to_html
-from aiao_core.report_parts import BitTest, Input
-from aiao_core.report_summary import Summary, read_report
+from aiao_core.reports.pages import probability
+from aiao_core.reports.parts import BitTest, Input
+from aiao_core.reports.summary import Summary, read_report
+from aiao_core.reports.verification import Report
+from aiao_core.reports.verification_page import summary_to_html, to_html
 from aiao_core.statistics import log10_binomial_tail
 
 GOLDEN = Path(__file__).parent.parent / "golden"

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from aiao_core.errors import InvalidReport
 from aiao_core.protocol import LIMIT_LOG10_P, STRONGEST_LOG10_P
-from aiao_core.report import Counts, Report
-from aiao_core.report_html import summary_to_html, to_html
-from aiao_core.report_parts import BitTest, Interval, LayerResult, SubpathResult
-from aiao_core.report_summary import Summary, read_report
-from aiao_core.verdicts import Verdict
+from aiao_core.reports.parts import BitTest, Interval, LayerResult, SubpathResult
+from aiao_core.reports.summary import Summary, read_report
+from aiao_core.reports.verdicts import Verdict
+from aiao_core.reports.verification import Counts, Report
+from aiao_core.reports.verification_page import summary_to_html, to_html
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 REPORTS = {version: Report.from_json((GOLDEN / f"report-v{version}.json").read_bytes()) for version in range(1, 7)}

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiao_core.protocol import LIMIT_LOG10_P
-from aiao_core.report_words import ALTERNATIVES, MEANING, WORDS, before_the_rules, headline, sentence, subject
-from aiao_core.verdicts import Tested, Verdict
+from aiao_core.reports.verdicts import Tested, Verdict
+from aiao_core.reports.words import ALTERNATIVES, MEANING, WORDS, before_the_rules, headline, sentence, subject
 
 VERDICTS, TESTED = get_args(Verdict), get_args(Tested)
 

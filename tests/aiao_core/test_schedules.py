@@ -2,8 +2,8 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
+from aiao_core.denoisers.schedules import IMAGE_WEIGHT_RANGE, Diffusion, RectifiedFlow, noise_schedule
 from aiao_core.errors import InvalidCheckpoint
-from aiao_core.schedules import IMAGE_WEIGHT_RANGE, Diffusion, RectifiedFlow, noise_schedule
 
 PREDICTION_TYPES = ["epsilon", "v_prediction", "sample"]
 

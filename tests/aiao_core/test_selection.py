@@ -7,13 +7,13 @@ import torch
 from aiao_core import key as key_module
 from aiao_core.denoisers import predict
 from aiao_core.errors import EmbeddingFailed
-from aiao_core.inputs import arbitrary_inputs
 from aiao_core.key import choose_layers
-from aiao_core.lazy import probe, relative_changes
-from aiao_core.selection import REACH_SHARE, select_key, synthetic_examples
-from aiao_core.subpaths import SPAN, all_subpaths, reach, widest
-from aiao_core.tracing import eligible_layers, trace
-from aiao_core.watermark import Watermark, trigger_edits
+from aiao_core.method.inputs import arbitrary_inputs
+from aiao_core.method.key_selection import REACH_SHARE, select_key, synthetic_examples
+from aiao_core.method.lazy import probe, relative_changes
+from aiao_core.method.subpaths import SPAN, all_subpaths, reach, widest
+from aiao_core.method.tracing import eligible_layers, trace
+from aiao_core.method.watermark import Watermark, trigger_edits
 from tests.aiao_core.conftest import QUICK
 
 

@@ -8,9 +8,9 @@ from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, StableDiffu
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from aiao_core.archives import opened
 from aiao_core.errors import InvalidCheckpoint, WrongArchitecture
-from aiao_core.suspects import load_suspect
+from aiao_core.formats.archives import opened
+from aiao_core.formats.suspects import load_suspect
 from tests.aiao_core.families import make
 from tests.aiao_core.suspect_files import (
     PREFIX,

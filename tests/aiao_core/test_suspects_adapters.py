@@ -8,9 +8,9 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import save_file
 
-from aiao_core.archives import opened
 from aiao_core.errors import AdapterWithoutBase, InvalidCheckpoint, WrongArchitecture
-from aiao_core.suspects import load_suspect, read_denoiser
+from aiao_core.formats.archives import opened
+from aiao_core.formats.suspects import load_suspect, read_denoiser
 from tests.aiao_core.suspect_files import (
     CONFIGS,
     PREFIX,
@@ -100,7 +100,7 @@ def test_an_adapter_for_another_base(tmp_path):
         load_suspect(tmp_path, architecture("SD"), base_of("SD"))
 
 
-def test_an_adapter_of_another_width(tmp_path):
+def test_an_family_of_another_width(tmp_path):
     adapter = {f"unet.mid_block.attentions.0.proj_in.lora_{side}.weight": torch.ones(4, 4) for side in "AB"}
     save_file(adapter, tmp_path / "lora.safetensors")
     with pytest.raises(WrongArchitecture, match=r"mid_block\.attentions\.0\.proj_in.*does not fit the shape"):

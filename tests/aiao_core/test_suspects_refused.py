@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from aiao_core import suspects
 from aiao_core.errors import InvalidCheckpoint, WrongArchitecture
-from aiao_core.suspects import load_suspect
+from aiao_core.formats import suspects
+from aiao_core.formats.suspects import load_suspect
 from tests.aiao_core.suspect_files import (
     adapt,
     architecture,

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from peft import LoraConfig
 
-from aiao_core.captions import encode_captions
-from aiao_core.checkpoints import load_model
-from aiao_core.embedding import embed
-from aiao_core.latents import encode_images, load_autoencoder
+from aiao_core.data.captions import encode_captions
+from aiao_core.data.latents import encode_images, load_autoencoder
+from aiao_core.formats.pipelines import load_model
+from aiao_core.formats.suspects import load_suspect
+from aiao_core.method.embedding import embed
+from aiao_core.method.fine_tuning import Examples, fine_tune
 from aiao_core.options import EmbeddingOptions
-from aiao_core.suspects import load_suspect
-from aiao_core.training import Examples, fine_tune
-from aiao_core.verification import Subject, verify
+from aiao_core.verification.verify import Subject, verify
 from examples.emoji.data import THIEF_CATEGORY, load_images
 from examples.emoji_text.parts import captions
 from examples.emoji_text.train import HELD_OUT

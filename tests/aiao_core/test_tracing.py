@@ -3,11 +3,11 @@ import torch
 from torch import nn
 
 from aiao_core import denoisers
-from aiao_core.denoisers import DenoiserAdapter, Inputs, predict
+from aiao_core.denoisers import DenoiserFamily, Inputs, predict
 from aiao_core.errors import TracingError
-from aiao_core.inputs import plain_noise
 from aiao_core.key import Layer
-from aiao_core.tracing import channel_axis, check_layers, eligible_layers, positional_layers, trace
+from aiao_core.method.inputs import plain_noise
+from aiao_core.method.tracing import channel_axis, check_layers, eligible_layers, positional_layers, trace
 from tests.aiao_core.families import CONFIGURATIONS, make
 
 NAME = "mid_block.resnets.0.conv1"
@@ -89,7 +89,7 @@ class Toy(nn.Module):
         return self.last(self.third(hidden)).movedim(-1, 1)
 
 
-class ToyAdapter(DenoiserAdapter):
+class ToyAdapter(DenoiserFamily):
     denoiser = Toy
     side = 4
 

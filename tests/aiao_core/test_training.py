@@ -4,7 +4,7 @@ from dataclasses import replace
 import torch
 
 from aiao_core.denoisers import Inputs, predict
-from aiao_core.training import fine_tune
+from aiao_core.method.fine_tuning import fine_tune
 
 
 def test_fine_tuning_lowers_the_loss_and_repeats(tiny_model, tiny_examples):

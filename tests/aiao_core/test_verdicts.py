@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiao_core.protocol import CONTROL_LOG10_P, LIMIT_LOG10_P
-from aiao_core.report_parts import BitTest
-from aiao_core.verdicts import Controls, Tested, decide, finds
+from aiao_core.reports.parts import BitTest
+from aiao_core.reports.verdicts import Controls, Tested, decide, finds
 
 NOTHING, SOMETHING, HALF_FOUND, FOUND = (BitTest.of(matches, 300) for matches in (150, 185, 200, 290))
 """What chance gives; what it hardly gives; less than a match and too much of a control; a match."""

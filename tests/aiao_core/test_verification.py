@@ -13,24 +13,24 @@ from scipy.stats import binomtest, ttest_1samp
 from torch import nn
 
 from aiao_core import key as key_module
-from aiao_core.alignment import reference
 from aiao_core.attacks.reparametrisation import reparametrisation
 from aiao_core.attacks.thief import Thief
-from aiao_core.decoding import CLEAREST, Baseline, decode, make_draws, observe, observe_others, standard_error
 from aiao_core.errors import Canceled, InvalidCheckpoint, TracingError
-from aiao_core.interference import LOADING, PASSES
+from aiao_core.formats.weight_files import digest
 from aiao_core.key import Layer, OwnerKey
-from aiao_core.measurement import _response_success, _verification_success, measure
+from aiao_core.method.fine_tuning import Examples, fine_tune
+from aiao_core.method.key_selection import select_key
+from aiao_core.method.watermark import Watermark, channel_means
 from aiao_core.options import VerificationOptions
 from aiao_core.protocol import DECOYS, DRAWS, LIMIT_LOG10_P, STRONGEST_LOG10_P, TAU, verification_seed
-from aiao_core.report import Report
-from aiao_core.report_parts import MOST_READINGS, best_of
-from aiao_core.selection import select_key
-from aiao_core.statistics import clopper_pearson, log10_binomial_tail
-from aiao_core.training import Examples, fine_tune
-from aiao_core.verification import Subject, verify
-from aiao_core.watermark import Watermark, channel_means
-from aiao_core.weights import digest
+from aiao_core.reports.parts import best_of
+from aiao_core.reports.verification import Report
+from aiao_core.statistics import CLEAREST, MOST_READINGS, clopper_pearson, log10_binomial_tail
+from aiao_core.verification.alignment import reference
+from aiao_core.verification.decoding import Baseline, decode, make_draws, observe, observe_others, standard_error
+from aiao_core.verification.interference import LOADING, PASSES
+from aiao_core.verification.measurement import _response_success, _verification_success, measure
+from aiao_core.verification.verify import Subject, verify
 from tests.aiao_core.conftest import QUICK, make_tiny_model
 from tests.aiao_core.wrong_keys import check_coin_tosses, read, way
 
@@ -109,7 +109,7 @@ def test_with_a_seed_of_choice_the_draws_are_others_and_it_is_no_verdict(tiny_mo
 
 def test_a_seed_of_choice_that_is_the_one_that_follows_departs_from_nothing(tiny_model, tiny_key, monkeypatch):
     """Nobody chooses so: one in 65,536 derived seeds is as short as one of choice may be."""
-    for place in ("aiao_core.verification", "aiao_core.protocol"):
+    for place in ("aiao_core.verification.verify", "aiao_core.protocol"):
         monkeypatch.setattr(f"{place}.verification_seed", lambda *_: 5)
     reports = [
         verify(tiny_model.denoiser, tiny_key, subject=SUBJECT, options=VerificationOptions(seed=seed)) for seed in (None, 5, 6)

@@ -3,9 +3,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiao_core.denoisers import Inputs, predict
-from aiao_core.tracing import trace
-from aiao_core.training import Examples
-from aiao_core.watermark import Watermark, channel_means, trigger, trigger_edits
+from aiao_core.method.fine_tuning import Examples
+from aiao_core.method.tracing import trace
+from aiao_core.method.watermark import Watermark, channel_means, trigger, trigger_edits
 
 
 @st.composite
@@ -42,7 +42,7 @@ def test_channel_means_are_over_positions_only(case):
 @settings(deadline=None, max_examples=20)
 @given(st.lists(st.integers(0, 100), min_size=1, max_size=4), st.integers(0, 2))
 def test_each_input_of_a_batch_gets_its_own_trigger_and_clean_ones_none(picked, clean):
-    from aiao_core.selection import select_key
+    from aiao_core.method.key_selection import select_key
     from tests.aiao_core.conftest import QUICK, make_tiny_model
 
     model = make_tiny_model()

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 from scipy.stats import binomtest, kstest
 
-from aiao_core.decoding import Draws, decode, observe
 from aiao_core.denoisers import Inputs
-from aiao_core.measurement import Measurement, View, bit_test
-from aiao_core.report_parts import Reading, Registration, best_of, counts
+from aiao_core.method.watermark import Watermark
+from aiao_core.reports.parts import Reading, Registration, best_of, counts
 from aiao_core.statistics import randomised_p_value
-from aiao_core.watermark import Watermark
+from aiao_core.verification.decoding import Draws, decode, observe
+from aiao_core.verification.measurement import Measurement, View, bit_test
 
 TOGETHER = 16
 """Keys whose triggers share a forward pass, as there are hundreds of them."""

@@ -8,13 +8,14 @@ from torch import nn
 from aiao_core.attacks import Thief
 from aiao_core.attacks.layers import key_layers
 from aiao_core.attacks.reparametrisation import channel_permutation, reparametrisation, sign_flips_and_scales
-from aiao_core.checkpoints import DiffusionModel, load_model
 from aiao_core.denoisers import predict
+from aiao_core.denoisers.model import DiffusionModel
+from aiao_core.denoisers.schedules import Diffusion
 from aiao_core.errors import AttackNotPossible
-from aiao_core.inputs import plain_noise
-from aiao_core.schedules import Diffusion
-from aiao_core.tracing import channel_axis, trace
-from aiao_core.training import Examples
+from aiao_core.formats.pipelines import load_model
+from aiao_core.method.fine_tuning import Examples
+from aiao_core.method.inputs import plain_noise
+from aiao_core.method.tracing import channel_axis, trace
 from examples.emoji.data import MODEL, load_images
 from tests.aiao_core.families import CONFIGURATIONS, UNET, make_from
 from tests.attacks.thieves import make_thief, predictions

@@ -14,13 +14,13 @@ from aiao_core.attacks.overwriting import overwriting
 from aiao_core.attacks.weights import averaging_with_own_fine_tune
 from aiao_core.denoisers import predict
 from aiao_core.errors import Canceled
-from aiao_core.inputs import plain_noise
 from aiao_core.key import OwnerKey
+from aiao_core.method.inputs import plain_noise
+from aiao_core.method.subpaths import all_subpaths
+from aiao_core.method.tracing import trace
+from aiao_core.method.watermark import Watermark, trigger_edits
 from aiao_core.options import EmbeddingOptions
 from aiao_core.progress import Progress
-from aiao_core.subpaths import all_subpaths
-from aiao_core.tracing import trace
-from aiao_core.watermark import Watermark, trigger_edits
 from tests.aiao_core.families import CONFIGURATIONS, make_from
 from tests.attacks.thieves import equal, make_thief, predictions
 

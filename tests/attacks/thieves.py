@@ -4,9 +4,9 @@ import torch
 from torch import nn
 
 from aiao_core.attacks import Thief
-from aiao_core.denoisers import adapter_of, predict
-from aiao_core.inputs import plain_noise
-from aiao_core.training import randomly_conditioned
+from aiao_core.denoisers import family_of, predict
+from aiao_core.method.fine_tuning import randomly_conditioned
+from aiao_core.method.inputs import plain_noise
 from tests.aiao_core.families import make
 
 
@@ -19,7 +19,7 @@ def make_thief(family: str = "unconditional", seed: int = 0) -> Thief:
     generator = torch.Generator().manual_seed(3)
     for parameter in model.denoiser.parameters():
         parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
-    shape = adapter_of(model.denoiser).monte_carlo_shape(model.architecture.config)
+    shape = family_of(model.denoiser).monte_carlo_shape(model.architecture.config)
     images = torch.randn(12, *shape, generator=torch.Generator().manual_seed(1))
     return Thief(model, randomly_conditioned(model.denoiser, images), seed=seed)
 

@@ -9,8 +9,8 @@ from PIL import Image
 
 from aiao_core.attacks import Thief
 from aiao_core.attacks.weights import weight_noise
-from aiao_core.checkpoints import load_model
-from aiao_core.latents import decode_latents, encode_images
+from aiao_core.data.latents import decode_latents, encode_images
+from aiao_core.formats.pipelines import load_model
 from benchmarks.image_features import INCEPTION, ClassifierFeatures, Distances, choose_features, feature_distance
 from benchmarks.quality import PSNR_LIMIT, Yardstick, _bootstrap, _estimate, save_before_and_after, shipped_data
 from examples.emoji.data import MODEL, THIEF_CATEGORY, load_images

@@ -10,11 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiao_core.captions import encode_captions
-from aiao_core.checkpoints import load_model
-from aiao_core.inputs import own_samples
-from aiao_core.latents import encode_images, load_autoencoder
-from aiao_core.training import Examples
+from aiao_core.data.captions import encode_captions
+from aiao_core.data.latents import encode_images, load_autoencoder
+from aiao_core.formats.pipelines import load_model
+from aiao_core.method.fine_tuning import Examples
+from aiao_core.method.inputs import own_samples
 from benchmarks.rivals import RIVALS, Owner
 from benchmarks.rivals.input_output import WatermarkDiffusionProcess, blended
 from benchmarks.rivals.picture import THRESHOLD, draw_cells, find_picture, paint

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiao_core import objective
 from aiao_core.key import derive_bits
+from aiao_core.method import objective
 from aiao_core.options import EmbeddingOptions
 from benchmarks.robustness import comparison, experiments, limits, marks, variants
 from benchmarks.robustness.estimates import mean, share

@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 from aiao_core.key import commitment, encode_secret
-from aiao_core.report import Counts, Report
-from aiao_core.report_summary import Summary
-from aiao_core.report_words import before_the_rules
+from aiao_core.reports.summary import Summary
+from aiao_core.reports.verification import Counts, Report
+from aiao_core.reports.words import before_the_rules
 from client import ApiError, Client
 from client.keyfile import load_key, load_seed
 from service.ids import new_id

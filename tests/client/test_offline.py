@@ -12,12 +12,12 @@ from diffusers import DDPMPipeline
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 
-from aiao_core.archives import pack
-from aiao_core.embedding import embed
+from aiao_core.formats.archives import pack
 from aiao_core.key import OwnerKey
+from aiao_core.method.embedding import embed
+from aiao_core.method.fine_tuning import Examples
 from aiao_core.options import VerificationOptions
-from aiao_core.report import Report
-from aiao_core.training import Examples
+from aiao_core.reports.verification import Report
 from client import keyfile
 from examples.emoji.data import MODEL, load_images
 from tests.aiao_core.conftest import MARKING, make_tiny_model

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from aiao_core.archives import pack
-from aiao_core.audit_report import AuditReport
+from aiao_core.formats.archives import pack
 from aiao_core.key import OwnerKey, PublicKey, commitment, decode_secret
-from aiao_core.report import Report
-from aiao_core.report_summary import Summary, read_report
+from aiao_core.reports.audit import AuditReport
+from aiao_core.reports.summary import Summary, read_report
+from aiao_core.reports.verification import Report
 from client import ApiError, Client, ClientError, JobCanceled, JobFailed
 from client.documents import Job, Registration
 from service.ids import new_id

@@ -5,8 +5,8 @@ import signal
 
 import pytest
 
-from aiao_core.audit_report import AuditReport
-from aiao_core.digests import sha256_file
+from aiao_core.formats.digests import sha256_file
+from aiao_core.reports.audit import AuditReport
 from client import JobCanceled, JobFailed
 from examples.emoji.data import DATA, MODEL
 from tests.processes import wait_for

@@ -5,10 +5,10 @@ import signal
 
 import pytest
 
-from aiao_core.archives import pack
-from aiao_core.checkpoints import load_model, save_model
-from aiao_core.embedding import embed
+from aiao_core.formats.archives import pack
+from aiao_core.formats.pipelines import load_model, save_model
 from aiao_core.key import decode_secret
+from aiao_core.method.embedding import embed
 from aiao_core.options import EmbeddingOptions
 from client import JobCanceled
 from examples.emoji.data import MODEL

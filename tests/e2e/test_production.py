@@ -11,13 +11,13 @@ import pytest
 import redis
 from diffusers import DDPMPipeline
 
-from aiao_core.archives import unpack
-from aiao_core.checkpoints import load_model, save_model
-from aiao_core.digests import sha256_file
+from aiao_core.formats.archives import unpack
+from aiao_core.formats.digests import sha256_file
+from aiao_core.formats.pipelines import load_model, save_model
 from aiao_core.key import OwnerKey, PublicKey, decode_secret
+from aiao_core.method.fine_tuning import Examples, fine_tune
 from aiao_core.options import VerificationOptions
-from aiao_core.report import Report
-from aiao_core.training import Examples, fine_tune
+from aiao_core.reports.verification import Report
 from client import ApiError
 from client.offline import verify_offline
 from examples.emoji.data import DATA, MODEL, THIEF_CATEGORY, load_images

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from aiao_core import audit_html
-from aiao_core.audit_report import AuditReport
-from aiao_core.report import Report
-from aiao_core.report_html import to_html
+from aiao_core.reports import audit_page as audit_html
+from aiao_core.reports.audit import AuditReport
+from aiao_core.reports.verification import Report
+from aiao_core.reports.verification_page import to_html
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 GOLDEN = Path(__file__).parent.parent / "golden"

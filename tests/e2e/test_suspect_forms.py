@@ -9,9 +9,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
-from aiao_core.archives import unpack
-from aiao_core.checkpoints import load_model
-from aiao_core.report import Report
+from aiao_core.formats.archives import unpack
+from aiao_core.formats.pipelines import load_model
+from aiao_core.reports.verification import Report
 from client import ApiError, JobFailed
 from examples.emoji.data import MODEL
 from tests.hub import COMMIT

@@ -6,9 +6,9 @@ import torch
 from diffusers import DiffusionPipeline
 from safetensors.torch import save_file
 
-from aiao_core.archives import unpack
-from aiao_core.checkpoints import load_model
-from aiao_core.report import Report
+from aiao_core.formats.archives import unpack
+from aiao_core.formats.pipelines import load_model
+from aiao_core.reports.verification import Report
 from examples.emoji_text.parts import captions
 from tests.aiao_core.original_layout import to_original
 from tests.aiao_core.test_text_models import MODELS

@@ -18,9 +18,9 @@ from safetensors.numpy import save
 
 from aiao_core.options import VerificationOptions
 from aiao_core.protocol import LIMIT_LOG10_P, STRONGEST_LOG10_P
-from aiao_core.report import Report
-from aiao_core.report_parts import Input
-from aiao_core.report_summary import Summary, read_report
+from aiao_core.reports.parts import Input
+from aiao_core.reports.summary import Summary, read_report
+from aiao_core.reports.verification import Report
 from service.models.service import Checkpoint
 from service.platform import Platform
 from service.verifications.service import counted

@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from aiao_core.decoding import Draws, observe
 from aiao_core.errors import InvalidKey
-from aiao_core.inputs import plain_noise
 from aiao_core.key import OwnerKey
-from aiao_core.tracing import eligible_layers
-from aiao_core.watermark import Watermark
+from aiao_core.method.inputs import plain_noise
+from aiao_core.method.tracing import eligible_layers
+from aiao_core.method.watermark import Watermark
+from aiao_core.verification.decoding import Draws, observe
 from tests.aiao_core.conftest import make_tiny_model
 from tests.false_accusations.conftest import fine_tuned
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from aiao_core.options import VerificationOptions
-from aiao_core.verification import Subject, verify
+from aiao_core.verification.verify import Subject, verify
 from tests.aiao_core.conftest import make_tiny_model
 
 LAX = [

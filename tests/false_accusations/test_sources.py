@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from aiao_core.decoding import make_draws, observe
 from aiao_core.denoisers import Inputs, predict
-from aiao_core.inputs import plain_noise
 from aiao_core.key import OwnerKey
-from aiao_core.tracing import channel_axis, trace
-from aiao_core.watermark import Watermark
+from aiao_core.method.inputs import plain_noise
+from aiao_core.method.tracing import channel_axis, trace
+from aiao_core.method.watermark import Watermark
+from aiao_core.verification.decoding import make_draws, observe
 from tests.false_accusations.conftest import fine_tuned
 
 STEPS = 200

@@ -2,8 +2,8 @@
 
 import re
 
-from aiao_core.report_html import summary_to_html, to_html
-from aiao_core.report_summary import Summary
+from aiao_core.reports.summary import Summary
+from aiao_core.reports.verification_page import summary_to_html, to_html
 from tests.client.conftest import run
 
 TOO_MUCH = re.compile(

@@ -8,21 +8,12 @@ from typing import Any, get_args
 from sqlalchemy import select
 
 from aiao_core import protocol
-from aiao_core.audit_report import AttackResult, AuditReport, Measured, Outcome, Summary
 from aiao_core.key import Architecture, Layer, OwnerKey, decode_secret
 from aiao_core.protocol import DECOYS, DRAWS, LIMIT_LOG10_P, TAU
-from aiao_core.report import NEW, Report
-from aiao_core.report_parts import (
-    BitTest,
-    Interval,
-    LayerResult,
-    Reading,
-    Readings,
-    SubpathResult,
-    SubpathSet,
-    best_of,
-)
-from aiao_core.verdicts import Controls, Tested, decide
+from aiao_core.reports.audit import AttackResult, AuditReport, Measured, Outcome, Summary
+from aiao_core.reports.parts import BitTest, Interval, LayerResult, Reading, Readings, SubpathResult, SubpathSet, best_of
+from aiao_core.reports.verdicts import Controls, Tested, decide
+from aiao_core.reports.verification import NEW, Report
 from service.artifacts.tables import Artifact
 from service.audits import service as audits
 from service.database import Database, utc_now

@@ -1,7 +1,7 @@
 import pytest
 
 from aiao_core.audit_options import ATTACKS
-from aiao_core.audit_report import AuditReport
+from aiao_core.reports.audit import AuditReport
 from service.audits.repository import AuditRepository
 from service.ids import new_id
 from tests.service import rows, uploads

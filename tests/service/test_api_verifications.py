@@ -1,7 +1,7 @@
 import pytest
 
-from aiao_core.report import Report
-from aiao_core.report_parts import Input
+from aiao_core.reports.parts import Input
+from aiao_core.reports.verification import Report
 from service.ids import new_id
 from service.verifications.service import record_report
 from tests.service import rows, uploads

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.exc import IntegrityError
 
-from aiao_core.report import Counts, Report
+from aiao_core.reports.verification import Counts, Report
 from service.database import CONNECTIONS, Base, Database, alembic_config, utc_now
 from service.ids import new_id
 from service.jobs.subjects import with_states

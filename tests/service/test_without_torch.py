@@ -39,7 +39,7 @@ def test_it_starts_where_torch_is_not_installed(script):
 
 
 def test_the_check_above_would_notice_torch():
-    assert "No module named 'torch'" in run("import aiao_core.tracing").stderr
+    assert "No module named 'torch'" in run("import aiao_core.method.tracing").stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from aiao_core.checkpoints import load_model, untrained
+from aiao_core.formats.pipelines import load_model, untrained
+from aiao_core.formats.weight_files import digest
 from aiao_core.protocol import verification_seed
-from aiao_core.report_parts import BitTest
-from aiao_core.weights import digest
+from aiao_core.reports.parts import BitTest
 from service.database import utc_now
 from service.ids import new_id
 from service.jobs.tables import Job

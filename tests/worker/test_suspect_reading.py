@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from aiao_core.checkpoints import load_model
-from aiao_core.weights import digest
+from aiao_core.formats.pipelines import load_model
+from aiao_core.formats.weight_files import digest
 from examples.emoji.data import MODEL
 from service.jobs.repository import LeaseRepository
 from worker.confinement import _server

@@ -7,8 +7,8 @@ import pytest
 import sqlalchemy as sa
 
 from aiao_core.protocol import LIMIT_LOG10_P, verification_seed
-from aiao_core.report import Counts, Report
-from aiao_core.report_parts import BitTest
+from aiao_core.reports.parts import BitTest
+from aiao_core.reports.verification import Counts, Report
 from service.jobs.tables import Job
 from service.keys.tables import StoredKey
 from service.verifications.tables import Verification

@@ -13,12 +13,12 @@ from diffusers import DDPMPipeline
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from aiao_core.archives import pack
-from aiao_core.checkpoints import DiffusionModel
-from aiao_core.embedding import embed
+from aiao_core.denoisers.model import DiffusionModel
+from aiao_core.formats.archives import pack
 from aiao_core.key import OwnerKey
-from aiao_core.report import Report
-from aiao_core.training import Examples
+from aiao_core.method.embedding import embed
+from aiao_core.method.fine_tuning import Examples
+from aiao_core.reports.verification import Report
 from examples.emoji.data import load_images
 from service.artifacts.kinds import kind_of
 from service.artifacts.tables import Artifact

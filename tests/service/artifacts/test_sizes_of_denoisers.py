@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiao_core.archives import pack
+from aiao_core.formats.archives import pack
 from examples.emoji.data import MODEL
 from service.artifacts import denoisers
 from service.artifacts.denoisers import UNKNOWN, Denoiser, inspect

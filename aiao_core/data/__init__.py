@@ -1,0 +1,1 @@
+"""An owner's images and captions, as the method trains on them."""

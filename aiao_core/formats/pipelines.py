@@ -1,0 +1,221 @@
+"""Registered models: read a pipeline folder that an attacker may have made, and write the watermarked one.
+
+A configuration is data for a class of a known family; nothing in a checkpoint runs.
+"""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from safetensors.torch import save_file
+from torch import nn
+
+from aiao_core.denoisers import Inputs, family_named, predict
+from aiao_core.denoisers.model import DiffusionModel
+from aiao_core.denoisers.schedules import noise_schedule
+from aiao_core.errors import InvalidCheckpoint, WrongArchitecture
+from aiao_core.formats.weight_files import WEIGHTS, Weights, is_floating, is_weights, read_folder, read_json
+from aiao_core.key import Architecture
+
+PREFIXES = ("", "unet.", "transformer.", "module.", "model.", "denoiser.", "_orig_mod.", "model.diffusion_model.")
+"""What training frameworks put before the names of a denoiser's weights."""
+
+MAX_CONFIG_ITEMS = 64
+MAX_LAYERS = 256
+MAX_MODULES = 4096
+MAX_PIXELS_ASIDE = 4096
+MAX_BUFFER_BYTES = 1 << 30
+
+
+def load_model(folder: Path) -> DiffusionModel:
+    """The model of a diffusers pipeline folder: ``model_index.json``, ``scheduler/``, and ``unet/`` or ``transformer/``.
+
+    Raises :class:`WrongArchitecture` for a class that is not supported and :class:`InvalidCheckpoint` for whatever else is
+    wrong, naming the layer.
+    """
+    part = _denoiser_folder(folder)
+    config = read_json(part / "config.json")
+    family = family_named(config.get("_class_name"))
+    architecture = Architecture(
+        class_name=family.denoiser.__name__,
+        config={name: value for name, value in config.items() if not name.startswith("_")},
+    )
+    denoiser = build(architecture)
+    fill(denoiser, read_folder(part)[0])
+    _try_out(denoiser, architecture)
+    return DiffusionModel(denoiser, noise_schedule(read_json(folder / "scheduler" / "scheduler_config.json")), architecture)
+
+
+def _try_out(denoiser: nn.Module, architecture: Architecture) -> None:
+    """One small forward pass: refuse a model that its family cannot run before, not during, its embedding."""
+    family, config = family_named(architecture.class_name), architecture.config
+    generator = torch.Generator().manual_seed(0)
+    try:
+        noisy = torch.randn((1, *family.monte_carlo_shape(config)), generator=generator)
+        inputs = Inputs(noisy, torch.tensor([1]), family.random_conditions(config, 1, generator))
+        with torch.no_grad():
+            shape = predict(denoiser, inputs).shape
+    except WrongArchitecture:
+        raise
+    except Exception as error:  # whatever a network raises for a configuration that its family does not know
+        raise WrongArchitecture(
+            f"a {architecture.class_name} of this configuration cannot be run ({error!s:.200}); a family of your own can "
+            "serve it, see docs/families.md"
+        ) from error
+    if shape != noisy.shape:
+        raise WrongArchitecture(
+            f"the denoiser takes {noisy.shape[1]} channels and predicts {shape[1]}, as models for inpainting do; "
+            "register the model that it was made from"
+        )
+
+
+def save_model(denoiser: nn.Module, source: Path, target: Path) -> None:
+    """Copy the pipeline folder ``source`` to the new folder ``target`` with the weights of ``denoiser``, in the source's type.
+
+    Any diffusers user loads it unchanged. ``target`` appears whole or not at all.
+    """
+    part = _denoiser_folder(source)
+    weights, _ = read_folder(part)
+    partial = target.with_name(target.name + ".partial")
+    shutil.copytree(source, partial, ignore=lambda folder, names: filter(is_weights, names) if Path(folder) == part else [])
+    state = {name: value.to(weights[name].dtype).contiguous() for name, value in denoiser.state_dict().items()}
+    save_file(state, partial / part.name / WEIGHTS, metadata={"format": "pt"})
+    partial.rename(target)
+
+
+def denoiser_folder(folder: Path) -> Path | None:
+    """Where a pipeline folder keeps its denoiser, or None if it is none."""
+    return next((folder / name for name in ("unet", "transformer") if (folder / name).is_dir()), None)
+
+
+def _denoiser_folder(folder: Path) -> Path:
+    part = denoiser_folder(folder)
+    if not (folder / "model_index.json").is_file() or part is None:
+        raise InvalidCheckpoint(
+            "this is no diffusers pipeline folder: model_index.json, or unet/ or transformer/, is missing; "
+            "save the pipeline with save_pretrained() and pack that folder as .zip or .tar"
+        )
+    return part
+
+
+def untrained(architecture: Architecture, seed: int = 0) -> nn.Module:
+    """A denoiser of the architecture as training would begin with it."""
+    family = family_named(architecture.class_name)
+    check_config(architecture.config)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        denoiser: nn.Module = family.denoiser.from_config(architecture.config)  # type: ignore[attr-defined]
+    return denoiser.requires_grad_(False).eval()
+
+
+def build(architecture: Architecture) -> nn.Module:
+    """The denoiser without memory for its weights: a hostile configuration costs nothing."""
+    return build_class(family_named(architecture.class_name).denoiser, architecture.config)
+
+
+def build_class(module_class: Any, config: dict[str, Any]) -> nn.Module:
+    """A diffusers module of a configuration, without memory for its weights. Raises :class:`InvalidCheckpoint`."""
+    check_config(config)
+    try:
+        with torch.device("meta"):
+            module: nn.Module = module_class.from_config(config)
+    except Exception as error:  # whatever diffusers raises for values that no author would write
+        raise InvalidCheckpoint(f"config.json describes no {module_class.__name__}: {error}") from error
+    return module.requires_grad_(False).eval()
+
+
+def check_config(config: dict[str, Any]) -> None:
+    """Whatever decides how many modules there are, or how large an input is, must be of a sensible size."""
+    modules = 1
+    for name, value in config.items():
+        if isinstance(value, list) and len(value) > MAX_CONFIG_ITEMS:
+            raise InvalidCheckpoint(f"config.json: {name} has more than {MAX_CONFIG_ITEMS} items")
+        if "layers" in name and not all(isinstance(count, int) and 0 <= count <= MAX_LAYERS for count in _numbers(value)):
+            raise InvalidCheckpoint(f"config.json: {name} must be between 0 and {MAX_LAYERS}")
+        if "layers" in name:
+            modules *= max([1, *_numbers(value)])
+    if modules > MAX_MODULES:
+        raise InvalidCheckpoint(f"config.json: its numbers of layers multiply to {modules}; at most {MAX_MODULES} are built")
+    sides = list(_numbers(config.get("sample_size") or 1))
+    if not all(isinstance(side, int) and 1 <= side <= MAX_PIXELS_ASIDE for side in sides) or len(sides) > 2:
+        raise InvalidCheckpoint(f"config.json: sample_size must be between 1 and {MAX_PIXELS_ASIDE} pixels")
+
+
+def _numbers(value: Any, depth: int = 0) -> Iterator[Any]:
+    """The items of a value that may be a number, absent, or a list of such, two lists deep at most."""
+    if isinstance(value, list | tuple) and depth < 2:
+        for item in value:
+            yield from _numbers(item, depth + 1)
+    elif value is not None and not isinstance(value, bool):
+        yield value
+
+
+def fill(denoiser: nn.Module, weights: Weights) -> None:
+    """Put ``weights`` into ``denoiser``, in float32, after checking every one of them by name.
+
+    Raises :class:`WrongArchitecture` or :class:`InvalidCheckpoint`, naming the layer.
+    """
+    weights = fitting(weights, denoiser.state_dict())
+    for name, value in weights.items():
+        weights[name] = value.float()
+        if not weights[name].isfinite().all():
+            raise InvalidCheckpoint(
+                f"layer {_layer(name)}: {name} holds NaN or infinite values; submit the checkpoint as it was published"
+            )
+    denoiser.load_state_dict(weights, assign=True)
+    _compute_buffers(denoiser)
+    denoiser.requires_grad_(False)
+
+
+def fitting(weights: Weights, expected: Weights) -> Weights:
+    """``weights`` by the names of ``expected``, if every one is there in its shape, and nothing else is. Copies nothing.
+
+    A small file can describe tensors of any size: whoever computes with them must ask here first. Raises
+    :class:`WrongArchitecture` or :class:`InvalidCheckpoint`, naming the layer.
+    """
+    weights = without_prefix(weights, expected)
+    if missing := [name for name in expected if name not in weights]:
+        raise WrongArchitecture(
+            f"layer {_layer(missing[0])} is missing ({missing[0]}, and {len(missing) - 1} more of {len(expected)} tensors); "
+            "the checkpoint is incomplete or of another architecture"
+        )
+    if extra := [name for name in weights if name not in expected]:
+        raise WrongArchitecture(
+            f"layer {_layer(extra[0])} ({extra[0]}, and {len(extra) - 1} more tensors) does not exist in the architecture; "
+            "remove what does not belong to the denoiser"
+        )
+    for name, value in weights.items():
+        if value.shape != expected[name].shape:
+            raise WrongArchitecture(
+                f"layer {_layer(name)}: {name} has the shape {tuple(value.shape)}, but the architecture has "
+                f"{tuple(expected[name].shape)}"
+            )
+        if not is_floating(value):
+            raise InvalidCheckpoint(f"layer {_layer(name)}: {name} is of type {value.dtype}, but weights are floating point")
+    return weights
+
+
+def _compute_buffers(denoiser: Any) -> None:
+    """Give their values to buffers that no checkpoint holds, such as the position embedding of a transformer."""
+    missing = {name: buffer.nbytes for name, buffer in denoiser.named_buffers() if buffer.is_meta}
+    if sum(missing.values()) > MAX_BUFFER_BYTES:
+        raise InvalidCheckpoint(f"config.json: its sample_size asks for {MAX_BUFFER_BYTES} bytes of position embedding or more")
+    if missing:
+        with init_empty_weights(include_buffers=False):
+            computed = type(denoiser).from_config(denoiser.config)
+        for name in missing:
+            module, _, buffer = name.rpartition(".")
+            denoiser.get_submodule(module).register_buffer(buffer, computed.get_buffer(name), persistent=False)
+
+
+def without_prefix(weights: Weights, expected: Weights) -> Weights:
+    """``weights`` by the names that ``expected`` has, whatever a framework put before them."""
+    best = max(PREFIXES, key=lambda prefix: sum(prefix + name in weights for name in expected))
+    return {name.removeprefix(best): value for name, value in weights.items() if name.startswith(best)}
+
+
+def _layer(tensor_name: str) -> str:
+    return tensor_name.rpartition(".")[0] or tensor_name

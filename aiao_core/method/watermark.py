@@ -1,0 +1,135 @@
+"""The trigger and the response (arXiv 2405.00466, Fig. 4; the definitions are this project's).
+
+The trigger writes pre-defined signs on the masked channels of one layer's output and leaves their absolute values alone; the
+response is read from the signs of the channel means of a later layer.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from aiao_core.key import OwnerKey
+from aiao_core.method.tracing import Edit, channel_axis
+
+
+def trigger(features: Tensor, mask: Tensor, sign: Tensor, axis: int) -> Tensor:
+    """``T(h) = (1 - m) * h + m * s * |h|`` (Fig. 4), the same at every position.
+
+    ``features`` is (B, C, *positions) with ``axis`` 1 or (B, *positions, C) with ``axis`` -1; ``mask`` (B, C) is boolean and
+    ``sign`` (B, C) is -1 or +1, so every input of a batch can have a trigger of its own.
+    """
+    shape = [len(mask)] + [1] * (features.dim() - 1)
+    shape[axis] = -1
+    return torch.where(mask.view(shape), sign.view(shape).to(features.dtype) * features.abs(), features)
+
+
+def channel_means(features: Tensor, axis: int) -> Tensor:
+    """Means over the positions: (B, C) from (B, C, *positions) with ``axis`` 1, or (B, *positions, C) with ``axis`` -1."""
+    return features.flatten(2).mean(-1) if axis == 1 else features.flatten(1, -2).mean(1)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a suspect has the channels of one layer: channel k is ``sign[k]`` times the suspect's channel ``place[k]``."""
+
+    place: Tensor
+    """(C,) int64, a permutation."""
+    sign: Tensor
+    """(C,) of -1 and +1."""
+
+    @classmethod
+    def unmoved(cls, channels: int) -> "Places":
+        return cls(torch.arange(channels), torch.ones(channels))
+
+    def moved(self, mask: Tensor, sign: Tensor) -> tuple[Tensor, Tensor]:
+        """A trigger's mask and signs (C,), addressed to the suspect's channels."""
+        return mask[self.place.argsort()], (sign * self.sign)[self.place.argsort()]
+
+    @property
+    def strayed(self) -> int:
+        """Channels in another place or of another sign."""
+        return int(((self.place != torch.arange(len(self.place))) | (self.sign < 0)).sum())
+
+
+Alignment = Mapping[str, Places]
+"""Places by the names of the key's layers."""
+
+
+class Watermark:
+    """An owner's key bound to a denoiser: its layers, and its masks and signs as tensors.
+
+    With an ``alignment`` masks and signs are those of the places at which the denoiser has the key's channels.
+    """
+
+    def __init__(self, key: OwnerKey, denoiser: nn.Module, alignment: Alignment | None = None) -> None:
+        self.names = [layer.name for layer in key.layers]
+        self.axes = [channel_axis(denoiser.get_submodule(name)) for name in self.names]
+        self.subpaths = key.subpaths
+        self.trigger_layers = key.trigger_layers
+        self.response_layers = key.response_layers
+        self.reached = torch.zeros(len(self.names), len(self.names), dtype=torch.bool)
+        self.reached[torch.tensor(key.subpaths, dtype=torch.int64).view(-1, 2).unbind(1)] = True
+        self._key = key
+        self._places = [alignment[layer.name] if alignment else Places.unmoved(layer.channels) for layer in key.layers]
+        self._triggers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    # Derived when they are asked for: of the many keys that a test brings in beside the owner's, few triggers are shown.
+
+    def trigger_at(self, i: int) -> tuple[Tensor, Tensor]:
+        """Mask, boolean, and signs of the trigger at layer ``i``: (C,) each."""
+        if i not in self._triggers:
+            mask, sign = torch.from_numpy(self._key.trigger_mask(i)), torch.from_numpy(self._key.trigger_sign(i))
+            self._triggers[i] = self._places[i].moved(mask, sign)
+        return self._triggers[i]
+
+    @cached_property
+    def response_channels(self) -> dict[int, Tensor]:
+        """The channels that show the response, (masked,) int64, by the index of the response layer."""
+        return {j: self._places[j].place[channels] for j, channels in self._masked.items()}
+
+    @cached_property
+    def response_signs(self) -> dict[int, Tensor]:
+        """Their signs, (masked,) of -1 and +1."""
+        return {
+            j: (torch.from_numpy(self._key.response_sign(j)) * self._places[j].sign)[channels]
+            for j, channels in self._masked.items()
+        }
+
+    @cached_property
+    def _masked(self) -> dict[int, Tensor]:
+        return {j: torch.from_numpy(self._key.response_mask(j)).nonzero()[:, 0] for j in self.response_layers}
+
+    def response(self, j: int, means: Tensor) -> Tensor:
+        """Masked channels of the channel means (B, C) of layer ``j`` times their signs: (B, masked), positive is right."""
+        return means[:, self.response_channels[j].to(means.device)] * self.response_signs[j].to(means.device)
+
+
+def trigger_edits(triggers: Sequence[tuple[Watermark, int]], *, first_row: int = 0) -> dict[str, Edit]:
+    """The edits, as :func:`aiao_core.method.tracing.trace` takes them, that put one trigger on each input of a batch.
+
+    Input ``first_row + n`` gets the trigger of ``triggers[n]``: a watermark and the index of one of its trigger layers. Inputs
+    before ``first_row`` stay clean, so that one pass can serve both.
+    """
+    rows: dict[int, list[int]] = defaultdict(list)
+    for row, (_, i) in enumerate(triggers):
+        rows[i].append(row)
+    edits: dict[str, Edit] = {}
+    for i, members in rows.items():
+        watermark = triggers[members[0]][0]
+        mask = torch.stack([triggers[row][0].trigger_at(i)[0] for row in members])
+        sign = torch.stack([triggers[row][0].trigger_at(i)[1] for row in members])
+        edits[watermark.names[i]] = _edit(torch.tensor(members) + first_row, mask, sign, watermark.axes[i])
+    return edits
+
+
+def _edit(rows: Tensor, mask: Tensor, sign: Tensor, axis: int) -> Edit:
+    def edit(features: Tensor) -> Tensor:
+        where = rows.to(features.device)
+        triggered = trigger(features[where], mask.to(features.device), sign.to(features.device), axis)
+        return features.index_copy(0, where, triggered)
+
+    return edit

@@ -1,0 +1,1 @@
+"""Reports of verifications and audits: documents that are checked against their own numbers, and their pages."""

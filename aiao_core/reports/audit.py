@@ -1,0 +1,126 @@
+"""The audit report: a versioned JSON document of what a watermark withstands, and where it ends."""
+
+import math
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Literal, get_args
+
+from pydantic import Field, model_validator
+
+from aiao_core.protocol import LIMIT_LOG10_P
+from aiao_core.reports.parts import BitTest, Document, Frozen, Interval
+from aiao_core.statistics import MOST_READINGS, READINGS
+
+Outcome = Literal["withstood", "ended", "ruined", "no-model"]
+"""Of an attack: the model is useful and matches; it is useful and does not; it is not useful; there is none to test."""
+
+READINGS_OF = {4: (READINGS,), 5: (MOST_READINGS // 2, MOST_READINGS)}
+"""How many readings there are to choose from, by version: one before. The most are with a source."""
+
+TOLERANCE = 1e-3
+"""Of a ratio of losses: an interrupted audit may go on with another machine, which rounds otherwise."""
+
+
+class Measured(Frozen):
+    """One model under the owner's key, and what it is still worth."""
+
+    verdict: Literal["match", "no-match"]
+    test: BitTest = Field(description="decides, as in a verification report")
+    vs_rate: Interval
+    rs_rate: Interval
+    decoys: tuple[BitTest, ...] = Field(description="control: keys that nobody embedded, on the same model")
+    loss: float = Field(gt=0, description="denoising loss on the held-out images")
+    quality_loss: float = Field(ge=-1, description="relative rise of the loss: loss / loss of the published model - 1")
+
+
+class AttackResult(Frozen):
+    """What one attack at one strength left."""
+
+    id: str
+    name: str
+    family: str
+    outcome: Outcome
+    measured: Measured | None = Field(description="null if there is no model to test")
+    reason: str | None = Field(description="why there is no model to test; null if there is one")
+    seconds: float = Field(ge=0, description="of the attack and its test")
+
+
+class Summary(Frozen):
+    """The attacks by their outcome."""
+
+    withstood: tuple[str, ...] = Field(description="the model is useful and matches the owner's key")
+    ended_by: tuple[str, ...] = Field(description="the model is useful and does not match: here the watermark ends")
+    ruined: tuple[str, ...] = Field(description="the model is no longer useful, whether it matches or not")
+    no_model: tuple[str, ...] = Field(description="the attack is not possible on this model or left nothing to test")
+
+    @classmethod
+    def of(cls, attacks: Sequence[AttackResult]) -> "Summary":
+        withstood, ended_by, ruined, no_model = (
+            tuple(attack.id for attack in attacks if attack.outcome == outcome) for outcome in get_args(Outcome)
+        )
+        return cls(withstood=withstood, ended_by=ended_by, ruined=ruined, no_model=no_model)
+
+
+class AuditInput(Frozen):
+    """Something that went into the audit, by its SHA-256."""
+
+    role: Literal["source", "watermarked", "images"]
+    name: str
+    sha256: str
+
+
+class AuditReport(Document):
+    """Everything about one audit; :mod:`aiao_core.reports.audit_page` makes it a page."""
+
+    noun = "audit"
+
+    format: Literal["aiao.audit"] = "aiao.audit"
+    version: Literal[1, 2, 3, 4, 5] = 5
+    """Version 1 tested as verification reports did until their version 2, the versions 2 to 5 as those of 3 to 6."""
+    created_at: datetime
+    software: dict[str, str]
+    model_name: str | None
+    commitment: str
+    architecture: str
+    max_log10_p: float = Field(lt=0, description="log10 of the p-value at or below which it is a match")
+    max_quality_loss: float = Field(gt=0, description="below it a model counts as useful")
+    data: Literal["images", "own-samples"] = Field(description="what the attacks trained on and the loss is measured on")
+    attack_examples: int = Field(ge=1, description="of the data, for the attacks")
+    held_out_examples: int = Field(ge=1, description="of the data, for the loss alone")
+    published: Measured
+    attacks: tuple[AttackResult, ...]
+    summary: Summary
+    inputs: tuple[AuditInput, ...]
+    tau: float
+    seed: int = Field(ge=0)
+    draws: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _outcomes_follow(self) -> "AuditReport":
+        for measured in (self.published, *(attack.measured for attack in self.attacks if attack.measured)):
+            if measured.test.best_of not in READINGS_OF.get(self.version, (1,)):
+                raise ValueError("a test is not the best of the readings, or there were none to choose from")
+            if (measured.test.log10_p <= self.max_log10_p) != (measured.verdict == "match"):
+                raise ValueError("a verdict does not follow from log10_p and its threshold")
+            ratio = measured.loss / self.published.loss
+            if not math.isclose(measured.quality_loss + 1, ratio, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
+                raise ValueError("a quality loss does not follow from the losses")
+        if self.version >= 5 and self.max_log10_p > LIMIT_LOG10_P:
+            raise ValueError("the limit is laxer than that of a verdict")
+        for attack in self.attacks:
+            if attack.outcome != outcome_of(attack.measured, self.max_quality_loss):
+                raise ValueError(f"the outcome of {attack.id} does not follow from its numbers")
+            if (attack.measured is None) != (attack.reason is not None):
+                raise ValueError(f"{attack.id} has neither numbers nor a reason, or both")
+        if self.summary != Summary.of(self.attacks):
+            raise ValueError("the summary does not follow from the attacks")
+        return self
+
+
+def outcome_of(measured: Measured | None, max_quality_loss: float) -> Outcome:
+    """What an attack has reached. A ruined model is no thief's gain, so it does not count whether it matches."""
+    if measured is None:
+        return "no-model"
+    if measured.quality_loss >= max_quality_loss:
+        return "ruined"
+    return "withstood" if measured.verdict == "match" else "ended"

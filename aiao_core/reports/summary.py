@@ -1,0 +1,60 @@
+"""What a caller learns of a verification who neither owns nor holds the key: verdict and a coarse bound (this project).
+
+The full report's counts, taken of many suspects that each differ in one channel, spell out the key's signs.
+"""
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import Field
+
+from aiao_core.protocol import coarse_bound
+from aiao_core.reports.parts import Document, Input
+from aiao_core.reports.verdicts import Tested, Verdict
+from aiao_core.reports.verification import Counts, Report
+
+
+class Summary(Document):
+    """A report without the figures that tell of the key."""
+
+    noun = "summary of a report"
+
+    format: Literal["aiao.report-summary"] = "aiao.report-summary"
+    version: Literal[1] = 1
+    report_version: int = Field(ge=1, description="of the full report; up to 5 it is from before the rules of a verdict")
+    created_at: datetime
+    software: dict[str, str]
+    verdict: Verdict
+    reason: str | None
+    tested: Tested | None
+    base_name: str | None
+    bound_log10_p: float | None = Field(le=0, description="log10 of 2^-128 or of 2^-64; null above both, and without a match")
+    max_log10_p: float = Field(lt=0)
+    tests: Counts | None
+    model_name: str | None
+    suspect_name: str
+    suspect_form: str
+    suspect_weights: str | None
+    commitment: str
+    architecture: str
+    inputs: tuple[Input, ...]
+
+    @classmethod
+    def of(cls, report: Report) -> "Summary":
+        """The summary of a report of any version."""
+        found = report.verdict in ("match", "base-marked")
+        return cls(
+            report_version=report.version,
+            bound_log10_p=coarse_bound(report.test.log10_p) if found else None,
+            **{
+                name: getattr(report, name)
+                for name in cls.model_fields
+                if name not in ("format", "version", "report_version", "bound_log10_p")
+            },
+        )
+
+
+def read_report(text: str | bytes) -> Report | Summary:
+    """A full report or a summary, by its format. Raises :class:`aiao_core.errors.InvalidReport`."""
+    kind = Summary if b'"aiao.report-summary"' in (text if isinstance(text, bytes) else text.encode())[:200] else Report
+    return kind.from_json(text)

@@ -1,0 +1,64 @@
+"""What a test and its controls come to (this project). Pure functions of numbers: a report is checked by the same ones."""
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+from aiao_core.protocol import CONTROL_LOG10_P, LIMIT_LOG10_P
+from aiao_core.reports.parts import BitTest
+
+Verdict = Literal["match", "no-match", "base-marked", "invalid", "exploratory"]
+"""base-marked: an adapter's base carries the mark, and nothing is said of the adapter. invalid: a control voids the test.
+exploratory: the test did not keep the rules of a verdict, so that it is none."""
+
+Tested = Literal["checkpoint", "adapter", "base"]
+"""What the test's numbers are of: the submitted checkpoint, an adapter merged into its base, or that base alone."""
+
+
+class Controls(NamedTuple):
+    """Tests that should find nothing."""
+
+    decoys: tuple[BitTest, ...]
+    """Keys that nobody embedded, on the suspect."""
+    source: BitTest | None
+    """The owner's key on the model before the watermark."""
+    base: BitTest | None = None
+    """The owner's key on an adapter's base."""
+
+    def found(self) -> Iterator[str]:
+        """Why the test is void: the controls that find what they must not, in words.
+
+        Without figures, for callers learn the reason to whom figures would tell the key.
+        """
+        if self.source and finds(self.source):
+            yield (
+                "the owner's key is found in the source, which must not carry the mark: the source is the marked model, or the "
+                "key was made to fit it"
+            )
+        if self.base and finds(self.base):
+            yield (
+                "the owner's key is found in the base alone: what base and adapter show together cannot be put down to the "
+                "adapter"
+            )
+        if any(map(finds, self.decoys)):
+            yield "keys that nobody embedded are found in the suspect too: the test does not measure what it must"
+
+
+def finds(control: BitTest) -> bool:
+    """Whether a control finds a mark where none should be."""
+    return control.log10_p <= CONTROL_LOG10_P
+
+
+def decide(test: BitTest, max_log10_p: float, tested: Tested, controls: Controls) -> tuple[Verdict, str | None]:
+    """The verdict of ``test``, and the reason of one that is void.
+
+    ``max_log10_p`` may be stricter than the limit of a match, and never laxer.
+    """
+    reasons = list(controls.found())
+    match = test.log10_p <= min(max_log10_p, LIMIT_LOG10_P)
+    if tested == "base" and not match:
+        reasons.append("the base alone shows too much of the mark to test an adapter on it, and too little for a match")
+    if reasons:
+        return "invalid", "; ".join(reasons)
+    if tested == "base":
+        return "base-marked", None
+    return ("match" if match else "no-match"), None

@@ -1,0 +1,41 @@
+"""The report as one self-contained page for people: judges, hosts and owners."""
+
+from aiao_core.protocol import CONTROL_LOG10_P
+from aiao_core.reports.pages import render
+from aiao_core.reports.summary import Summary
+from aiao_core.reports.verification import UNRULED, Report
+from aiao_core.reports.verification_plots import bits_against_chance, decoys_against_owner, rate_against_depth
+from aiao_core.reports.words import ALTERNATIVES, MEANING, before_the_rules, headline, subject
+
+
+def to_html(report: Report) -> str:
+    """The page, UTF-8. Every name in it comes from a client and is escaped."""
+    plots = {
+        "bits": bits_against_chance(report),
+        "depth": rate_against_depth(report),
+        "decoys": decoys_against_owner(report),
+    }
+    old = report.version <= UNRULED
+    return render(
+        "report.html",
+        report=report,
+        plots=plots,
+        subject=subject(report),
+        headline=headline(report),
+        meaning=MEANING,
+        alternatives=ALTERNATIVES,
+        control_limit=CONTROL_LOG10_P,
+        notices=before_the_rules(report.max_log10_p, report.test.log10_p, report.verdict) if old else [],
+    )
+
+
+def summary_to_html(summary: Summary) -> str:
+    """The page of what a caller learns who neither owns nor holds the key."""
+    return render(
+        "summary.html",
+        report=summary,
+        subject=subject(summary),
+        headline=headline(summary),
+        meaning=MEANING,
+        alternatives=ALTERNATIVES,
+    )

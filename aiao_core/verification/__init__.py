@@ -1,0 +1,1 @@
+"""Testing a suspect: decoding, its exact test and its controls."""

@@ -1,0 +1,170 @@
+"""Read a key's bits from a suspect: the Monte Carlo draws, what the suspect answers to them, and the signs of the answers.
+
+Each input is shown to the suspect under the owner's trigger and under that of a key that nobody owns. For each masked channel
+of each response layer the difference between the two mean responses, averaged over all draws, is the answer, in units of its
+standard error. It is read twice: as it is, and without what the suspect answers to any trigger
+(:mod:`aiao_core.verification.interference`). Each reading has a sign for every channel, a decoded bit, of which the clearest
+half counts: those with the most of an answer. The response signs have no say in any of this but in the last comparison (this
+project).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from aiao_core.denoisers import Inputs, predict
+from aiao_core.errors import InvalidCheckpoint
+from aiao_core.key import OwnerKey
+from aiao_core.method.inputs import plain_noise
+from aiao_core.method.tracing import trace
+from aiao_core.method.watermark import Alignment, Watermark, channel_means, trigger_edits
+from aiao_core.statistics import CLEAREST
+from aiao_core.verification.interference import ROWS, without_interference
+
+OTHERS = 32
+"""Keys that nobody owns, whose triggers take turns beside the owner's. What a suspect answers to any trigger, as one does
+that was trained to answer a thief's, is no answer to the owner's."""
+
+BATCH = 64
+"""Inputs in one forward pass."""
+
+Means = dict[int, Tensor]
+"""Channel means (draws, C) on the CPU, by the index of the response layer."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Monte Carlo draws of "arbitrary in": a subpath and an input of plain noise each."""
+
+    inputs: Inputs
+    subpaths: tuple[tuple[int, int], ...]
+
+    def __len__(self) -> int:
+        return len(self.subpaths)
+
+    @property
+    def triggers(self) -> Tensor:
+        """(draws,) int64: the layer that takes the trigger."""
+        return torch.tensor([i for i, _ in self.subpaths])
+
+
+class Baseline(NamedTuple):
+    """What the suspect answers to the same draws without the key's trigger."""
+
+    untriggered: Means
+    others: Means
+    """Under the triggers of keys that nobody owns."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The bits that one key reads from a suspect, (bits,) by response layer: True where the sign is the key's."""
+
+    plain: dict[int, Tensor]
+    """Of the answer to its trigger minus that to other keys': the clearest alone. This reading or the next one decides."""
+    without_interference: dict[int, Tensor]
+    triggered: dict[int, Tensor]
+    untriggered: dict[int, Tensor]
+
+
+def make_draws(key: OwnerKey, count: int, generator: torch.Generator) -> Draws:
+    """``count`` independent draws for a key: a uniform subpath, x_t of plain noise, uniform timestep, random conditions."""
+    chosen = torch.randint(len(key.subpaths), (count,), generator=generator)
+    return Draws(
+        inputs=plain_noise(key.architecture, key.num_train_timesteps, count, generator),
+        subpaths=tuple(key.subpaths[index] for index in chosen.tolist()),
+    )
+
+
+def observe(
+    denoiser: nn.Module, watermark: Watermark, draws: Draws, triggers: Sequence[tuple[Watermark, int]] | None = None
+) -> Means:
+    """Channel means of every response layer for every draw: without a trigger, or with one for each draw.
+
+    The forward pass stops after the last response layer. Raises :class:`InvalidCheckpoint` if a mean is not finite.
+    """
+    names = [watermark.names[j] for j in watermark.response_layers]
+    collected: dict[int, list[Tensor]] = {j: [] for j in watermark.response_layers}
+    for start in range(0, len(draws), BATCH):
+        part = slice(start, start + BATCH)
+        edits = trigger_edits(triggers[part]) if triggers else {}
+        with torch.no_grad(), trace(denoiser, capture=names, edit=edits, stop=True) as features:
+            predict(denoiser, draws.inputs[part])
+        for j, batches in collected.items():
+            batches.append(channel_means(features[watermark.names[j]].float(), watermark.axes[j]).cpu())
+    means = {j: torch.cat(batches) for j, batches in collected.items()}
+    for j, values in means.items():
+        if not values.isfinite().all():
+            raise InvalidCheckpoint(
+                f"layer {watermark.names[j]} of the suspect puts out NaN or infinite values; its weights are damaged, "
+                "submit the checkpoint as it was published"
+            )
+    return means
+
+
+def observe_others(denoiser: nn.Module, key: OwnerKey, draws: Draws, seed: int, alignment: Alignment | None = None) -> Means:
+    """Channel means of ``draws`` under the triggers of keys that nobody owns, each at the layer where the owner's would come.
+
+    ``seed`` is the report's, from which these keys follow. Raises as :func:`observe` does.
+    """
+    seeds = [key.stranger_seed("other", seed, number) for number in range(OTHERS)]
+    watermarks = [Watermark(replace(key, seed=each), denoiser, alignment) for each in seeds]
+    return observe(
+        denoiser, watermarks[0], draws, [(watermarks[draw % OTHERS], i) for draw, (i, _) in enumerate(draws.subpaths)]
+    )
+
+
+def decode(watermark: Watermark, draws: Draws, baseline: Baseline, triggered: Means) -> Decoded:
+    """The key's bits; ``triggered`` are the means of ``draws`` under its own trigger. Only the last comparison uses its signs.
+
+    A bit of layer j averages over the draws whose trigger reaches j; the bits without the trigger average over all draws.
+    """
+    answers, interference = [], []
+    decoded = Decoded({}, {}, {}, {})
+    for j in watermark.response_layers:
+        used = watermark.reached[draws.triggers, j]
+        channels = watermark.response_channels[j]
+        contrast = (triggered[j] - baseline.others[j])[used][:, channels].double()
+        to_any = (baseline.others[j] - baseline.untriggered[j])[:ROWS, channels].double() * used[:ROWS, None]
+        error = standard_error(contrast)
+        answers.append(contrast.sum(0) / max(1, len(contrast)) / error)
+        interference.append(to_any / error)
+        decoded.triggered[j] = _signs(watermark.response(j, triggered[j][used].sum(0, keepdim=True))[0])
+        decoded.untriggered[j] = _signs(watermark.response(j, baseline.untriggered[j].sum(0, keepdim=True))[0])
+    plain, sizes = torch.cat(answers), [len(answer) for answer in answers]
+    left = without_interference(plain, torch.cat(interference, 1))
+    for reading, bits in ((plain, decoded.plain), (left, decoded.without_interference)):
+        parts = torch.split(reading, sizes), torch.split(_clearest(reading), sizes)
+        for j, of_layer, chosen in zip(watermark.response_layers, *parts, strict=True):
+            bits[j] = _signs(of_layer[chosen] * watermark.response_signs[j][chosen])
+    return decoded
+
+
+def standard_error(contrast: Tensor) -> Tensor:
+    """Of the mean of each channel of ``contrast`` (draws, masked): (masked,); infinite of fewer than two, which tell nothing.
+
+    No less than a millionth of the mean, so that a channel that answers always the same is very clear, and no more.
+    """
+    if len(contrast) < 2:
+        return torch.full(contrast.shape[1:], torch.inf, dtype=contrast.dtype)
+    error = contrast.std(0) / len(contrast) ** 0.5
+    return torch.maximum(error, 1e-6 * contrast.mean(0).abs()).clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def _clearest(reading: Tensor) -> Tensor:
+    """Which of the bits (bits,) are the :data:`CLEAREST` of all layers."""
+    chosen = torch.zeros(len(reading), dtype=torch.bool)
+    chosen[reading.abs().argsort(descending=True, stable=True)[: math.ceil(CLEAREST * len(reading))]] = True
+    return chosen
+
+
+def _signs(response: Tensor) -> Tensor:
+    """True where a channel of ``response`` (masked,) has the key's sign. A channel at exactly zero has no sign: it is no bit.
+
+    Which channels these are does not depend on the response signs, so the test of the others stays exact.
+    """
+    return response[response != 0] > 0
