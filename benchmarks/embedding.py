@@ -30,8 +30,8 @@ from aiao_core.statistics import randomised_p_value
 from aiao_core.verification.measurement import measure
 from aiao_core.verification.verify import Subject, verify
 from benchmarks.steps import EMOJI, compared
-from examples.emoji.data import MODEL, THIEF_CATEGORY, load_images
-from tests.aiao_core.wrong_keys import read
+from demo_models.emoji.data import MODEL, THIEF_CATEGORY, load_images
+from tests.support.wrong_keys import read
 
 THIEF_STEPS, THIEF_RATE = 800, 2e-4
 WRONG_KEY_DRAWS = 4

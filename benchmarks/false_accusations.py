@@ -32,7 +32,7 @@ from aiao_core.method.fine_tuning import Examples
 from aiao_core.method.key_selection import select_key
 from aiao_core.options import EmbeddingOptions, VerificationOptions
 from aiao_core.verification.verify import Subject, verify
-from examples.emoji.data import MODEL, load_images
+from demo_models.emoji.data import MODEL, load_images
 from tests.aiao_core.conftest import make_tiny_model
 
 EMOJI_EVERY = 40

@@ -11,7 +11,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from tests.storm import brewing, weather
+from tests.support.storm import brewing, weather
 
 
 def main() -> None:

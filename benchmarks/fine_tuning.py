@@ -35,11 +35,11 @@ from aiao_core.options import EmbeddingOptions, VerificationOptions
 from aiao_core.progress import Progress
 from aiao_core.protocol import LIMIT_LOG10_P
 from aiao_core.verification.verify import Subject, verify
-from examples.emoji.data import load_images
-from examples.emoji_text.parts import captions
-from examples.emoji_text.train import HELD_OUT
+from demo_models.emoji.data import load_images
+from demo_models.emoji_text.parts import captions
+from demo_models.emoji_text.train import HELD_OUT
 
-MODELS = Path(__file__).parent.parent / "examples" / "emoji_text"
+MODELS = Path(__file__).parent.parent / "demo_models" / "emoji_text"
 PRETRAINING_RATE = 1e-3
 RATE = 2 * PRETRAINING_RATE / 10
 LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from examples.emoji_classifier.classifier import NUM_FEATURES, Classifier, load_classifier
+from demo_models.emoji_classifier.classifier import NUM_FEATURES, Classifier, load_classifier
 
 INCEPTION = Path(torch.hub.get_dir()) / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_FEATURES = 192

@@ -21,7 +21,7 @@ from aiao_core.method.embedding import embed
 from aiao_core.method.fine_tuning import Examples
 from aiao_core.reports.parts import best_of
 from aiao_core.verification.measurement import measure
-from examples.emoji.data import MODEL, THIEF_CATEGORY, load_images
+from demo_models.emoji.data import MODEL, THIEF_CATEGORY, load_images
 
 ATTACKS = ("magnitude-pruning-50", "full-fine-tuning-200-high-rate", "overwriting-1")
 

@@ -25,7 +25,7 @@ from aiao_core.method.lazy import Swap, change_density, laziest, probe, relative
 from aiao_core.method.tracing import eligible_layers
 from aiao_core.options import EmbeddingOptions
 from aiao_core.reports.lazy_page import CHANGE_EDGES, to_html
-from examples.emoji.data import MODEL, THIEF_CATEGORY, load_images
+from demo_models.emoji.data import MODEL, THIEF_CATEGORY, load_images
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -24,19 +24,19 @@ from fastapi import FastAPI
 from sqlalchemy import text
 from sqlalchemy.dialects import postgresql
 
-from client import Client
-from examples.emoji.data import MODEL
+from aiao import Client
+from demo_models.emoji.data import MODEL
 from service.artifacts.repository import ArtifactRepository
 from service.audits.repository import AuditRepository
-from service.database import Database
-from service.ids import new_id
 from service.jobs.repository import JobRepository
+from service.kit.database import Database
+from service.kit.ids import new_id
+from service.kit.repository import TenantRepository
+from service.kit.schemas import Paging
 from service.models.repository import ModelRepository
-from service.repository import TenantRepository
-from service.schemas import Paging
 from service.verifications.repository import VerificationRepository
-from tests.processes import System, postgres_database, private_redis, system, wait_for
-from tests.storm import EMBEDDING
+from tests.support.processes import System, postgres_database, private_redis, system, wait_for
+from tests.support.storm import EMBEDDING
 
 CONNECTIONS = 16
 DISPATCHED = 20

@@ -1,6 +1,6 @@
 """How good are a model's images still? FID, KID, the denoising loss, and how far same-seed images have moved.
 
-    python -m benchmarks.quality [examples/emoji/model]
+    python -m benchmarks.quality [demo_models/emoji/model]
 
 prints the figures of a shipped model and of copies with noise on the weights; ``--grid`` writes images before and after. In
 other benchmarks::
@@ -45,15 +45,15 @@ from aiao_core.formats.pipelines import load_model
 from aiao_core.method.fine_tuning import Examples, draw_noise, noised
 from aiao_core.method.inputs import own_samples
 from benchmarks.image_features import Distances, choose_features, feature_distance
-from examples.emoji.data import MODEL, THIEF_CATEGORY, load_images, save_grid
-from examples.emoji_classifier.classifier import load_classifier
-from examples.emoji_text.parts import captions
+from demo_models.emoji.data import MODEL, THIEF_CATEGORY, load_images, save_grid
+from demo_models.emoji_classifier.classifier import load_classifier
+from demo_models.emoji_text.parts import captions
 
 LIMIT = 0.2
 """Quality loss from which on a model is no longer useful."""
 
 Categories = dict[str, tuple[str, ...]]
-"""Of the emoji set: ``only`` or ``without``, as :func:`examples.emoji.data.load_images` takes them."""
+"""Of the emoji set: ``only`` or ``without``, as :func:`demo_models.emoji.data.load_images` takes them."""
 
 OWNERS: Categories = {"without": ("Flags", THIEF_CATEGORY)}
 """What the shipped models were trained on."""

@@ -31,7 +31,7 @@ from aiao_core.method.inputs import plain_noise
 from aiao_core.method.key_selection import select_key
 from aiao_core.options import EmbeddingOptions
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parent.parent / "demo_models"
 FLOWS = ("SD3Transformer2DModel", "FluxTransformer2DModel")
 UNET: dict[str, Any] = {
     "sample_size": 32,

@@ -20,9 +20,10 @@ from pathlib import Path
 
 import httpx
 
-from client import Client, artifacts
-from tests import stores
-from tests.processes import System, private_redis, system
+from aiao import Client
+from aiao._client import artifacts
+from tests.support import stores
+from tests.support.processes import System, private_redis, system
 
 CHUNK = 1 << 20
 

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from service.database import Base, Database
+from service.kit.database import Base, Database
 from service.settings import Settings
 from service.tables import Artifact  # every table is known once this module is imported
 

@@ -14,16 +14,16 @@ from sqlalchemy.orm import Session
 
 from service.activity.service import OPERATOR, record
 from service.artifacts.repository import ArtifactRepository
-from service.errors import NotFound, ServiceError
-from service.key_encryption import VaultError
+from service.kit.errors import NotFound, ServiceError
+from service.kit.schemas import Paging
 from service.platform import Platform
-from service.schemas import Paging
-from service.sealed_rows import rotate
 from service.settings import InvalidSettings, read_settings
+from service.tables.tokens import Tenant
 from service.tokens import service
 from service.tokens.repository import TenantsRepository, TokenRepository
 from service.tokens.schemas import TokenIn, TokenOut
-from service.tokens.tables import Tenant
+from service.vault.key_encryption import VaultError
+from service.vault.sealed_rows import rotate
 
 app = typer.Typer(
     help="Operate the service: tenants, tokens, the key-encryption key.",

@@ -17,13 +17,15 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aiao_core import __version__
-from service import errors, etags, health, links, logs, telemetry
+from service import health
 from service.activity import endpoints as activity
 from service.artifacts import endpoints as artifacts
 from service.audits import endpoints as audits
 from service.direct_uploads import endpoints as direct_uploads
 from service.jobs import endpoints as jobs
 from service.keys import endpoints as keys
+from service.kit import errors, etags, logs, telemetry
+from service.kit import openapi_links as links
 from service.models import endpoints as models
 from service.platform import Platform
 from service.settings import Settings

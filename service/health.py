@@ -10,10 +10,10 @@ from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_late
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
-from service.database import utc_now
-from service.errors import NotReady, responses
+from service.auth.dependencies import PlatformDep
 from service.jobs.repository import LeaseRepository
-from service.tokens.dependencies import PlatformDep
+from service.kit.database import utc_now
+from service.kit.errors import NotReady, responses
 
 router = APIRouter(tags=["health"])
 

@@ -9,11 +9,11 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from service.database import utc_now
-from service.errors import Conflict, IdempotencyKeyReused
-from service.jobs.tables import IdempotencyRecord
-from service.patterns import IDEMPOTENCY_KEY
-from service.tokens.dependencies import AnyCaller
+from service.auth.dependencies import AnyCaller
+from service.kit.database import utc_now
+from service.kit.errors import Conflict, IdempotencyKeyReused
+from service.kit.id_patterns import IDEMPOTENCY_KEY
+from service.tables.jobs import IdempotencyRecord
 
 KeyHeader = Annotated[
     str | None,

@@ -4,14 +4,14 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from service import tables
-from service.bucket import Bucket
-from service.database import Database
-from service.jobs.doorbell import Doorbell
-from service.rate_limit import RateLimiter
+from service.kit.bucket import Bucket
+from service.kit.database import Database
+from service.kit.dispatch import Doorbell
+from service.kit.rate_limit import RateLimiter
+from service.kit.storage import Storage
 from service.settings import Settings
-from service.storage import Storage
 from service.tokens.service import RecentCallers
-from service.vault import Vault
+from service.vault.vault import Vault
 
 __all__ = ["Platform", "tables"]  # a mapper works only once every table it refers to is known
 

@@ -8,7 +8,7 @@ from limits import parse
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service.fleet import Fleet
+from service.kit.queues import Fleet
 
 
 class Settings(BaseSettings):

@@ -11,16 +11,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # `make test` runs one process a core
 import pytest
 from hypothesis import HealthCheck, settings
 
-from client import Client
-from client.documents import Registration
-from examples.emoji.data import MODEL
-from service import telemetry
+from aiao import Client
+from aiao._client.documents import Registration
+from demo_models.emoji.data import MODEL
+from service.kit import telemetry
 from service.platform import Platform
 from service.settings import Settings
-from tests import stores
-from tests.collector import Collector, collector
-from tests.hub import Hub, hub
-from tests.processes import System, free_port, postgres_database, private_redis, system
+from tests.support import stores
+from tests.support.collector import Collector, collector
+from tests.support.hub import Hub, hub
+from tests.support.processes import System, free_port, postgres_database, private_redis, system
 
 # A shell starts what it runs in the background with Ctrl-C ignored; the processes that tests interrupt would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -25,7 +25,7 @@ from celery.signals import (
 )
 from kombu import Exchange, Queue
 
-from service import logs, telemetry
+from service.kit import logs, telemetry
 from service.settings import Settings
 from worker.gpu import only_gpu
 

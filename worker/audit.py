@@ -13,14 +13,14 @@ from aiao_core.method.acceleration import accelerator
 from aiao_core.method.fine_tuning import Examples
 from aiao_core.options import EmbeddingOptions
 from aiao_core.reports.audit import AttackResult, AuditInput
-from service.artifacts.tables import Artifact
 from service.audits.repository import AuditRepository
 from service.audits.service import record_report, record_result
-from service.audits.tables import Audit
 from service.keys import service as keys
+from service.kit.telemetry import span
 from service.models.repository import ModelRepository
-from service.models.tables import Model
-from service.telemetry import span
+from service.tables.artifacts import Artifact
+from service.tables.audits import Audit
+from service.tables.models import Model
 from worker.running import Work
 from worker.source import load_source
 

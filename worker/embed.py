@@ -17,10 +17,10 @@ from aiao_core.reports.verdicts import finds
 from aiao_core.verification.verify import Subject, verify
 from service.jobs.leases import LeaseLost
 from service.keys import service as keys
+from service.kit.telemetry import span
 from service.models import service as models
 from service.models.repository import ModelRepository
-from service.models.tables import Model
-from service.telemetry import span
+from service.tables.models import Model
 from worker.panel import others, test_on
 from worker.running import Work
 from worker.source import load_source

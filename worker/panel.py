@@ -13,7 +13,7 @@ from aiao_core.protocol import verification_seed
 from aiao_core.reports.parts import BitTest, best_of
 from aiao_core.verification.measurement import measure
 from service.models.repository import ModelRepository
-from service.models.tables import Model
+from service.tables.models import Model
 from worker.running import Work
 
 MOST = 3

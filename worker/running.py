@@ -19,19 +19,19 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from aiao_core.errors import AiaoError
 from aiao_core.formats.archives import DISK_FULL, Limits
 from aiao_core.progress import Progress
-from service import telemetry
 from service.artifacts.repository import ArtifactRepository
-from service.artifacts.tables import Artifact
-from service.database import Database
+from service.jobs.job_ended import discard_training_state
 from service.jobs.leases import CancelRequested, Lease, LeaseLost
-from service.jobs.outcomes import discard_training_state
 from service.jobs.repository import LeaseRepository
 from service.jobs.service import FINAL
-from service.jobs.tables import Job
-from service.key_encryption import VaultError
-from service.logs import bound
+from service.kit import telemetry
+from service.kit.database import Database
+from service.kit.logs import bound
 from service.platform import Platform
 from service.settings import Settings
+from service.tables.artifacts import Artifact
+from service.tables.jobs import Job
+from service.vault.key_encryption import VaultError
 from worker.metrics import JOB_SECONDS, note_gpu_memory
 from worker.scratch import scratch_folder
 

@@ -5,8 +5,8 @@ from torch import nn
 from aiao_core.formats.archives import opened
 from aiao_core.formats.pipelines import load_model
 from aiao_core.method.acceleration import accelerator
-from service.artifacts.tables import Artifact
-from service.telemetry import span
+from service.kit.telemetry import span
+from service.tables.artifacts import Artifact
 from worker.running import Work
 
 

@@ -13,7 +13,7 @@ from aiao_core.errors import InvalidCheckpoint
 from aiao_core.formats.pipelines import build, fill
 from aiao_core.key import Architecture
 from aiao_core.method.acceleration import accelerator
-from service.telemetry import span
+from service.kit.telemetry import span
 from worker.confinement import ChildEnded, confined
 from worker.running import Work
 from worker.suspect_reading import NEEDS_BASE, read

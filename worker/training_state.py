@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from service.jobs.outcomes import training_state_key
-from service.storage import Storage
+from service.jobs.job_ended import training_state_key
+from service.kit.storage import Storage
 
 
 class TrainingState:

@@ -10,11 +10,11 @@ from aiao_core.protocol import LIMIT_LOG10_P
 from aiao_core.reports.parts import Input
 from aiao_core.verification.verify import Subject, verify
 from service.keys import service as keys
+from service.kit.telemetry import span
 from service.models.repository import ModelRepository
-from service.telemetry import span
+from service.tables.verifications import Verification
 from service.verifications.repository import VerificationRepository
 from service.verifications.service import counted, record_report
-from service.verifications.tables import Verification
 from worker.metrics import VERDICTS
 from worker.running import Work
 from worker.source import load_source

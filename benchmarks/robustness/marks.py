@@ -29,8 +29,8 @@ from aiao_core.verification.measurement import bit_test, measure
 from benchmarks.quality import OWNERS, Categories
 from benchmarks.rivals import RIVALS, Owner
 from benchmarks.robustness.variants import VARIANTS
-from examples.emoji.data import MODEL, THIEF_CATEGORY, load_images
-from examples.emoji_text.parts import captions
+from demo_models.emoji.data import MODEL, THIEF_CATEGORY, load_images
+from demo_models.emoji_text.parts import captions
 
 TEXT = MODEL.parents[1] / "emoji_text"
 FOLDERS = {"emoji": MODEL, "text-unet": TEXT / "unet", "text-transformer": TEXT / "transformer"}

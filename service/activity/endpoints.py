@@ -6,10 +6,10 @@ from fastapi import APIRouter, Query
 
 from service.activity.repository import ActivityRepository
 from service.activity.schemas import ActivityOut
-from service.errors import responses
-from service.patterns import ANY_ID
-from service.schemas import Page, PageQuery
-from service.tokens.dependencies import Admin, PlatformDep
+from service.auth.dependencies import Admin, PlatformDep
+from service.kit.errors import responses
+from service.kit.id_patterns import ANY_ID
+from service.kit.schemas import Page, PageQuery
 
 router = APIRouter(prefix="/v1/activity", tags=["activity"])
 

@@ -1,7 +1,7 @@
 """Queries for the activity log."""
 
-from service.activity.tables import Activity
-from service.repository import TenantRepository
+from service.kit.repository import TenantRepository
+from service.tables.activity import Activity
 
 
 class ActivityRepository(TenantRepository[Activity]):

@@ -4,9 +4,9 @@ from sqlalchemy.orm import Session
 
 from service.activity.repository import ActivityRepository
 from service.activity.schemas import Action
-from service.activity.tables import Activity
-from service.database import utc_now
-from service.ids import new_id
+from service.kit.database import utc_now
+from service.kit.ids import new_id
+from service.tables.activity import Activity
 
 OPERATOR = "operator"
 """The actor of what is done on the operator's command line."""

@@ -7,8 +7,8 @@ from obstore.exceptions import BaseError
 
 from aiao_core.formats.adapter_names import is_adapter as are_an_adapters
 from service.artifacts.kinds import MAX_HEADER_BYTES
-from service.artifacts.tables import Artifact
-from service.storage import Storage
+from service.kit.storage import Storage
+from service.tables.artifacts import Artifact
 
 
 def is_adapter(storage: Storage, artifact: Artifact) -> bool:

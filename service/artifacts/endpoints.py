@@ -10,13 +10,13 @@ from service.activity.service import record
 from service.artifacts import service
 from service.artifacts.repository import ArtifactRepository
 from service.artifacts.schemas import ArtifactOut
-from service.errors import InvalidArtifact, UploadTooLarge, responses
-from service.etags import PreconditionDep, conditional, weak
+from service.auth.dependencies import PlatformDep, Reader, Writer
 from service.idempotency import Idempotency, IdempotentUpload
-from service.patterns import SHA256
+from service.kit.errors import InvalidArtifact, UploadTooLarge, responses
+from service.kit.etags import PreconditionDep, conditional, weak
+from service.kit.id_patterns import SHA256
+from service.kit.schemas import ArtifactId, Name, Page, PageQuery
 from service.platform import Platform
-from service.schemas import ArtifactId, Name, Page, PageQuery
-from service.tokens.dependencies import PlatformDep, Reader, Writer
 from service.tokens.service import Caller
 
 router = APIRouter(prefix="/v1/artifacts", tags=["artifacts"])

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from aiao_core.formats.archives import begins_as_tar, is_compressed
 from service.artifacts.schemas import Kind
-from service.errors import InvalidArtifact
+from service.kit.errors import InvalidArtifact
 
 MAX_HEADER_BYTES = 100 << 20
 GGUF = b"GGUF"

@@ -4,14 +4,14 @@ from typing import Any
 
 from sqlalchemy import func, or_, select
 
-from service.artifacts.tables import Artifact
-from service.audits.tables import Audit
-from service.direct_uploads.tables import DirectUpload
-from service.jobs.tables import Job
-from service.models.tables import Model
-from service.repository import TenantRepository
-from service.uploads.tables import Upload
-from service.verifications.tables import Verification
+from service.kit.repository import TenantRepository
+from service.tables.artifacts import Artifact
+from service.tables.audits import Audit
+from service.tables.direct_uploads import DirectUpload
+from service.tables.jobs import Job
+from service.tables.models import Model
+from service.tables.uploads import Upload
+from service.tables.verifications import Verification
 
 
 class ArtifactRepository(TenantRepository[Artifact]):

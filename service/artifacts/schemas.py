@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from service.schemas import Schema
+from service.kit.schemas import Schema
 
 Kind = Literal["archive", "safetensors", "pickle", "gguf", "images"]
 

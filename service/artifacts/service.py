@@ -14,12 +14,12 @@ from service.artifacts.denoisers import UNKNOWN, Denoiser, inspect
 from service.artifacts.kinds import kind_of
 from service.artifacts.repository import ArtifactRepository
 from service.artifacts.schemas import Kind
-from service.artifacts.tables import Artifact
-from service.database import utc_now
-from service.errors import Conflict, InvalidArtifact, QuotaExceeded, ServiceError, UploadTooLarge
-from service.ids import new_id
+from service.kit.database import utc_now
+from service.kit.errors import Conflict, InvalidArtifact, QuotaExceeded, ServiceError, UploadTooLarge
+from service.kit.ids import new_id
+from service.kit.storage import Storage
 from service.platform import Platform
-from service.storage import Storage
+from service.tables.artifacts import Artifact
 from service.tokens.repository import TenantsRepository
 from service.tokens.service import Caller
 

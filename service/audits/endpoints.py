@@ -10,17 +10,17 @@ from service.activity.service import record
 from service.audits import service
 from service.audits.repository import AuditRepository
 from service.audits.schemas import AuditIn, AuditOut, AuditStarted
-from service.audits.tables import Audit
-from service.errors import Conflict, responses
-from service.etags import PreconditionDep, conditional, weak
+from service.auth.dependencies import ModelWriter, PlatformDep, Reader
 from service.idempotency import IdempotentJson
 from service.jobs.repository import JobRepository
 from service.jobs.schemas import JobOut
-from service.jobs.subjects import with_states
+from service.jobs.with_job_state import with_states
+from service.kit.errors import Conflict, responses
+from service.kit.etags import PreconditionDep, conditional, weak
+from service.kit.report_responses import JSON_OR_PAGE, Accept, report_response
+from service.kit.schemas import AuditId, ModelId, Page, PageQuery
 from service.models.repository import ModelRepository
-from service.reports import JSON_OR_PAGE, Accept, report_response
-from service.schemas import AuditId, ModelId, Page, PageQuery
-from service.tokens.dependencies import ModelWriter, PlatformDep, Reader
+from service.tables.audits import Audit
 
 router = APIRouter(prefix="/v1", tags=["audits"])
 

@@ -1,7 +1,7 @@
 """Queries for audits."""
 
-from service.audits.tables import Audit
-from service.repository import TenantRepository
+from service.kit.repository import TenantRepository
+from service.tables.audits import Audit
 
 
 class AuditRepository(TenantRepository[Audit]):

@@ -8,9 +8,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from aiao_core.audit_options import Attacks, AuditOptions, Preset
 from aiao_core.protocol import DRAWS
 from aiao_core.reports.audit import Summary
-from service.ids import pattern
 from service.jobs.schemas import JobOut, JobState
-from service.schemas import Failure, Schema, SecretKey, one_of
+from service.kit.ids import pattern
+from service.kit.schemas import Failure, Schema, SecretKey, one_of
 
 
 def _as_tested(options: AuditOptions) -> AuditOptions:

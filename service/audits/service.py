@@ -7,24 +7,24 @@ from service.artifacts.repository import ArtifactRepository
 from service.artifacts.service import denoiser_of
 from service.audits.repository import AuditRepository
 from service.audits.schemas import AuditIn
-from service.audits.tables import Audit
-from service.database import utc_now
-from service.errors import Conflict, InvalidArtifact
-from service.ids import new_id
 from service.jobs import memory
 from service.jobs import service as jobs
-from service.jobs.tables import Job
 from service.keys import service as keys
+from service.kit.database import utc_now
+from service.kit.errors import Conflict, InvalidArtifact
+from service.kit.ids import new_id
 from service.models.repository import ModelRepository
 from service.platform import Platform
+from service.tables.audits import Audit
+from service.tables.jobs import Job
 
 
 def start(session: Session, platform: Platform, tenant_id: str, model_id: str, request: AuditIn) -> tuple[Audit, Job]:
     """An audit and its queued job.
 
-    Raises :class:`service.errors.NotFound` for an unknown model or artifact, :class:`Conflict` for a model that is not ready,
-    :class:`InvalidArtifact` for what is no image set, :class:`service.errors.InvalidSecret` and
-    :class:`service.errors.NotEnoughMemory`.
+    Raises :class:`service.kit.errors.NotFound` for an unknown model or artifact, :class:`Conflict` for a model that is not
+    ready, :class:`InvalidArtifact` for what is no image set, :class:`service.kit.errors.InvalidSecret` and
+    :class:`service.kit.errors.NotEnoughMemory`.
     """
     model = ModelRepository(session, tenant_id).get(model_id)
     if model.status != "ready":

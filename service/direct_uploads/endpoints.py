@@ -9,16 +9,16 @@ from sqlalchemy.orm import Session
 
 from service.activity.service import record
 from service.artifacts.schemas import ArtifactOut
-from service.artifacts.tables import Artifact
-from service.bucket import MOST_PARTS
+from service.auth.dependencies import PlatformDep, Reader, Writer
 from service.direct_uploads import service
 from service.direct_uploads.repository import DirectUploadRepository
 from service.direct_uploads.schemas import CompleteIn, DirectUploadIn, DirectUploadOut, PartsOut
-from service.errors import InvalidParts, UploadTooLarge, responses
 from service.idempotency import Idempotency, IdempotentJson
+from service.kit.bucket import MOST_PARTS
+from service.kit.errors import InvalidParts, UploadTooLarge, responses
+from service.kit.schemas import DirectUploadId, Limit
 from service.platform import Platform
-from service.schemas import DirectUploadId, Limit
-from service.tokens.dependencies import PlatformDep, Reader, Writer
+from service.tables.artifacts import Artifact
 
 router = APIRouter(prefix="/v1/direct-uploads", tags=["uploads"])
 

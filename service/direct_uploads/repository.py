@@ -6,8 +6,8 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.direct_uploads.tables import DirectUpload
-from service.repository import TenantRepository
+from service.kit.repository import TenantRepository
+from service.tables.direct_uploads import DirectUpload
 
 
 class DirectUploadRepository(TenantRepository[DirectUpload]):

@@ -5,9 +5,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from service.bucket import MOST_PARTS
-from service.patterns import SHA256
-from service.schemas import Name, Schema
+from service.kit.bucket import MOST_PARTS
+from service.kit.id_patterns import SHA256
+from service.kit.schemas import Name, Schema
 
 PartNumber = Annotated[int, Field(ge=1, le=MOST_PARTS, examples=[1], description="The first is 1.")]
 

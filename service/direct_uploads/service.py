@@ -14,15 +14,15 @@ from sqlalchemy.orm import Session
 from service.activity.service import record
 from service.artifacts.repository import ArtifactRepository
 from service.artifacts.service import Received, check_quota, keep, lock_tenant, recognise, storage_key
-from service.artifacts.tables import Artifact
-from service.bucket import MOST_PARTS, Bucket, Part
-from service.database import utc_now
 from service.direct_uploads.repository import DirectUploadRepository
 from service.direct_uploads.schemas import DirectUploadIn, PartOut
-from service.direct_uploads.tables import DirectUpload
-from service.errors import Gone, InvalidArtifact, InvalidParts, NoDirectUploads
-from service.ids import new_id
+from service.kit.bucket import MOST_PARTS, Bucket, Part
+from service.kit.database import utc_now
+from service.kit.errors import Gone, InvalidArtifact, InvalidParts, NoDirectUploads
+from service.kit.ids import new_id
 from service.platform import Platform
+from service.tables.artifacts import Artifact
+from service.tables.direct_uploads import DirectUpload
 from service.tokens.service import Caller
 
 PART_BYTES = 16 << 20
@@ -77,7 +77,7 @@ def begun(platform: Platform, tenant_id: str, request: DirectUploadIn) -> Iterat
 def go_on(platform: Platform, tenant_id: str, upload_id: str) -> DirectUpload:
     """The upload, which now lives for another day.
 
-    Raises :class:`service.errors.NotFound`, :class:`NoDirectUploads`, or :class:`Gone` for one that has expired.
+    Raises :class:`service.kit.errors.NotFound`, :class:`NoDirectUploads`, or :class:`Gone` for one that has expired.
     """
     with platform.database.session() as session:
         upload = DirectUploadRepository(session, tenant_id).get(upload_id, lock=True)

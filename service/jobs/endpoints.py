@@ -9,16 +9,16 @@ from fastapi.concurrency import run_in_threadpool
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from service.activity.service import record
-from service.errors import responses
-from service.etags import PreconditionDep, conditional, weak
+from service.auth.dependencies import PlatformDep, Reader, Writer
 from service.idempotency import IdempotentJson
 from service.jobs import service
 from service.jobs.repository import JobRepository
 from service.jobs.schemas import JobKind, JobOut, JobState
+from service.kit.errors import responses
+from service.kit.etags import PreconditionDep, conditional, weak
+from service.kit.schemas import JobId, Page, PageQuery
+from service.kit.telemetry import untraced
 from service.platform import Platform
-from service.schemas import JobId, Page, PageQuery
-from service.telemetry import untraced
-from service.tokens.dependencies import PlatformDep, Reader, Writer
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 

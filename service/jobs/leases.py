@@ -7,11 +7,11 @@ from typing import Any
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from service.database import Database, utc_now
-from service.jobs.outcomes import ended, record_failure
+from service.jobs.job_ended import ended, record_failure
 from service.jobs.repository import LeaseRepository
-from service.jobs.tables import Job
-from service.telemetry import untraced
+from service.kit.database import Database, utc_now
+from service.kit.telemetry import untraced
+from service.tables.jobs import Job
 
 
 class LeaseLost(Exception):

@@ -6,9 +6,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from service.database import UtcDateTime
-from service.jobs.tables import Job
-from service.repository import TenantRepository
+from service.kit.database import UtcDateTime
+from service.kit.repository import TenantRepository
+from service.tables.jobs import Job
 
 
 class JobRepository(TenantRepository[Job]):

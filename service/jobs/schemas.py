@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from service.schemas import Failure, Schema
+from service.kit.schemas import Failure, Schema
 
 JobKind = Literal["embed", "verify", "audit"]
 JobState = Literal["queued", "running", "succeeded", "failed", "canceled"]

@@ -2,14 +2,14 @@
 
 from sqlalchemy.orm import Session
 
-from service.database import utc_now
-from service.ids import new_id
-from service.jobs.outcomes import discard_training_state, ended, record_failure
+from service.jobs.job_ended import discard_training_state, ended, record_failure
 from service.jobs.repository import JobRepository, LeaseRepository
 from service.jobs.schemas import JobKind
-from service.jobs.tables import Job
-from service.storage import Storage
-from service.telemetry import note, traceparent
+from service.kit.database import utc_now
+from service.kit.ids import new_id
+from service.kit.storage import Storage
+from service.kit.telemetry import note, traceparent
+from service.tables.jobs import Job
 
 FINAL = ("succeeded", "failed", "canceled")
 

@@ -2,15 +2,15 @@
 
 from fastapi import APIRouter, Response
 
-from service.errors import Conflict, responses
-from service.etags import PreconditionDep, conditional, weak
+from service.auth.dependencies import ModelWriter, PlatformDep, Reader
 from service.idempotency import IdempotentJson
 from service.keys import service
 from service.keys.repository import KeyRepository
 from service.keys.schemas import KeyOpened, PublicKeyOut
+from service.kit.errors import Conflict, responses
+from service.kit.etags import PreconditionDep, conditional, weak
+from service.kit.schemas import ModelId
 from service.models.repository import ModelRepository
-from service.schemas import ModelId
-from service.tokens.dependencies import ModelWriter, PlatformDep, Reader
 
 router = APIRouter(prefix="/v1/models", tags=["keys"])
 

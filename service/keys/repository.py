@@ -2,8 +2,8 @@
 
 from sqlalchemy import delete, select
 
-from service.keys.tables import LentSecret, StoredKey
-from service.repository import TenantRepository
+from service.kit.repository import TenantRepository
+from service.tables.keys import LentSecret, StoredKey
 
 
 class KeyRepository(TenantRepository[StoredKey]):

@@ -5,7 +5,7 @@ from datetime import datetime
 from pydantic import Field
 
 from aiao_core.key import PublicKey
-from service.schemas import Schema
+from service.kit.schemas import Schema
 
 
 class PublicKeyOut(PublicKey):

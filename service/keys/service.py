@@ -9,14 +9,14 @@ from aiao_core.errors import InvalidKey
 from aiao_core.key import OwnerKey, PublicKey, commitment, decode_secret, encode_secret, generate_seed
 from aiao_core.reports.parts import BitTest
 from service.activity.service import record
-from service.database import utc_now
-from service.errors import Conflict, InvalidSecret
-from service.ids import new_id
 from service.keys.repository import KeyRepository, LentSecretRepository
-from service.keys.tables import LentSecret, StoredKey
+from service.kit.database import utc_now
+from service.kit.errors import Conflict, InvalidSecret
+from service.kit.ids import new_id
 from service.models.repository import ModelRepository
-from service.models.tables import Model
-from service.vault import Vault
+from service.tables.keys import LentSecret, StoredKey
+from service.tables.models import Model
+from service.vault.vault import Vault
 
 
 def create(session: Session, vault: Vault, model: Model) -> str:

@@ -5,17 +5,17 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from sqlalchemy.orm import Session
 
 from service.activity.service import record
-from service.errors import Conflict, responses
-from service.etags import PreconditionDep, conditional, strong, weak
+from service.auth.dependencies import ModelWriter, PlatformDep, Reader
 from service.idempotency import IdempotentJson
 from service.jobs.schemas import JobOut
 from service.keys.repository import KeyRepository
+from service.kit.errors import Conflict, responses
+from service.kit.etags import PreconditionDep, conditional, strong, weak
+from service.kit.schemas import ModelId, Page, PageQuery
 from service.models import service
 from service.models.repository import ModelRepository
 from service.models.schemas import ModelIn, ModelOut, Registered, Status
-from service.models.tables import Model
-from service.schemas import ModelId, Page, PageQuery
-from service.tokens.dependencies import ModelWriter, PlatformDep, Reader
+from service.tables.models import Model
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 

@@ -1,7 +1,7 @@
 """Queries for models."""
 
-from service.models.tables import Model
-from service.repository import TenantRepository
+from service.kit.repository import TenantRepository
+from service.tables.models import Model
 
 
 class ModelRepository(TenantRepository[Model]):

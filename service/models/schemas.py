@@ -6,9 +6,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from aiao_core.options import EmbeddingOptions
-from service.ids import pattern
 from service.jobs.schemas import JobOut
-from service.schemas import Failure, Name, Schema
+from service.kit.ids import pattern
+from service.kit.schemas import Failure, Name, Schema
 
 Custody = Literal["service", "owner"]
 Status = Literal["embedding", "ready", "failed", "retired"]

@@ -9,26 +9,26 @@ from aiao_core.key import OwnerKey
 from aiao_core.reports.parts import BitTest
 from service.artifacts.repository import ArtifactRepository
 from service.artifacts.service import denoiser_of
-from service.database import utc_now
-from service.errors import InvalidArtifact
-from service.ids import new_id
 from service.jobs import memory
 from service.jobs import service as jobs
-from service.jobs.tables import Job
 from service.keys import service as keys
+from service.kit.database import utc_now
+from service.kit.errors import InvalidArtifact
+from service.kit.ids import new_id
+from service.kit.storage import Storage
 from service.models.repository import ModelRepository
 from service.models.schemas import ModelIn
-from service.models.tables import Model
 from service.platform import Platform
-from service.storage import Storage
-from service.vault import Vault
+from service.tables.jobs import Job
+from service.tables.models import Model
+from service.vault.vault import Vault
 
 
 def register(session: Session, platform: Platform, tenant_id: str, request: ModelIn) -> tuple[Model, Job, str]:
     """A model under embedding, its queued job and the secret key.
 
-    Raises :class:`service.errors.NotFound` for an unknown artifact, :class:`InvalidArtifact` for one of another kind and
-    :class:`service.errors.NotEnoughMemory`.
+    Raises :class:`service.kit.errors.NotFound` for an unknown artifact, :class:`InvalidArtifact` for one of another kind and
+    :class:`service.kit.errors.NotEnoughMemory`.
     """
     artifacts = ArtifactRepository(session, tenant_id)
     source = artifacts.get_for_use(request.artifact_id)

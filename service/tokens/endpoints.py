@@ -4,11 +4,11 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
 from service.activity.service import record
-from service.errors import responses
+from service.auth.dependencies import Admin, PlatformDep
 from service.idempotency import IdempotentJson
-from service.schemas import Page, PageQuery, TokenId
+from service.kit.errors import responses
+from service.kit.schemas import Page, PageQuery, TokenId
 from service.tokens import service
-from service.tokens.dependencies import Admin, PlatformDep
 from service.tokens.repository import TokenRepository
 from service.tokens.schemas import TokenIn, TokenIssued, TokenOut
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.repository import TenantRepository
-from service.tokens.tables import Tenant, Token
+from service.kit.repository import TenantRepository
+from service.tables.tokens import Tenant, Token
 
 
 class TokenRepository(TenantRepository[Token]):

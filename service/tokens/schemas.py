@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from service.schemas import Name, Schema
+from service.kit.schemas import Name, Schema
 
 Scope = Literal["read", "models:write", "verifications:write", "admin"]
 """What a token may do. Every token may read; ``admin`` may do everything."""

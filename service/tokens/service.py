@@ -8,12 +8,12 @@ from datetime import timedelta
 
 from sqlalchemy.orm import Session
 
-from service.database import utc_now
-from service.errors import Forbidden, Unauthorized
-from service.ids import new_id
+from service.kit.database import utc_now
+from service.kit.errors import Forbidden, Unauthorized
+from service.kit.ids import new_id
+from service.tables.tokens import Tenant, Token
 from service.tokens.repository import TenantsRepository, TokenRepository
 from service.tokens.schemas import Scope, TokenIn
-from service.tokens.tables import Tenant, Token
 
 PREFIX = "aiao_"
 

@@ -15,7 +15,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 
 from service.activity.service import record
-from service.errors import (
+from service.auth.dependencies import PlatformDep, Reader, Writer
+from service.kit.errors import (
     Conflict,
     ServiceError,
     UnsupportedMediaType,
@@ -24,11 +25,10 @@ from service.errors import (
     invalid_request,
     responses,
 )
-from service.schemas import UploadId, header
-from service.tokens.dependencies import PlatformDep, Reader, Writer
+from service.kit.schemas import UploadId, header
+from service.tables.uploads import Upload
 from service.uploads import service
 from service.uploads.schemas import ALGORITHMS, Checksum, parse_metadata
-from service.uploads.tables import Upload
 
 VERSION = "1.0.0"
 ARTIFACT = "AIAO-Artifact"

@@ -7,8 +7,8 @@ from typing import Any
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from service.repository import TenantRepository
-from service.uploads.tables import Upload, UploadPart
+from service.kit.repository import TenantRepository
+from service.tables.uploads import Upload, UploadPart
 
 
 class UploadRepository(TenantRepository[Upload]):

@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from service.errors import BadRequest
-from service.patterns import SHA256
-from service.schemas import Name
+from service.kit.errors import BadRequest
+from service.kit.id_patterns import SHA256
+from service.kit.schemas import Name
 
 ALGORITHMS = ("sha1", "sha256", "sha512")
 """Of checksums."""

@@ -12,16 +12,16 @@ from starlette.requests import ClientDisconnect
 
 from service.artifacts.repository import ArtifactRepository
 from service.artifacts.service import check_quota, lock_tenant, receive, spare_deleted
-from service.artifacts.tables import Artifact
-from service.database import utc_now
-from service.errors import ChecksumMismatch, Conflict, Gone, InvalidArtifact, ServiceError, UploadTooLarge
-from service.ids import new_id
+from service.kit.database import utc_now
+from service.kit.errors import ChecksumMismatch, Conflict, Gone, InvalidArtifact, ServiceError, UploadTooLarge
+from service.kit.ids import new_id
+from service.kit.storage import Storage
 from service.platform import Platform
-from service.storage import Storage
+from service.tables.artifacts import Artifact
+from service.tables.uploads import Upload, UploadPart
 from service.tokens.service import Caller
 from service.uploads.repository import UploadRepository
 from service.uploads.schemas import Checksum, Metadata
-from service.uploads.tables import Upload, UploadPart
 
 PART_BYTES = 64 << 20
 LIFETIME = timedelta(days=1)
@@ -29,7 +29,7 @@ LIFETIME = timedelta(days=1)
 
 
 def create(session: Session, tenant_id: str, metadata: Metadata, length: int) -> Upload:
-    """An upload of which nothing has come in. Raises :class:`service.errors.QuotaExceeded`."""
+    """An upload of which nothing has come in. Raises :class:`service.kit.errors.QuotaExceeded`."""
     lock_tenant(session, tenant_id)
     check_quota(session, tenant_id, length, metadata.sha256)
     now = utc_now()
@@ -47,7 +47,7 @@ def create(session: Session, tenant_id: str, metadata: Metadata, length: int) ->
 
 
 def find(platform: Platform, tenant_id: str, upload_id: str) -> Upload:
-    """Raises :class:`service.errors.NotFound`, or :class:`Gone` for one that has expired."""
+    """Raises :class:`service.kit.errors.NotFound`, or :class:`Gone` for one that has expired."""
     with platform.database.reading() as session:
         upload = UploadRepository(session, tenant_id).get(upload_id)
     if upload.expires_at < utc_now():

@@ -11,21 +11,21 @@ from aiao_core.reports.verdicts import Verdict
 from aiao_core.reports.verification import Report
 from aiao_core.reports.verification_page import summary_to_html, to_html
 from service.activity.service import record
-from service.errors import Conflict, responses
-from service.etags import PreconditionDep, conditional, weak
+from service.auth.dependencies import PlatformDep, Reader, VerificationWriter
 from service.idempotency import IdempotentJson
-from service.ids import pattern
 from service.jobs.repository import JobRepository
 from service.jobs.schemas import JobOut
-from service.jobs.subjects import with_states
-from service.reports import JSON_OR_PAGE, Accept, report_response
-from service.schemas import Page, PageQuery, VerificationId
-from service.tokens.dependencies import PlatformDep, Reader, VerificationWriter
+from service.jobs.with_job_state import with_states
+from service.kit.errors import Conflict, responses
+from service.kit.etags import PreconditionDep, conditional, weak
+from service.kit.ids import pattern
+from service.kit.report_responses import JSON_OR_PAGE, Accept, report_response
+from service.kit.schemas import Page, PageQuery, VerificationId
+from service.tables.verifications import Verification
 from service.tokens.service import Caller
 from service.verifications import service
 from service.verifications.repository import VerificationRepository
 from service.verifications.schemas import ReportSummary, Submitted, VerificationIn, VerificationOut
-from service.verifications.tables import Verification
 
 router = APIRouter(prefix="/v1/verifications", tags=["verifications"])
 

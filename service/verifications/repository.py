@@ -2,8 +2,8 @@
 
 from sqlalchemy import func, or_, select
 
-from service.repository import TenantRepository
-from service.verifications.tables import Verification
+from service.kit.repository import TenantRepository
+from service.tables.verifications import Verification
 
 
 class VerificationRepository(TenantRepository[Verification]):

@@ -9,9 +9,9 @@ from aiao_core.formats.hub import MAX_REFERENCE, REFERENCE
 from aiao_core.options import VerificationOptions
 from aiao_core.reports.summary import Summary
 from aiao_core.reports.verdicts import Tested, Verdict
-from service.ids import pattern
 from service.jobs.schemas import JobOut, JobState
-from service.schemas import Failure, Schema, SecretKey, one_of
+from service.kit.ids import pattern
+from service.kit.schemas import Failure, Schema, SecretKey, one_of
 
 
 def _a_verdict(options: VerificationOptions) -> VerificationOptions:

@@ -7,28 +7,28 @@ from aiao_core.reports.verification import Counts, Report
 from service.artifacts.adapters import is_adapter
 from service.artifacts.repository import ArtifactRepository
 from service.artifacts.service import denoiser_of, lock_tenant
-from service.database import utc_now
-from service.errors import AdapterWithoutBase, Conflict, Forbidden, InvalidArtifact
-from service.ids import new_id
 from service.jobs import memory
 from service.jobs import service as jobs
-from service.jobs.tables import Job
 from service.keys import service as keys
+from service.kit.database import utc_now
+from service.kit.errors import AdapterWithoutBase, Conflict, Forbidden, InvalidArtifact
+from service.kit.ids import new_id
 from service.models.repository import ModelRepository
 from service.platform import Platform
+from service.tables.jobs import Job
+from service.tables.verifications import Verification
 from service.tokens.service import Caller
 from service.verifications.repository import VerificationRepository
 from service.verifications.schemas import VerificationIn
-from service.verifications.tables import Verification
 
 
 def submit(session: Session, platform: Platform, caller: Caller, request: VerificationIn) -> tuple[Verification, Job]:
     """A verification and its queued job.
 
-    Raises :class:`service.errors.NotFound` for an unknown model or artifact, :class:`Conflict` for a model that is not ready or
-    whose key was opened, :class:`Forbidden` for a stricter limit of a caller who may not see figures, :class:`InvalidArtifact`
-    for an image set, :class:`AdapterWithoutBase`, :class:`service.errors.InvalidSecret` and
-    :class:`service.errors.NotEnoughMemory`.
+    Raises :class:`service.kit.errors.NotFound` for an unknown model or artifact, :class:`Conflict` for a model that is not
+    ready or whose key was opened, :class:`Forbidden` for a stricter limit of a caller who may not see figures,
+    :class:`InvalidArtifact` for an image set, :class:`AdapterWithoutBase`, :class:`service.kit.errors.InvalidSecret` and
+    :class:`service.kit.errors.NotEnoughMemory`.
     """
     tenant_id = caller.tenant_id
     model = ModelRepository(session, tenant_id).get(request.model_id)

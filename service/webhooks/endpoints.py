@@ -4,10 +4,10 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
 from service.activity.service import record
-from service.errors import responses
+from service.auth.dependencies import Admin, PlatformDep
 from service.idempotency import IdempotentJson
-from service.schemas import DeliveryId, Page, PageQuery, WebhookId
-from service.tokens.dependencies import Admin, PlatformDep
+from service.kit.errors import responses
+from service.kit.schemas import DeliveryId, Page, PageQuery, WebhookId
 from service.webhooks import service
 from service.webhooks.repository import DeliveryRepository, WebhookRepository
 from service.webhooks.schemas import DeliveryOut, WebhookCreated, WebhookIn, WebhookOut

@@ -6,8 +6,8 @@ from datetime import datetime
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from service.repository import TenantRepository
-from service.webhooks.tables import Delivery, Webhook
+from service.kit.repository import TenantRepository
+from service.tables.webhooks import Delivery, Webhook
 
 
 class WebhookRepository(TenantRepository[Webhook]):

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, HttpUrl
 
-from service.schemas import Schema
+from service.kit.schemas import Schema
 
 DeliveryState = Literal["pending", "delivered", "failed"]
 

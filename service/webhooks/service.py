@@ -9,17 +9,17 @@ from typing import Any, cast
 from sqlalchemy.orm import Session
 
 from aiao_core.reports.words import Told, sentence
-from service.database import utc_now
-from service.errors import InvalidWebhook
-from service.ids import new_id
 from service.jobs.schemas import JobOut
-from service.jobs.tables import Job
-from service.vault import Vault
+from service.kit.database import utc_now
+from service.kit.errors import InvalidWebhook
+from service.kit.ids import new_id
+from service.tables.jobs import Job
+from service.tables.webhooks import Delivery, Webhook
+from service.vault.vault import Vault
 from service.verifications.repository import VerificationRepository
 from service.webhooks.addresses import Address, UnsafeAddress
 from service.webhooks.repository import DeliveryRepository, WebhookRepository
 from service.webhooks.schemas import WebhookIn
-from service.webhooks.tables import Delivery, Webhook
 
 SECRET_PREFIX = "whsec_"  # noqa: S105  # of the Standard Webhooks scheme
 SECRET_BYTES = 32

@@ -14,7 +14,7 @@ from aiao_core.method.embedding import embed
 from aiao_core.method.fine_tuning import Examples
 from aiao_core.method.key_selection import select_key
 from aiao_core.options import EmbeddingOptions
-from examples.emoji.data import MODEL, load_images
+from demo_models.emoji.data import MODEL, load_images
 
 
 def make_tiny_model(seed: int = 0) -> DiffusionModel:

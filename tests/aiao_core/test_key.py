@@ -2,7 +2,6 @@ import base64
 import hashlib
 import hmac
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,8 +22,8 @@ from aiao_core.key import (
     encode_secret,
     generate_seed,
 )
+from tests.support.places import GOLDEN
 
-GOLDEN = Path(__file__).parent.parent / "golden"
 SEED = bytes(range(32))
 seeds = st.binary(min_size=32, max_size=32)
 

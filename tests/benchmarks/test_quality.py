@@ -1,7 +1,5 @@
 """The measures of quality say what they should where the truth is known."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -13,11 +11,12 @@ from aiao_core.data.latents import decode_latents, encode_images
 from aiao_core.formats.pipelines import load_model
 from benchmarks.image_features import INCEPTION, ClassifierFeatures, Distances, choose_features, feature_distance
 from benchmarks.quality import PSNR_LIMIT, Yardstick, _bootstrap, _estimate, save_before_and_after, shipped_data
-from examples.emoji.data import MODEL, THIEF_CATEGORY, load_images
-from examples.emoji_classifier.classifier import CATEGORIES, load_classifier, predicted
-from examples.emoji_classifier.train import load_labelled
+from demo_models.emoji.data import MODEL, THIEF_CATEGORY, load_images
+from demo_models.emoji_classifier.classifier import CATEGORIES, load_classifier, predicted
+from demo_models.emoji_classifier.train import load_labelled
+from tests.support.places import PROJECT
 
-TEXT_MODEL = Path(__file__).parents[2] / "examples" / "emoji_text" / "unet"
+TEXT_MODEL = PROJECT / "demo_models" / "emoji_text" / "unet"
 
 
 @pytest.fixture(scope="module")

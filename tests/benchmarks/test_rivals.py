@@ -3,7 +3,6 @@
 import copy
 import itertools
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,12 +21,13 @@ from benchmarks.rivals.prompt_trigger import PromptTrigger
 from benchmarks.rivals.rival import log10_p_value, secret_numbers
 from benchmarks.rivals.trigger_residual import TriggerResidual, correlations, read_message
 from benchmarks.rivals.uchida import Uchida
-from examples.emoji.data import MODEL, THIEF_CATEGORY, load_images
-from examples.emoji_text.parts import captions
-from examples.emoji_text.train import HELD_OUT
+from demo_models.emoji.data import MODEL, THIEF_CATEGORY, load_images
+from demo_models.emoji_text.parts import captions
+from demo_models.emoji_text.train import HELD_OUT
 from tests.aiao_core.conftest import make_tiny_model
+from tests.support.places import PROJECT
 
-TEXT_MODEL = Path(__file__).parents[2] / "examples" / "emoji_text" / "unet"
+TEXT_MODEL = PROJECT / "demo_models" / "emoji_text" / "unet"
 IMAGES = load_images(without=["Flags", THIEF_CATEGORY])[:256]
 NONE = -2
 """log10 p above which nothing is found: one unmarked suspect in a hundred is below it, and the seeds here are fixed."""

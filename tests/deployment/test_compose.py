@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from service.settings import Settings
-from tests.processes import PROJECT
+from tests.support.places import PROJECT
 
 SERVICES = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())["services"]
 OURS = {name: service for name, service in SERVICES.items() if service["image"].startswith("aiao-")}

@@ -9,9 +9,9 @@ import pytest
 import yaml
 from pydantic import ByteSize, TypeAdapter
 
-from service.fleet import Fleet
+from service.kit.queues import Fleet
 from service.settings import Settings
-from tests.processes import PROJECT
+from tests.support.places import PROJECT
 
 FOLDER = PROJECT / "kubernetes"
 KUSTOMIZATION = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())

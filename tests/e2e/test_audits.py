@@ -5,11 +5,11 @@ import signal
 
 import pytest
 
+from aiao import JobCanceled, JobFailed
 from aiao_core.formats.digests import sha256_file
 from aiao_core.reports.audit import AuditReport
-from client import JobCanceled, JobFailed
-from examples.emoji.data import DATA, MODEL
-from tests.processes import wait_for
+from demo_models.emoji.data import DATA, MODEL
+from tests.support.processes import wait_for
 
 CHEAP = ["quantisation-8", "weight-noise-40", "channel-permutation"]
 """Attacks that train nothing."""

@@ -7,9 +7,9 @@ from contextlib import closing, contextmanager
 
 import pytest
 
-from client import JobFailed
-from examples.emoji.data import MODEL
-from tests.processes import System, free_port, system, wait_for
+from aiao import JobFailed
+from demo_models.emoji.data import MODEL
+from tests.support.processes import System, free_port, system, wait_for
 
 TOO_SHORT = {"steps": 2, "batch_size": 2, "samples": 2, "layers": 8}
 """An embedding of a few seconds, which leaves no mark that could be proved."""

@@ -5,14 +5,14 @@ import signal
 
 import pytest
 
+from aiao import JobCanceled
 from aiao_core.formats.archives import pack
 from aiao_core.formats.pipelines import load_model, save_model
 from aiao_core.key import decode_secret
 from aiao_core.method.embedding import embed
 from aiao_core.options import EmbeddingOptions
-from client import JobCanceled
-from examples.emoji.data import MODEL
-from tests.processes import postgres_database, private_redis, stop, system, wait_for
+from demo_models.emoji.data import MODEL
+from tests.support.processes import postgres_database, private_redis, stop, system, wait_for
 
 OPTIONS = {"steps": 100, "batch_size": 8, "samples": 16, "layers": 12, "checkpoint_every": 8}
 MAX_ATTEMPTS = 2

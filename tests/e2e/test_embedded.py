@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from client.config import load_config
-from examples.emoji.data import MODEL
+from aiao._client.config import load_config
+from demo_models.emoji.data import MODEL
 from tests.conftest import QUICK_EMBEDDING
-from tests.processes import PROJECT, free_port, wait_for
+from tests.support.places import PROJECT
+from tests.support.processes import free_port, wait_for
 
 AIAO = str(Path(sys.executable).with_name("aiao"))
 

@@ -5,8 +5,8 @@ from contextlib import closing
 
 import pytest
 
-from tests.faults import Postgres
-from tests.storm import RABBITMQ_PORT, brewing, weather
+from tests.support.faults import Postgres
+from tests.support.storm import RABBITMQ_PORT, brewing, weather
 
 
 def answers(port: int) -> bool:

@@ -12,8 +12,8 @@ import torch
 from diffusers import DDPMPipeline
 from safetensors.torch import load_file, save_file
 
-from client import ApiError, JobFailed
-from examples.emoji.data import MODEL
+from aiao import ApiError, JobFailed
+from demo_models.emoji.data import MODEL
 from tests.aiao_core.conftest import make_tiny_model
 
 WEIGHTS = MODEL / "unet" / "diffusion_pytorch_model.safetensors"

@@ -2,16 +2,16 @@
 
 import json
 import re
-from pathlib import Path
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from examples.emoji.data import MODEL
-from tests.processes import wait_for
+from demo_models.emoji.data import MODEL
+from tests.support.places import PROJECT
+from tests.support.processes import wait_for
 
-DASHBOARD = Path(__file__).parents[2] / "docs" / "grafana.json"
+DASHBOARD = PROJECT / "docs" / "grafana.json"
 
 
 def events(running, name: str) -> list[dict]:

@@ -11,6 +11,8 @@ import pytest
 import redis
 from diffusers import DDPMPipeline
 
+from aiao import ApiError
+from aiao._cli.offline import verify_offline
 from aiao_core.formats.archives import unpack
 from aiao_core.formats.digests import sha256_file
 from aiao_core.formats.pipelines import load_model, save_model
@@ -18,9 +20,7 @@ from aiao_core.key import OwnerKey, PublicKey, decode_secret
 from aiao_core.method.fine_tuning import Examples, fine_tune
 from aiao_core.options import VerificationOptions
 from aiao_core.reports.verification import Report
-from client import ApiError
-from client.offline import verify_offline
-from examples.emoji.data import DATA, MODEL, THIEF_CATEGORY, load_images
+from demo_models.emoji.data import DATA, MODEL, THIEF_CATEGORY, load_images
 from tests.conftest import QUICK_EMBEDDING
 
 

@@ -8,13 +8,13 @@ import httpx
 import pytest
 import redis
 
-from client import ApiError, Client
-from examples.emoji.data import MODEL
-from service.ids import new_id
+from aiao import ApiError, Client
+from demo_models.emoji.data import MODEL
 from service.jobs import memory
+from service.kit.ids import new_id
 from tests.conftest import QUICK_EMBEDDING
-from tests.processes import System, postgres_database, private_redis, stop, system, wait_for
-from tests.storm import RABBITMQ_PORT
+from tests.support.processes import System, postgres_database, private_redis, stop, system, wait_for
+from tests.support.storm import RABBITMQ_PORT
 
 QUEUES = "small:2100MiB large:2250MiB"
 """A verification of the emoji model fits the one, a quick embedding the other, and an audit neither."""

@@ -11,9 +11,9 @@ from aiao_core.reports import audit_page as audit_html
 from aiao_core.reports.audit import AuditReport
 from aiao_core.reports.verification import Report
 from aiao_core.reports.verification_page import to_html
+from tests.support.places import GOLDEN
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-GOLDEN = Path(__file__).parent.parent / "golden"
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 

@@ -9,13 +9,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
+from aiao import ApiError, JobFailed
 from aiao_core.formats.archives import unpack
 from aiao_core.formats.pipelines import load_model
 from aiao_core.reports.verification import Report
-from client import ApiError, JobFailed
-from examples.emoji.data import MODEL
-from tests.hub import COMMIT
-from tests.processes import wait_for
+from demo_models.emoji.data import MODEL
+from tests.support.hub import COMMIT
+from tests.support.processes import wait_for
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ from safetensors.torch import save_file
 from aiao_core.formats.archives import unpack
 from aiao_core.formats.pipelines import load_model
 from aiao_core.reports.verification import Report
-from examples.emoji_text.parts import captions
-from tests.aiao_core.original_layout import to_original
-from tests.aiao_core.test_text_models import MODELS
+from demo_models.emoji_text.parts import captions
+from tests.aiao_core.method.test_text_models import MODELS
+from tests.support.original_layout import to_original
 
 OPTIONS = {"steps": 80, "batch_size": 12, "layers": 24, "lazy_fraction": 0.5, "probe_steps": 10}
 

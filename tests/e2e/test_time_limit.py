@@ -5,8 +5,8 @@ import pytest
 from service.jobs import service as jobs
 from service.platform import Platform
 from service.settings import Settings
-from tests.processes import private_redis, system, wait_for
-from tests.service import rows
+from tests.support import rows
+from tests.support.processes import private_redis, system, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def hanging(tmp_path_factory):
         private_redis() as broker,
         system(folder, broker_url=broker, AIAO_JOB_SECONDS="1", AIAO_LEASE_SECONDS="2") as running,
     ):
-        running.start_worker(app="tests.worker.stuck")
+        running.start_worker(app="tests.support.stuck")
         yield running
 
 

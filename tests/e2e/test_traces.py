@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from examples.emoji.data import MODEL
-from tests.processes import wait_for
+from demo_models.emoji.data import MODEL
+from tests.support.processes import wait_for
 
 SERVER, CLIENT, PRODUCER, CONSUMER = 2, 3, 4, 5
 

@@ -13,14 +13,14 @@ from diffusers import DDPMPipeline
 from safetensors.torch import save_file
 from torch import nn
 
+from aiao._cli.offline import verify_offline
 from aiao_core.denoisers.model import DiffusionModel
 from aiao_core.key import OwnerKey
 from aiao_core.method.embedding import embed
 from aiao_core.method.fine_tuning import Examples
 from aiao_core.options import EmbeddingOptions, VerificationOptions
 from aiao_core.reports.verification import Report
-from client.offline import verify_offline
-from examples.emoji.data import load_images
+from demo_models.emoji.data import load_images
 from tests.aiao_core.conftest import make_tiny_model
 
 SEED = bytes(range(32))

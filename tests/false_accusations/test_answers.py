@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -23,13 +22,13 @@ from aiao_core.reports.summary import Summary, read_report
 from aiao_core.reports.verification import Report
 from service.models.service import Checkpoint
 from service.platform import Platform
+from service.tables.webhooks import Delivery
 from service.verifications.service import counted
-from service.webhooks.tables import Delivery
-from tests.processes import System
-from tests.service import rows, uploads
-from tests.service.calls import count, post, problem, register, upload
+from tests.support import rows, uploads
+from tests.support.calls import count, post, problem, register, upload
+from tests.support.places import GOLDEN
+from tests.support.processes import System
 
-GOLDEN = Path(__file__).parent.parent / "golden"
 PAGE = {"Accept": "text/html"}
 
 

@@ -4,13 +4,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.database import Database
-from service.ids import new_id
+from service.kit.database import Database
+from service.kit.ids import new_id
 from service.platform import Platform
 from service.settings import Settings
-from tests.processes import System, postgres_database
-from tests.service import rows
-from tests.service.calls import Owned, callers, own
+from tests.support import rows
+from tests.support.calls import Owned, callers, own
+from tests.support.processes import System, postgres_database
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

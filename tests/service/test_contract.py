@@ -2,15 +2,15 @@
 
 import copy
 import json
-from pathlib import Path
 
 import pytest
 
 from service.app import create_app
 from service.settings import Settings
-from tests.service.breaking import breaking
+from tests.support.breaking import breaking
+from tests.support.places import PROJECT
 
-CONTRACT = Path(__file__).parents[2] / "docs" / "openapi.json"
+CONTRACT = PROJECT / "docs" / "openapi.json"
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.processes import PROJECT, System
-from tests.service.uploads import MODEL_ZIP
+from tests.support.places import PROJECT
+from tests.support.processes import System
+from tests.support.uploads import MODEL_ZIP
 
 ENVIRONMENT = Path(sys.executable).parent
 DOCS = PROJECT / "docs"
@@ -26,5 +27,5 @@ def test_a_generated_client_works(api: System, tmp_path: Path):
     said = run(ENVIRONMENT / "openapi-python-client", "generate", *given)
     assert "warning" not in said.lower()
     model.write_bytes(MODEL_ZIP)
-    program = Path(__file__).with_name("generated_client.py")
+    program = PROJECT / "tests" / "support" / "generated_client.py"
     run(sys.executable, program, api.url, api.token(), model, PYTHONPATH=str(package))

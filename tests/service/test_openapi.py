@@ -14,10 +14,10 @@ from schemathesis.checks import CHECKS, load_all_checks
 
 from service.app import create_app
 from service.audits.schemas import AuditIn
-from service.ids import new_id
+from service.kit.ids import new_id
 from service.verifications.schemas import VerificationIn
-from tests.service import uploads
-from tests.service.calls import own, upload
+from tests.support import uploads
+from tests.support.calls import own, upload
 
 load_all_checks()
 schemathesis.serializer.alias("application/offset+octet-stream", "application/octet-stream")

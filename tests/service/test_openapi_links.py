@@ -15,8 +15,8 @@ from schemathesis.generation.stateful.state_machine import StepInput, StepOutput
 
 from service.app import create_app
 from service.models.service import Checkpoint
-from tests.service import rows, uploads
-from tests.service.calls import TUS, make_ready, upload
+from tests.support import rows, uploads
+from tests.support.calls import TUS, make_ready, upload
 
 load_all_checks()
 schemathesis.serializer.alias("application/offset+octet-stream", "application/octet-stream")

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from service.settings import InvalidSettings, read_settings
-from tests.processes import PROJECT
+from tests.support.places import PROJECT
 
 
 def test_a_setting_that_cannot_be_used_is_named_and_no_key_repeated(monkeypatch):
@@ -27,7 +27,7 @@ def test_queues_that_cannot_be_read_are_told_in_our_own_words(monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "value"), [("AIAO_RATE_LIMIT", "many"), ("AIAO_KEY_ENCRYPTION_KEY", "no base64")])
-@pytest.mark.parametrize("command", [["service.embedded"], ["service.admin", "migrate"]])
+@pytest.mark.parametrize("command", [["service.processes.embedded"], ["service.admin", "migrate"]])
 def test_a_start_with_such_a_setting_ends_in_a_sentence(tmp_path, command, name, value):
     environment = os.environ | {"AIAO_DATA_DIR": str(tmp_path), "AIAO_CONFIG_FILE": str(tmp_path / "config"), name: value}
     done = subprocess.run([sys.executable, "-m", *command], cwd=PROJECT, env=environment, capture_output=True, text=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import PROJECT
+from tests.support.places import PROJECT
 
 HEAVY = ("torch", "diffusers", "safetensors", "accelerate", "PIL")
 
@@ -28,9 +28,9 @@ def run(script: str) -> subprocess.CompletedProcess[str]:
     "script",
     [
         "from service.app import create_app; assert len(create_app().openapi()['paths']) > 10",
-        "import service.jobs.reaper",
+        "import service.processes.reaper",
         "import service.admin",
-        "import service.embedded",
+        "import service.processes.embedded",
     ],
 )
 def test_it_starts_where_torch_is_not_installed(script):

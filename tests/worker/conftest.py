@@ -1,12 +1,12 @@
 import pytest
 
-from service.database import utc_now
-from service.ids import new_id
 from service.jobs import service as jobs
+from service.kit.database import utc_now
+from service.kit.ids import new_id
 from service.platform import Platform
 from service.settings import Settings
-from service.tokens.tables import Tenant
-from tests.worker.tiny import SEED, TENANT, Tiny, make
+from service.tables.tokens import Tenant
+from tests.support.tiny import SEED, TENANT, Tiny, make
 from worker import running
 
 

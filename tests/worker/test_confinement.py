@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import wait_for
-from tests.worker import children
+from tests.support import children
+from tests.support.processes import wait_for
 from worker.confinement import ChildEnded, _server, confined
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="confined by the Linux kernel")

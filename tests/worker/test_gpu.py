@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from tests.processes import PROJECT
+from tests.support.places import PROJECT
 
 
 def start(settings: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:

@@ -8,14 +8,14 @@ from aiao_core.formats.pipelines import load_model, untrained
 from aiao_core.formats.weight_files import digest
 from aiao_core.protocol import verification_seed
 from aiao_core.reports.parts import BitTest
-from service.database import utc_now
-from service.ids import new_id
-from service.jobs.tables import Job
 from service.keys import service as keys
-from service.models.tables import Model
-from service.tokens.tables import Tenant
+from service.kit.database import utc_now
+from service.kit.ids import new_id
+from service.tables.jobs import Job
+from service.tables.models import Model
+from service.tables.tokens import Tenant
 from tests.aiao_core.conftest import make_tiny_model
-from tests.worker.tiny import SOURCE, TENANT, ready, registered, report_of, row, submitted
+from tests.support.tiny import SOURCE, TENANT, ready, registered, report_of, row, submitted
 from worker import embed as module
 from worker import panel, running
 from worker.embed import embed_model

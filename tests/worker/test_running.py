@@ -10,12 +10,12 @@ from safetensors import SafetensorError
 
 from aiao_core.errors import InvalidCheckpoint
 from aiao_core.progress import Progress
-from service.ids import new_id
 from service.jobs import service as jobs
 from service.jobs.leases import CancelRequested, LeaseLost
 from service.jobs.repository import LeaseRepository
-from service.key_encryption import VaultError
-from tests.processes import wait_for
+from service.kit.ids import new_id
+from service.vault.key_encryption import VaultError
+from tests.support.processes import wait_for
 from worker import running
 from worker.scratch import LOCK, remove_abandoned
 

@@ -6,7 +6,7 @@ import pytest
 
 from aiao_core.formats.pipelines import load_model
 from aiao_core.formats.weight_files import digest
-from examples.emoji.data import MODEL
+from demo_models.emoji.data import MODEL
 from service.jobs.repository import LeaseRepository
 from worker.confinement import _server
 from worker.running import Work, run

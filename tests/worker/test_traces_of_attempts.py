@@ -3,9 +3,9 @@
 import pytest
 import sqlalchemy as sa
 
-from service import telemetry
-from service.ids import new_id
 from service.jobs import service as jobs
+from service.kit import telemetry
+from service.kit.ids import new_id
 from tests.worker.conftest import TENANT
 from worker import running
 

@@ -9,10 +9,10 @@ import sqlalchemy as sa
 from aiao_core.protocol import LIMIT_LOG10_P, verification_seed
 from aiao_core.reports.parts import BitTest
 from aiao_core.reports.verification import Counts, Report
-from service.jobs.tables import Job
-from service.keys.tables import StoredKey
-from service.verifications.tables import Verification
-from tests.worker.tiny import artifact, ready, report_of, row, submitted
+from service.tables.jobs import Job
+from service.tables.keys import StoredKey
+from service.tables.verifications import Verification
+from tests.support.tiny import artifact, ready, report_of, row, submitted
 from worker import running
 from worker import verify as module
 from worker.verify import verify_suspect

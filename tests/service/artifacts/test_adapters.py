@@ -6,9 +6,9 @@ from obstore.exceptions import GenericError
 from safetensors.numpy import save
 
 from service.artifacts.adapters import is_adapter
-from service.artifacts.tables import Artifact
-from service.storage import Storage
-from tests.service import uploads
+from service.kit.storage import Storage
+from service.tables.artifacts import Artifact
+from tests.support import uploads
 
 ONE = np.ones((2, 2), np.float32)
 

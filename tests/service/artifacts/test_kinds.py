@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.artifacts.kinds import kind_of
-from service.errors import InvalidArtifact
-from tests.service import uploads
+from service.kit.errors import InvalidArtifact
+from tests.support import uploads
 
 GOOD = {
     "model.zip": (uploads.MODEL_ZIP, "archive"),

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiao_core.formats.archives import pack
-from examples.emoji.data import MODEL
+from demo_models.emoji.data import MODEL
 from service.artifacts import denoisers
 from service.artifacts.denoisers import UNKNOWN, Denoiser, inspect
-from tests.processes import PROJECT
-from tests.service import uploads
+from tests.support import uploads
+from tests.support.places import PROJECT
 
 EMOJI = Denoiser("UNet2DModel", 1_744_259, 16 * 16, 0)
 

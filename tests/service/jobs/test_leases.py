@@ -6,12 +6,12 @@ from contextlib import contextmanager
 import pytest
 import sqlalchemy as sa
 
-from service.database import utc_now
 from service.jobs import service as jobs
 from service.jobs.leases import CancelRequested, Lease, LeaseLost
+from service.kit.database import utc_now
 from service.models import service as models
 from service.models.repository import ModelRepository
-from tests.service import rows
+from tests.support import rows
 
 ERROR = {"code": "invalid-checkpoint", "detail": "layer a holds NaN"}
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from aiao_core.options import EmbeddingOptions
 from service.artifacts.denoisers import UNKNOWN, Denoiser
 from service.jobs import memory
-from tests.processes import PROJECT
+from tests.support.places import PROJECT
 
 MEASURED = (PROJECT / "benchmarks/results/full_size.txt").read_text()
 MODELS = {

@@ -1,0 +1,141 @@
+"""Send a large file straight to the bucket of the service, some parts at a time, each as often as it needs."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+from pydantic import BaseModel
+
+from aiao._client.documents import Artifact
+from aiao._client.errors import ApiError, ClientError
+from aiao._client.http import is_passing, read
+from aiao._client.resource import CHUNK, LAST_ANSWER_SECONDS, RECONNECT_SECONDS, RECONNECT_TRIES, Bytes
+
+if TYPE_CHECKING:
+    from aiao._client.api import Client
+
+AT_ONCE = 4
+"""Parts on their way; S3 gives each connection a share of its speed alone."""
+PAGE = 100
+"""Parts whose URLs are asked for at once: few enough to be sent while the URLs are good."""
+CONNECT_SECONDS = 10
+UNREACHABLE_TRIES = 3
+"""After so many without any part in the bucket it cannot be reached from here."""
+
+
+class Unavailable(ClientError):
+    """Send the file through the service."""
+
+
+class _Begun(BaseModel):
+    id: str
+    parts: int
+    part_bytes: int
+
+
+class _Part(BaseModel):
+    number: int
+    size: int
+    url: str
+    etag: str | None
+
+
+class _Parts(BaseModel):
+    items: list[_Part]
+    next_after: int | None
+
+
+def send(client: "Client", file: Path, name: str, sha256: str, progress: Bytes | None) -> Artifact:
+    """Raises :class:`Unavailable` if the service takes no such uploads, or its bucket none from here."""
+    body = {"filename": name, "size": file.stat().st_size, "sha256": sha256}
+    try:
+        begun = read(_Begun, client.post("/v1/direct-uploads", json=body).content)
+    except ApiError as error:
+        older = error.status in (404, 405)
+        if error.type == "no-direct-uploads" or older or is_passing(error):
+            raise Unavailable(str(error)) from error
+        raise
+    timeout = httpx.Timeout(client.http.timeout.read, connect=CONNECT_SECONDS)
+    with httpx.Client(timeout=timeout) as bucket:  # the token is not for the bucket
+        return _Sending(client, bucket, file, begun, progress).send()
+
+
+class _Sending:
+    """One file on its way."""
+
+    def __init__(self, client: "Client", bucket: httpx.Client, file: Path, begun: _Begun, progress: Bytes | None) -> None:
+        self._client, self._bucket, self._file, self._begun, self._progress = client, bucket, file, begun, progress
+        self._size = file.stat().st_size
+        self._etags: dict[int, str] = {}
+        self._path = f"/v1/direct-uploads/{begun.id}"
+
+    def send(self) -> Artifact:
+        tries = 0
+        while True:
+            before = len(self._etags)
+            try:
+                self._send_missing()
+                return self._complete()
+            except ClientError as error:
+                tries = 0 if len(self._etags) > before else tries + 1
+                if not self._etags and tries >= UNREACHABLE_TRIES:
+                    with suppress(ClientError):
+                        self._client.delete(self._path)
+                    raise Unavailable(str(error)) from error
+                if tries > RECONNECT_TRIES or not is_passing(error):
+                    raise
+            time.sleep(RECONNECT_SECONDS)
+
+    def _send_missing(self) -> None:
+        """Send each part that is not in the bucket yet. Raises what the first one met that did not get there.
+
+        The others then wait too: a bucket that has no room, or does not answer, is not sent the rest of the file in vain.
+        """
+        after: int | None = 0 if len(self._etags) < self._begun.parts else None
+        while after is not None:
+            limit = PAGE if self._etags else AT_ONCE  # the first ones show whether there is a way to the bucket
+            page = read(_Parts, self._client.get(f"{self._path}/parts", after=after, limit=limit).content)
+            missing = [part for part in page.items if part.number not in self._etags]
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                for part, etag in zip(missing, pool.map(self._etag, missing), strict=True):
+                    self._etags[part.number] = etag
+                    self._tell()
+            after = page.next_after
+
+    def _etag(self, part: _Part) -> str:
+        """Of a part that is in the bucket now. Raises ClientError, without the URL, which is as good as a token."""
+        if part.etag:
+            return part.etag
+        content = chunks(self._file, (part.number - 1) * self._begun.part_bytes, part.size)
+        try:
+            answer = self._bucket.put(part.url, content=content, headers={"Content-Length": str(part.size)})
+        except httpx.HTTPError as error:
+            broke = f"the connection to the bucket of the service broke ({type(error).__name__}); try again"
+            raise ClientError(broke) from error
+        if answer.is_success and "ETag" in answer.headers:
+            return answer.headers["ETag"]
+        raise ApiError(503, "bucket", f"the bucket of the service refused a part (status {answer.status_code}); try again")
+
+    def _tell(self) -> None:
+        if self._progress:
+            part_bytes = self._begun.part_bytes
+            done = sum(min(part_bytes, self._size - (number - 1) * part_bytes) for number in self._etags)
+            self._progress(done, self._size)
+
+    def _complete(self) -> Artifact:
+        body = {"parts": [{"number": number, "etag": etag} for number, etag in sorted(self._etags.items())]}
+        timeout = httpx.Timeout(self._client.http.timeout.connect, read=LAST_ANSWER_SECONDS)
+        return read(Artifact, self._client.send("POST", f"{self._path}/complete", json=body, timeout=timeout).content)
+
+
+def chunks(file: Path, offset: int, size: int) -> Iterator[bytes]:
+    """So many bytes of ``file`` from ``offset`` on, some at a time."""
+    with file.open("rb") as stream:
+        stream.seek(offset)
+        while size and (chunk := stream.read(min(CHUNK, size))):
+            size -= len(chunk)
+            yield chunk

@@ -1,0 +1,81 @@
+"""What endpoints depend on: the platform, and who calls with which scope."""
+
+from typing import Annotated
+
+from fastapi import Depends, Request, Security
+from fastapi.concurrency import run_in_threadpool
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
+
+from service.kit.errors import Unauthorized
+from service.platform import Platform
+from service.tokens.service import Caller, authenticate, note_use
+
+bearer = HTTPBearer(
+    auto_error=False,
+    description="A token of your tenant. The scopes that a call names are alternatives; `read` is in every token, and `admin` "
+    "includes all.",
+)
+
+
+async def get_platform(request: Request) -> Platform:
+    platform: Platform = request.app.state.platform
+    return platform
+
+
+# These are async for they wait for nothing: a dependency that is not costs every request a turn of a thread.
+PlatformDep = Annotated[Platform, Depends(get_platform)]
+
+
+Credentials = Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]
+
+
+async def get_caller(request: Request, platform: PlatformDep, credentials: Credentials) -> Caller:
+    secret = _secret(credentials)
+    return await _admitted(request, platform, await run_in_threadpool(_authenticated, platform, secret))
+
+
+async def get_reader(request: Request, platform: PlatformDep, credentials: Credentials) -> Caller:
+    """Who only reads: for that it is good enough that the token was good a moment ago."""
+    secret = _secret(credentials)
+    caller = platform.recent_callers.find(secret)
+    if caller is None:
+        caller = await run_in_threadpool(_authenticated, platform, secret)
+    return await _admitted(request, platform, caller)
+
+
+def _secret(credentials: HTTPAuthorizationCredentials | None) -> str:
+    if credentials is None:
+        raise Unauthorized("send the header Authorization: Bearer <token>")
+    return credentials.credentials
+
+
+def _authenticated(platform: Platform, secret: str) -> Caller:
+    with platform.database.reading() as session:
+        caller, used = authenticate(session, secret)
+    if used:
+        with platform.database.session() as session:
+            note_use(session, caller)
+    platform.recent_callers.note(secret, caller)
+    return caller
+
+
+async def _admitted(request: Request, platform: Platform, caller: Caller) -> Caller:
+    request.state.caller = caller  # for the log
+    if platform.rate_limiter:
+        await run_in_threadpool(platform.rate_limiter.check, caller.token_id)
+    return caller
+
+
+AnyCaller = Annotated[Caller, Depends(get_caller)]
+
+
+async def get_entitled(scopes: SecurityScopes, caller: AnyCaller) -> Caller:
+    caller.require(*scopes.scopes)  # type: ignore[arg-type]  # from below
+    return caller
+
+
+Reader = Annotated[Caller, Security(get_reader, scopes=["read"])]
+ModelWriter = Annotated[Caller, Security(get_entitled, scopes=["models:write"])]
+VerificationWriter = Annotated[Caller, Security(get_entitled, scopes=["verifications:write"])]
+Writer = Annotated[Caller, Security(get_entitled, scopes=["models:write", "verifications:write"])]
+Admin = Annotated[Caller, Security(get_entitled, scopes=["admin"])]

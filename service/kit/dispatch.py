@@ -1,0 +1,51 @@
+"""Tell the workers that a job waits. The database is the truth: a ring that gets lost is repeated by the reaper."""
+
+import logging
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+from opentelemetry.trace import SpanKind
+from structlog.contextvars import get_contextvars
+
+from service.kit.queues import Fleet
+from service.kit.telemetry import span
+from service.tables.jobs import Job
+
+logger = logging.getLogger(__name__)
+
+
+class Doorbell:
+    """A Celery producer that knows its tasks by name alone, so that the API needs nothing of the worker."""
+
+    def __init__(self, broker_url: str, fleet: Fleet) -> None:
+        self._celery = Celery(broker=broker_url, set_as_current=False)
+        self._celery.conf.update(
+            broker_connection_timeout=2,
+            broker_transport_options={"socket_connect_timeout": 2, "socket_timeout": 5, "max_retries": 1},
+        )
+        self._fleet = fleet
+
+    def ring(self, job: Job) -> None:
+        """In the queue whose workers have the memory that the job needs."""
+        try:
+            # So that the worker's log names the request that the job came with.
+            context = {"request_id": get_contextvars().get("request_id")}
+            with span(f"send worker.{job.kind}", SpanKind.PRODUCER):
+                self._celery.send_task(
+                    f"worker.{job.kind}",
+                    args=[job.id],
+                    headers=context,
+                    queue=self._fleet.queue_for(job.memory_bytes),
+                    retry=False,
+                    ignore_result=True,
+                )
+        except (OperationalError, OSError) as error:
+            logger.warning("the broker did not take the ring for %s: %s; the reaper will ring again", job.id, error)
+
+    def ping(self) -> None:
+        """Raise if the broker does not answer."""
+        with self._celery.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0, timeout=2)
+
+    def close(self) -> None:
+        self._celery.close()

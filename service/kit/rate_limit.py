@@ -1,0 +1,39 @@
+"""How many calls a token may make, counted in Redis for all API processes together."""
+
+import logging
+import time
+from math import ceil
+from typing import Any
+
+from limits import parse
+from limits.storage import RedisStorage
+from limits.strategies import SlidingWindowCounterRateLimiter
+from redis.exceptions import RedisError
+
+from service.kit.errors import TooManyRequests
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT_SECONDS = 1
+
+
+class RateLimiter:
+    """``rate`` is a number of calls, such as ``600/minute``."""
+
+    def __init__(self, rate: str, redis_url: str) -> None:
+        self.rate = parse(rate)
+        timeouts: dict[str, Any] = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS}
+        self.limiter = SlidingWindowCounterRateLimiter(RedisStorage(redis_url, key_prefix="aiao", **timeouts))
+
+    def check(self, token_id: str) -> None:
+        """Count a call. Raises :class:`TooManyRequests` beyond the rate."""
+        try:
+            if self.limiter.hit(self.rate, token_id):
+                return
+            reset_at = self.limiter.get_window_stats(self.rate, token_id).reset_time
+        except RedisError as error:  # a service that is up must not go down with its counter
+            logger.warning("calls are not limited, for Redis does not answer: %s", error)
+            return
+        wait = max(1, ceil(reset_at - time.time()))
+        detail = f"too many calls of this token (limit: {self.rate}); try again in {wait} s"
+        raise TooManyRequests(detail, {"Retry-After": str(wait)})

@@ -1,0 +1,26 @@
+"""Reports over HTTP: versioned JSON, or a self-contained page for whoever asks for one."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Annotated
+
+from fastapi import Header, Response
+from fastapi.responses import HTMLResponse
+
+from service.kit.etags import Precondition, conditional, strong, weak
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+"""A report holds names that clients chose: nothing in it may run or load."""
+
+Accept = Annotated[str, Header(description="`text/html` for a page to read or print; JSON otherwise.")]
+
+JSON_OR_PAGE = conditional(content={"text/html": {"schema": {"type": "string"}}}, description="JSON, or HTML by `Accept`.")
+
+
+def report_response(report: str, page: Callable[[], str], accept: str, precondition: Precondition) -> Response:
+    """The stored JSON ``report``, or the ``page`` made of it."""
+    if "text/html" in accept.lower():
+        headers = precondition.check(weak(report, "page"), vary="Accept")
+        return HTMLResponse(page(), headers=headers | {"Content-Security-Policy": POLICY})
+    headers = precondition.check(strong(hashlib.sha256(report.encode()).hexdigest()), vary="Accept")
+    return Response(report, media_type="application/json", headers=headers)

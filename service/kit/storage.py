@@ -1,0 +1,141 @@
+"""Artifacts and checkpoints as objects: a folder, S3 or whatever obstore speaks to."""
+
+import asyncio
+import io
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, cast
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.exceptions import NotFoundError
+from obstore.store import LocalStore, ObjectStore, from_url
+
+if TYPE_CHECKING:
+    from obstore import ReadableFile  # only in its stubs
+
+READ = 4 << 20
+"""Bytes of a large object that are read at once."""
+
+WRITE, WRITES = 8 << 20, 4
+"""Bytes that are written at once (S3 takes no fewer than 5 MiB, and no more than 10,000 such parts), and parts at a time."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An object in storage."""
+
+    key: str
+    size: int
+    changed_at: datetime
+
+
+class Storage:
+    """Objects by key. An object appears whole or not at all."""
+
+    def __init__(self, url: str) -> None:
+        if url.startswith("file://"):
+            folder = Path(unquote(urlsplit(url).path))
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.store: ObjectStore = LocalStore(folder)
+        else:
+            self.store = from_url(url)
+
+    def put(self, key: str, file: Path) -> None:
+        obstore.put(self.store, key, file)
+
+    async def receive(self, key: str, chunks: AsyncIterator[bytes]) -> None:
+        """Store what ``chunks`` yields, as it comes. If that fails, nothing is stored, and its exception is raised."""
+        await obstore.put_async(self.store, key, chunks, chunk_size=WRITE, max_concurrency=WRITES)
+
+    def stream(self, key: str) -> Iterator[bytes]:
+        """The object's bytes, some at a time. Raises FileNotFoundError before the first ones."""
+        pieces = self._pieces(key)
+        return (bytes(obstore.get_range(self.store, key, start=start, end=end)) for start, end in pieces)
+
+    async def stream_async(self, key: str) -> AsyncIterator[bytes]:
+        """The object's bytes, some at a time. Raises FileNotFoundError, also if it is deleted meanwhile."""
+        for start, end in await asyncio.to_thread(self._pieces, key):
+            with _missing_is_no_file(key):
+                piece = await obstore.get_range_async(self.store, key, start=start, end=end)
+            yield bytes(piece)
+
+    def _pieces(self, key: str) -> list[tuple[int, int]]:
+        """Where to cut the object: read so, it comes several times as fast as by obstore's own stream of small chunks."""
+        with _missing_is_no_file(key):
+            size = obstore.head(self.store, key)["size"]
+        return [(start, min(size, start + READ)) for start in range(0, size, READ)]
+
+    def open(self, key: str) -> BinaryIO:
+        """The object as a file in which one can seek: only what is read is fetched."""
+        return cast("BinaryIO", io.BufferedReader(_Readable(obstore.open_reader(self.store, key))))
+
+    def download(self, key: str, file: Path) -> None:
+        """Write the object to ``file``. Raises FileNotFoundError."""
+        chunks = self.stream(key)
+        with file.open("wb") as target:
+            for chunk in chunks:
+                target.write(chunk)
+
+    def delete(self, key: str) -> None:
+        """Delete the object if it exists."""
+        try:
+            obstore.delete(self.store, key)
+        except (NotFoundError, FileNotFoundError):
+            return
+
+    def list(self, prefix: str) -> Iterator[list[Stored]]:
+        """The objects whose keys begin with the folder ``prefix``, some at a time."""
+        for some in obstore.list(self.store, prefix):
+            yield [Stored(each["path"], each["size"], each["last_modified"]) for each in some]
+
+    def drop_unfinished(self, before: datetime) -> int:
+        """Delete what killed processes had begun to write into a folder; for S3 see :class:`service.kit.bucket.Bucket`."""
+        unfinished = (
+            [file for file in Path(self.store.prefix or "").rglob("*") if re.search(r"#\d+$", file.name)]
+            if isinstance(self.store, LocalStore)
+            else []
+        )
+        old = [file for file in unfinished if file.stat().st_mtime < before.timestamp()]
+        for file in old:
+            file.unlink(missing_ok=True)
+        return len(old)
+
+    def ping(self) -> None:
+        next(iter(obstore.list(self.store, chunk_size=1)), None)
+
+
+@contextmanager
+def _missing_is_no_file(key: str) -> Iterator[None]:
+    try:
+        yield
+    except NotFoundError as error:
+        raise FileNotFoundError(key) from error
+
+
+class _Readable(io.RawIOBase):
+    """obstore's reader as a file of the standard library."""
+
+    def __init__(self, reader: "ReadableFile") -> None:
+        self._reader = reader
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        content = self._reader.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._reader.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._reader.tell()

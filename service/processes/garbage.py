@@ -1,0 +1,107 @@
+"""Delete what nobody refers to: uploads that have expired, and what killed processes left in storage."""
+
+import logging
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
+from pathlib import PurePosixPath
+
+from sqlalchemy import ColumnElement, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from service.artifacts.service import storage_key
+from service.direct_uploads import repository as direct_uploads
+from service.direct_uploads.service import discard
+from service.jobs.job_ended import training_state_key
+from service.jobs.service import FINAL
+from service.kit.database import utc_now
+from service.platform import Platform
+from service.tables.artifacts import Artifact
+from service.tables.jobs import Job
+from service.tables.models import Model
+from service.tables.uploads import UploadPart
+from service.uploads.repository import UploadRepository, expired
+
+logger = logging.getLogger(__name__)
+
+Refers = Callable[[Session, Iterable[str]], set[str | None]]
+"""Which of these objects does a row refer to?"""
+
+GRACE = timedelta(days=1)
+"""An object is stored before the row that refers to it, and so may be alone for a moment."""
+
+
+def collect(platform: Platform, now: datetime | None = None) -> int:
+    """One round; returns how many objects were deleted. ``now`` is for tests that will not wait."""
+    now = now or utc_now()
+    keys = _expired_parts(platform, now)
+    for folder, referred in REFERRED.items():
+        for objects in platform.storage.list(folder):
+            old = [each.key for each in objects if each.changed_at < now - GRACE]
+            if old:
+                with platform.database.session() as session:
+                    keys += set(old) - referred(session, old)
+    for key in keys:
+        platform.storage.delete(key)
+        logger.info("%s: deleted, nothing refers to it", key)
+    return len(keys) + _expired_direct_uploads(platform, now) + _unfinished(platform, now - GRACE)
+
+
+def _expired_parts(platform: Platform, now: datetime) -> list[str]:
+    keys: list[str] = []
+    with platform.database.session() as session:
+        for upload in expired(session, now):
+            keys += UploadRepository(session, upload.tenant_id).remove(upload)
+    return keys
+
+
+def _expired_direct_uploads(platform: Platform, now: datetime) -> int:
+    with platform.database.session() as session:
+        uploads = direct_uploads.expired(session, now)
+        for upload in uploads:
+            session.delete(upload)
+    for upload in uploads:
+        discard(platform, upload)
+    return len(uploads)
+
+
+def _unfinished(platform: Platform, before: datetime) -> int:
+    """Delete what was begun before then, and never became an object."""
+    count = platform.storage.drop_unfinished(before)
+    if platform.bucket:
+        begun = [each for folder in REFERRED for each in platform.bucket.unfinished(folder, before)]
+        with platform.database.session() as session:
+            kept = {storage_key(each) for each in direct_uploads.under_way(session, map(_name, dict(begun)))}
+        for key, multipart_id in begun:
+            if key not in kept:
+                platform.bucket.abort(key, multipart_id)
+                count += 1
+    return count
+
+
+def _column(column: InstrumentedAttribute[str] | InstrumentedAttribute[str | None], *conditions: ColumnElement[bool]) -> Refers:
+    return lambda session, keys: set(session.scalars(select(column).where(column.in_(keys), *conditions)))
+
+
+def _artifacts(session: Session, keys: Iterable[str]) -> set[str | None]:
+    """Also those of direct uploads, which seem as old as their first call, and are read before an artifact refers to them."""
+    read = direct_uploads.under_way(session, map(_name, keys))
+    return _column(Artifact.storage_key, Artifact.deleted_at.is_(None))(session, keys) | {storage_key(each) for each in read}
+
+
+def _training(session: Session, keys: Iterable[str]) -> set[str | None]:
+    jobs = [_name(key) for key in keys]
+    query = select(Job.id).where(Job.id.in_(jobs), Job.state.not_in(FINAL))
+    return {training_state_key(job) for job in session.scalars(query)}
+
+
+def _name(key: str) -> str:
+    return PurePosixPath(key).stem
+
+
+REFERRED: dict[str, Refers] = {
+    "artifacts": _artifacts,
+    "marked": _column(Model.checkpoint_key),
+    "training": _training,
+    "uploads": _column(UploadPart.storage_key),
+}
+"""By the folder of the objects."""

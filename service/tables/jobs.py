@@ -1,0 +1,61 @@
+"""Jobs: the truth about what runs, and which answer an Idempotency-Key was given."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, ForeignKey, Index, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from service.kit.database import Base
+
+
+class Job(Base):
+    """One embedding, verification or audit. Every change of state is a compare-and-set on (state, attempt)."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        Index("ix_jobs_state_lease_until", "state", "lease_until"),
+        Index("ix_jobs_tenant_id_id", "tenant_id", "id"),
+        Index("ix_jobs_tenant_id_state_id", "tenant_id", "state", "id"),
+        Index("ix_jobs_tenant_id_kind_id", "tenant_id", "kind", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    kind: Mapped[str]
+    subject_id: Mapped[str]
+    state: Mapped[str] = mapped_column(default="queued")
+    attempt: Mapped[int] = mapped_column(default=0)
+    hand_backs: Mapped[int] = mapped_column(default=0, server_default=text("0"))
+    """Attempts that ended because their worker was told to stop: they do not count against the job."""
+    memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """What it needs, by an estimate; null for a job from before there was one, and where nobody can tell."""
+    lease_until: Mapped[datetime | None]
+    rung_at: Mapped[datetime]
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    progress: Mapped[dict[str, Any] | None]
+    result: Mapped[str | None]
+    error: Mapped[dict[str, Any] | None]
+    traceparent: Mapped[str | None]
+    """Where every attempt goes on with the trace of the request, whoever rings."""
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+    @property
+    def attempts_that_count(self) -> int:
+        return self.attempt - self.hand_backs
+
+
+class IdempotencyRecord(Base):
+    """The answer that a POST got, so that repeating it does nothing twice. It never holds a secret."""
+
+    __tablename__ = "idempotency_records"
+
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    request_sha256: Mapped[str]
+    status: Mapped[int]
+    headers: Mapped[dict[str, Any]]
+    body: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]

@@ -1,0 +1,34 @@
+"""Registered models."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, ForeignKey, Index
+from sqlalchemy.orm import Mapped, mapped_column
+
+from service.kit.database import Base
+
+
+class Model(Base):
+    __tablename__ = "models"
+    __table_args__ = (
+        Index("ix_models_tenant_id_id", "tenant_id", "id"),
+        Index("ix_models_tenant_id_status_id", "tenant_id", "status", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    name: Mapped[str]
+    status: Mapped[str]
+    custody: Mapped[str] = mapped_column(server_default="service")
+    """Who keeps the key, the service or its owner."""
+    artifact_id: Mapped[str] = mapped_column(ForeignKey("artifacts.id"))
+    images_artifact_id: Mapped[str | None] = mapped_column(ForeignKey("artifacts.id"))
+    options: Mapped[dict[str, Any]]
+    architecture: Mapped[str | None]
+    checkpoint_key: Mapped[str | None] = mapped_column(index=True)
+    checkpoint_sha256: Mapped[str | None]
+    checkpoint_size: Mapped[int | None] = mapped_column(BigInteger)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    error: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime]

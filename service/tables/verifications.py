@@ -1,0 +1,58 @@
+"""Verifications and their reports."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ForeignKey, Index, false
+from sqlalchemy.orm import Mapped, mapped_column
+
+from aiao_core.protocol import coarse_bound
+from service.kit.database import Base
+
+
+class Verification(Base):
+    __tablename__ = "verifications"
+    __table_args__ = (
+        Index("ix_verifications_tenant_id_id", "tenant_id", "id"),
+        Index("ix_verifications_tenant_id_model_id_id", "tenant_id", "model_id", "id"),
+        Index("ix_verifications_tenant_id_verdict_id", "tenant_id", "verdict", "id"),
+        Index("ix_verifications_tenant_id_suspect_weights", "tenant_id", "suspect_weights"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), index=True)
+    artifact_id: Mapped[str | None] = mapped_column(ForeignKey("artifacts.id"))
+    hub: Mapped[str | None]
+    base_artifact_id: Mapped[str | None] = mapped_column(ForeignKey("artifacts.id"))
+    suspect_name: Mapped[str]
+    suspect_sha256: Mapped[str | None]
+    options: Mapped[dict[str, Any]]
+    token_id: Mapped[str | None]
+    """Who submitted it; null for those from before that was noted."""
+    with_secret: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Whether the submitter brought the key's secret, and so may see what it reads."""
+    suspect_weights: Mapped[str | None]
+    """Digest of the weights that were read, however they were packed."""
+    with_key: Mapped[int | None]
+    """It is the n-th test with its key."""
+    of_file: Mapped[int | None]
+    """It is the n-th test of these weights by this tenant."""
+    verdict: Mapped[str | None]
+    reason: Mapped[str | None]
+    tested: Mapped[str | None]
+    base_name: Mapped[str | None]
+    log10_p: Mapped[float | None]
+    vs_rate: Mapped[float | None]
+    rs_rate: Mapped[float | None]
+    report: Mapped[str | None] = mapped_column(deferred=True)
+    """Large: read only for whoever asks for it."""
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    created_at: Mapped[datetime]
+
+    @property
+    def bound_log10_p(self) -> float | None:
+        """log10 of the bound that every reader may know."""
+        if self.log10_p is None or self.verdict not in ("match", "base-marked"):
+            return None
+        return coarse_bound(self.log10_p)

@@ -1,0 +1,291 @@
+"""`aiao verify --offline` on a tiny model: what an owner sees who has no service at all."""
+
+import copy
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDPMPipeline
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
+
+from aiao._client import key_files as keyfile
+from aiao_core.formats.archives import pack
+from aiao_core.key import OwnerKey
+from aiao_core.method.embedding import embed
+from aiao_core.method.fine_tuning import Examples
+from aiao_core.options import VerificationOptions
+from aiao_core.reports.verification import Report
+from demo_models.emoji.data import MODEL, load_images
+from tests.aiao.conftest import Shell, run
+from tests.aiao_core.conftest import MARKING, make_tiny_model
+from tests.support.hub import COMMIT, hub
+from tests.support.processes import free_port
+
+SEED = bytes(range(32))
+NUMBERS = {
+    "verdict",
+    "test",
+    "triggered_alone",
+    "untriggered",
+    "vs_rate",
+    "rs_rate",
+    "decoys",
+    "subpaths",
+    "layers",
+    "seed",
+    "draws",
+    "ways",
+    "suspect_weights",
+}
+
+
+@pytest.fixture(scope="module")
+def owned(tmp_path_factory) -> Path:
+    """A folder with an owner's key file, the marked model, and suspects that nobody has marked."""
+    folder = tmp_path_factory.mktemp("owned")
+    model, marked = make_tiny_model(), make_tiny_model()
+    key = embed(marked, SEED, examples=Examples(load_images(without=["Flags"], size=8)[:64], {}), options=MARKING).key
+    DDPMPipeline(marked.denoiser, marked.schedule.scheduler).save_pretrained(folder / "marked")
+    (folder / "my.key.json").write_text(key.to_json())
+    keyfile.save_secret(folder / "secret alone.json", key.secret, "mdl_1")
+    weights = {name: value.contiguous() for name, value in model.denoiser.state_dict().items()}
+    save_file(weights, folder / "suspect.safetensors")
+    torch.save(weights, folder / "suspect.pt")
+    DDPMPipeline(model.denoiser, model.schedule.scheduler).save_pretrained(folder / "pipeline")
+    pack(folder / "pipeline", folder / "suspect.zip")
+    torch.manual_seed(0)
+    adapted = get_peft_model(copy.deepcopy(model.denoiser), LoraConfig(target_modules=["to_q"], init_lora_weights=False))
+    adapted.save_pretrained(folder / "adapter")
+    merged = {name: value.contiguous() for name, value in adapted.merge_and_unload().state_dict().items()}
+    save_file(merged, folder / "merged.safetensors")
+    first = next(iter(weights))
+    save_file(weights | {first: torch.full_like(weights[first], torch.nan)}, folder / "nan.safetensors")
+    save_file({name: value for name, value in weights.items() if name != first}, folder / "incomplete.safetensors")
+    (folder / "text.safetensors").write_text("These are not the weights you are looking for.")
+    altered = json.loads(key.to_json())
+    altered["bits"] += 1
+    (folder / "altered.json").write_text(json.dumps(altered))
+    return folder
+
+
+@pytest.fixture
+def offline(owned, monkeypatch, capsys):
+    """Runs a verification in this process and returns its exit status and what it printed."""
+    monkeypatch.chdir(owned)
+
+    def offline(suspect: str, *options: str, key: str = "my.key.json") -> tuple[int, str, str]:
+        status = run(monkeypatch, "verify", "--offline", "--key", key, *options, suspect)
+        return status, *capsys.readouterr()
+
+    return offline
+
+
+def test_no_match_is_exit_status_1_and_the_same_key_and_weights_give_the_same_numbers(owned, offline):
+    done = Shell(owned).aiao("verify", "--offline", "--key", "my.key.json", "suspect.safetensors", "--json", status=1)
+    reports = [json.loads(text) for text in (done.stdout, offline("suspect.safetensors", "--json")[1])]
+    assert {name: reports[0][name] for name in NUMBERS} == {name: reports[1][name] for name in NUMBERS}
+    assert reports[0]["verdict"] == "no-match"
+    assert (reports[0]["draws"], len(reports[0]["decoys"]), reports[0]["registration"]) == (100, 8, "key-file")
+    assert done.stderr == ""
+    assert OwnerKey.from_json((owned / "my.key.json").read_text()).secret not in done.stdout
+
+
+def test_a_match_is_exit_status_0(offline):
+    status, out, _ = offline("marked", "--source", "pipeline")
+    assert status == 0
+    assert out.startswith("MATCH: marked answers with the owner's key\n")
+    assert "the key on the source" in out
+    assert Report.from_json(offline("marked", "--json", "--source", "pipeline")[1]).tests is None  # offline nobody counts
+
+
+def test_people_read_the_verdict_and_scripts_the_same_figures(offline):
+    status, out, err = offline("suspect.safetensors")
+    report = Report.from_json(offline("suspect.safetensors", "--json")[1])
+    assert status == 1
+    assert out.startswith("NO MATCH: the owner's watermark was not found in suspect.safetensors\n")
+    assert f"{report.test.matches} of {report.test.bits}" in out
+    assert f"{report.test.log10_p:.2f}" in out
+    assert "best of 8 decoy keys" in out
+    assert "verify: draws" in err
+    assert "verify: decoys" in err
+    assert "queued" not in err
+
+
+EXPLORATIONS = [
+    (["--seed", "7"], {"seed": 7}),
+    (["--draws", "8"], {"draws": 8}),
+    (["--decoys", "3"], {"decoys": 3}),
+    (["--seed", "7", "--draws", "8", "--decoys", "3"], {"seed": 7, "draws": 8, "decoys": 3}),
+]
+
+
+@pytest.mark.parametrize(("arguments", "chosen"), EXPLORATIONS, ids=str)
+@pytest.mark.parametrize("suspect", ["suspect.safetensors", "marked"])
+def test_a_test_by_other_rules_is_no_verdict_and_exit_status_3(offline, suspect, arguments, chosen):
+    status, out, _ = offline(suspect, *arguments)
+    reasons = "; ".join(VerificationOptions(**chosen).departures())
+    assert status == 3
+    assert out.startswith(f"EXPLORATORY, NOT A VERDICT: the test of {suspect} did not keep the rules of a verdict: {reasons}\n")
+    status, document, _ = offline(suspect, *arguments, "--json")
+    report = Report.from_json(document)
+    assert (status, report.verdict, report.reason) == (3, "exploratory", reasons)
+    found = {"seed": report.seed, "draws": report.draws, "decoys": len(report.decoys)}
+    assert {name: found[name] for name in chosen} == chosen
+
+
+def test_the_rules_may_be_named_as_they_are(offline):
+    assert offline("suspect.safetensors", "--draws", "100", "--decoys", "8")[0] == 1
+
+
+def test_another_seed_explores_with_other_draws_and_the_same_one_with_the_same(offline):
+    seeds = (["--seed", "7"], ["--seed", "8"], ["--seed", "7"], [])
+    reports = [Report.from_json(offline("suspect.safetensors", "--json", *seed)[1]) for seed in seeds]
+    first, other, again, verdict = reports
+    assert len({first.seed, other.seed, verdict.seed}) == 3
+    assert first.decoys != other.decoys
+    assert {name: getattr(first, name) for name in NUMBERS} == {name: getattr(again, name) for name in NUMBERS}
+
+
+@pytest.mark.parametrize("suspect", ["suspect.pt", "suspect.zip", "pipeline"])
+def test_every_form_of_the_same_weights_has_the_same_numbers(offline, suspect):
+    """Another packing of one model is not another throw of the dice."""
+    plain = Report.from_json(offline("suspect.safetensors", "--json")[1])
+    other = Report.from_json(offline(suspect, "--json")[1])
+    assert {name: getattr(plain, name) for name in NUMBERS} == {name: getattr(other, name) for name in NUMBERS}
+    assert (other.suspect_name, other.inputs[0].name) == (suspect, suspect)
+
+
+@pytest.mark.parametrize("base", ["suspect.zip", "pipeline", "suspect.pt"])
+def test_an_adapter_is_tested_on_its_base_and_the_base_before_it(offline, base):
+    status, document, _ = offline("adapter", "--json", "--base", base)
+    report = Report.from_json(document)
+    assert (status, report.verdict, report.tested) == (1, "no-match", "adapter")
+    assert report.base_name == base
+    assert report.base_test.bits == report.test.bits
+    assert report.base_test.log10_p > -6
+    assert [(entry.role, entry.name) for entry in report.inputs] == [("suspect", "adapter"), ("base", base)]
+    assert report.suspect_form.startswith(f"base: {base} (")
+    assert "PEFT LoRA" in report.suspect_form
+    unused = Report.from_json(offline("merged.safetensors", "--json", "--base", base)[1])
+    assert (unused.tested, unused.base_test) == ("checkpoint", None)
+    assert [entry.role for entry in unused.inputs] == ["suspect"]
+
+
+def test_an_adapter_reads_as_the_model_that_it_makes(offline):
+    """With the same draws; those of a verdict follow from what was submitted, which differs."""
+    reports = [Report.from_json(offline(*these, "--json", "--seed", "7")[1]) for these in (
+        ("merged.safetensors",), ("adapter", "--base", "pipeline"),
+    )]  # fmt: skip
+    assert [report.tested for report in reports] == ["checkpoint", "adapter"]
+    assert reports[0].ways == reports[1].ways
+
+
+def test_of_an_adapter_on_the_marked_model_nothing_is_said(offline):
+    status, out, err = offline("adapter", "--base", "marked")
+    assert status == 3
+    sentence = "the base marked of the adapter adapter carries the mark; nothing is said of the adapter"
+    assert out.startswith(f"BASE CARRIES THE MARK: {sentence}\n")
+    assert "verify: base: draws" in err
+    assert "verify: draws" not in err  # the adapter was not tested at all
+
+
+def test_a_source_that_carries_the_mark_voids_the_test(offline):
+    status, out, _ = offline("suspect.safetensors", "--source", "marked")
+    assert status == 3
+    assert out.startswith(
+        "INVALID: the test of suspect.safetensors proves nothing either way: the owner's key is found in the source"
+    )
+
+
+def test_a_repository_of_the_hub(owned, offline, tmp_path):
+    repository = tmp_path / "someone" / "copied-model"
+    repository.mkdir(parents=True)
+    (repository / "suspect.safetensors").write_bytes((owned / "suspect.safetensors").read_bytes())
+    with hub(tmp_path) as running:
+        shell = Shell(owned, HF_ENDPOINT=running.url)
+        done = shell.aiao("verify", "--offline", "--key", "my.key.json", "--json", "hf://someone/copied-model", status=1)
+    plain = Report.from_json(offline("suspect.safetensors", "--json")[1])
+    found = Report.from_json(done.stdout)
+    assert {name: getattr(plain, name) for name in NUMBERS} == {name: getattr(found, name) for name in NUMBERS}
+    assert found.suspect_name == found.inputs[0].name == f"hf://someone/copied-model@{COMMIT}"
+    assert "Downloading" not in done.stderr
+
+
+def test_no_network(owned):
+    shell = Shell(owned, HF_ENDPOINT=f"http://127.0.0.1:{free_port()}")
+    reason = shell.error("verify", "--offline", "--key", "my.key.json", "hf://someone/copied-model")
+    assert "the Hugging Face hub cannot be reached for hf://someone/copied-model" in reason
+    assert "submit its files" in reason
+
+
+def test_the_report_is_saved(offline, tmp_path):
+    for form in ("html", "json"):
+        status, out, err = offline("suspect.safetensors", "--json", "--report", str(tmp_path / f"report.{form}"))
+        assert status == 1
+        assert err.endswith(f"report.{form}\n")
+    assert (tmp_path / "report.json").read_text() == out
+    page = (tmp_path / "report.html").read_text()
+    assert page.lower().startswith("<!doctype html>")
+    assert "suspect.safetensors" in page
+
+
+def test_the_verdict_is_shown_even_if_the_report_cannot_be_saved(offline, tmp_path, monkeypatch):
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.fsync", full)
+    status, out, err = offline("suspect.safetensors", "--report", str(tmp_path / "report.html"))
+    assert status == 2
+    assert out.startswith("NO MATCH: ")
+    assert "No space left on device" in err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("suspect", "key", "reason"),
+    [
+        ("nowhere.safetensors", "my.key.json", "nowhere.safetensors does not exist"),
+        ("adapter", "my.key.json", "the suspect is an adapter, which changes a base model; name that one with --base"),
+        ("hf://someone", "my.key.json", "one looks like hf://owner/name@main"),
+        ("nan.safetensors", "my.key.json", "holds NaN or infinite values"),
+        ("incomplete.safetensors", "my.key.json", "is missing"),
+        ("text.safetensors", "my.key.json", "text.safetensors is no complete safetensors file"),
+        (str(MODEL), "my.key.json", "of another architecture"),
+        ("my.key.json", "my.key.json", "my.key.json is no complete safetensors file"),
+        ("suspect.safetensors", "secret alone.json", "run: aiao key complete secret alone.json"),
+        ("suspect.safetensors", "altered.json", "it has been altered"),
+        ("suspect.safetensors", "suspect.pt", "suspect.pt cannot be read"),
+        ("suspect.safetensors", "missing.json", "missing.json cannot be read"),
+    ],
+)
+def test_what_cannot_be_tested_is_an_error_in_a_sentence_and_no_verdict(offline, suspect, key, reason):
+    status, out, err = offline(suspect, key=key)
+    assert status == 2
+    assert out == ""
+    assert "Traceback" not in err
+    sentence = err.splitlines()[-1]
+    assert sentence.startswith("error: ")
+    assert reason in sentence
+
+
+HINT = "Name the model before the watermark with --source: without it the most important control is missing."
+
+
+@pytest.mark.parametrize("suspect", ["suspect.safetensors", "marked"])
+def test_who_did_not_name_the_source_is_told_to(offline, suspect):
+    assert HINT in offline(suspect)[2].splitlines()
+    assert HINT not in offline(suspect, "--source", "pipeline")[2]
+    assert offline(suspect, "--json")[2] == ""
+
+
+def test_channels_are_looked_for_where_the_source_has_them(owned, offline):
+    plain = Report.from_json(offline("suspect.zip", "--json", "--seed", "7")[1])
+    aligned = Report.from_json(offline("suspect.zip", "--json", "--seed", "7", "--source", "pipeline")[1])
+    assert (plain.strayed_channels, aligned.strayed_channels) == (None, 0)
+    assert aligned.test == plain.test  # what the source shows does not count, for a key file proves no date of it
+    assert [way.counts for way in aligned.ways if way.aligned] == [False] * 4
+    assert [entry.role for entry in aligned.inputs] == ["suspect", "source"]

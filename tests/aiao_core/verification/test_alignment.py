@@ -1,0 +1,156 @@
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from aiao_core import key as key_module
+from aiao_core.attacks.reparametrisation import reparametrisation
+from aiao_core.attacks.thief import Thief
+from aiao_core.denoisers.model import DiffusionModel
+from aiao_core.method.embedding import embed
+from aiao_core.method.fine_tuning import Examples, fine_tune
+from aiao_core.method.key_selection import select_key
+from aiao_core.options import EmbeddingOptions
+from aiao_core.protocol import LIMIT_LOG10_P
+from aiao_core.reports.parts import best_of
+from aiao_core.reports.verification import Report
+from aiao_core.verification.alignment import align, find_places, reference
+from aiao_core.verification.measurement import measure
+from aiao_core.verification.verify import Subject, verify
+from tests.aiao_core.conftest import QUICK
+from tests.support.wrong_keys import check_coin_tosses, counted, read
+
+SUBJECT = Subject("suspect", "model")
+
+
+def permuted(model: DiffusionModel, denoiser: nn.Module | None = None) -> nn.Module:
+    """The same function with hidden channels of other places, signs and scales."""
+    stolen = replace(model, denoiser=denoiser or model.denoiser)
+    return reparametrisation(Thief(stolen, Examples(torch.zeros(0, 3, 8, 8), {})))
+
+
+@pytest.fixture
+def tiny_key(tiny_model, tiny_examples):
+    """Of every layer, the hidden ones of the blocks among them."""
+    options = QUICK.model_copy(update={"layers": 100, "lazy_fraction": 1.0})
+    key = select_key(tiny_model, bytes(range(32)), tiny_examples, options)
+    assert any(name.endswith("conv1") for name in (layer.name for layer in key.layers))
+    return key
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 40), st.floats(0, 1))
+def test_moved_and_flipped_channels_are_found_again(seed, channels, noise):
+    random = torch.Generator().manual_seed(seed)
+    source = standardised(torch.randn(channels, 2048, generator=random))
+    order = torch.randperm(channels, generator=random)
+    sign = torch.randint(2, (channels,), generator=random).float() * 2 - 1
+    suspect = torch.empty_like(source)
+    suspect[order] = sign[:, None] * source + noise * torch.randn(source.shape, generator=random)
+    places = find_places(source, standardised(suspect))
+    assert torch.equal(places.place, order)
+    assert torch.equal(places.sign, sign)
+    assert sorted(places.place.tolist()) == list(range(channels))
+
+
+def test_channels_of_the_same_model_stay_and_dead_ones_do_no_harm():
+    source = standardised(torch.randn(6, 512, generator=torch.Generator().manual_seed(0)))
+    source[3] = 0
+    places = find_places(source, source)
+    assert places.strayed == 0
+
+
+def standardised(values):
+    centred = values - values.mean(1, keepdim=True)
+    return centred / centred.square().mean(1, keepdim=True).sqrt()
+
+
+def test_the_response_signs_have_no_say_in_the_places(tiny_model, tiny_key, monkeypatch):
+    """The exact test rests on it: with every response sign turned round, every channel is found in the same place."""
+    suspect = permuted(tiny_model)
+    ours = align(suspect, tiny_key, 3, reference(tiny_model.denoiser, tiny_key, 3))
+    derive = key_module.derive_bits
+    monkeypatch.setattr(
+        key_module,
+        "derive_bits",
+        lambda seed, purpose, name, count: derive(seed, purpose, name, count) ^ (purpose == "response-sign"),
+    )
+    turned = align(suspect, tiny_key, 3, reference(tiny_model.denoiser, tiny_key, 3))
+    assert all(torch.equal(ours[name].place, turned[name].place) for name in ours)
+    assert all(torch.equal(ours[name].sign, turned[name].sign) for name in ours)
+    assert sum(places.strayed for places in ours.values()) > 0
+
+
+def test_the_inputs_follow_from_the_seed_and_nobody_foresees_them_without_the_key(tiny_model, tiny_key):
+    """In release 0.1.0 they were the same for every test, so that a suspect could be trained to be missed."""
+    first, again, other = (reference(tiny_model.denoiser, tiny_key, seed) for seed in (1, 1, 2))
+    foreign = reference(tiny_model.denoiser, replace(tiny_key, seed=bytes(32)), 1)
+    for name in first:
+        assert torch.equal(first[name], again[name])
+        assert not torch.equal(first[name], other[name])
+        assert not torch.equal(first[name], foreign[name])
+
+
+def test_every_seed_finds_the_places_of_a_permuted_source(tiny_model, tiny_key):
+    """Whatever the inputs are: the channels are where the permutation has put them, but for a few that are alike."""
+    suspect = permuted(tiny_model)
+    found = [align(suspect, tiny_key, seed, reference(tiny_model.denoiser, tiny_key, seed)) for seed in range(4)]
+    names = [layer.name for layer in tiny_key.layers if layer.name.endswith("conv1")]
+    assert min(found[0][name].strayed for name in names) > 0
+    same = [(places[name].place == found[0][name].place).float().mean() for places in found for name in names]
+    assert torch.stack(same).mean() > 0.95
+
+
+@pytest.mark.parametrize("tuned", [False, True], ids=["source", "fine-tuned source"])
+def test_a_wrong_key_stays_exactly_binomial_on_an_unmarked_permuted_model(tiny_model, tiny_key, tiny_examples, tuned):
+    """640 keys that nobody embedded, of every layer, at the places that the alignment finds and at their own."""
+    suspect = replace(tiny_model, denoiser=permuted(tiny_model))
+    if tuned:
+        fine_tune(suspect, tiny_examples, steps=40, learning_rate=1e-3, batch_size=8)
+    found = measure(suspect.denoiser, tiny_key, 1, draws=4, source=reference(tiny_model.denoiser, tiny_key, 1))
+    assert found.strayed > 0
+    readings = list(read(found, [number.to_bytes(32, "big") for number in range(640)]))
+    check_coin_tosses(readings, ways=8, limits=(0.3, 0.1, 0.03))
+
+
+def test_a_permuted_watermarked_model_gives_its_bits_back_by_its_source_alone(emoji_model, emoji_examples):
+    source = copy.deepcopy(emoji_model.denoiser)
+    options = EmbeddingOptions(steps=60, batch_size=12)
+    key = embed(emoji_model, bytes(range(32)), examples=emoji_examples, options=options).key
+
+    def tested(suspect: nn.Module) -> Report:
+        return verify(suspect, key, subject=SUBJECT, source=source, registration="service")
+
+    beside = tested(emoji_model.denoiser)
+    assert (beside.verdict, beside.strayed_channels) == ("match", 0)
+    # Where every channel is at home, aligned readings are the others once more; p is multiplied by their number all the same.
+    aligned, own = ([each.test for each in beside.ways if each.aligned == place] for place in (True, False))
+    assert aligned == own
+    assert beside.test.best_of == 8
+
+    suspect = permuted(emoji_model)
+    found = tested(suspect)
+    assert found.strayed_channels > 0
+    assert (found.verdict, found.test.best_of) == ("match", 8)
+    assert found.test.matches > 0.95 * beside.test.matches
+    without = [best_of(measure(each, key, found.seed).readings()) for each in (emoji_model.denoiser, suspect)]
+    assert {test.best_of for test in without} == {4}
+    assert without[0].log10_p < LIMIT_LOG10_P
+    assert without[1].log10_p > without[0].log10_p / 2
+    # By a key file alone the aligned readings do not count: nothing shows that the source is older than the key.
+    assert best_of(counted(found.ways, "key-file")).log10_p > found.test.log10_p / 2
+    innocent = tested(permuted(emoji_model, source))
+    assert innocent.verdict == "no-match"
+    assert innocent.test.log10_p > -6
+
+
+def test_another_model_gives_permutations_too(tiny_model, tiny_key):
+    other = copy.deepcopy(tiny_model.denoiser)
+    for parameter in other.parameters():
+        parameter.data.normal_(generator=torch.Generator().manual_seed(1))
+    for places in align(other, tiny_key, 5, reference(tiny_model.denoiser, tiny_key, 5)).values():
+        assert sorted(places.place.tolist()) == list(range(len(places.place)))

@@ -1,0 +1,89 @@
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+import redis
+from pydantic import ValidationError
+
+from service.platform import Platform
+from service.settings import Settings
+from tests.support import rows
+from tests.support.calls import problem
+from tests.support.processes import free_port, private_redis, system, wait_for
+
+
+@pytest.fixture(scope="module")
+def limited(tmp_path_factory, redis_url):
+    """An API that takes 20 calls in 10 seconds of each token."""
+    folder = tmp_path_factory.mktemp("limited")
+    with system(folder, broker_url=redis_url, AIAO_RATE_LIMIT="20/10 seconds", AIAO_QUEUE="nobody") as running:
+        yield running
+
+
+@pytest.fixture
+def call(limited):
+    """Makes clients, each with a new token."""
+    platform = Platform.open(Settings(data_dir=limited.data_dir, broker_url=limited.settings["AIAO_BROKER_URL"]))
+    clients = []
+
+    def make() -> httpx.Client:
+        headers = {"Authorization": f"Bearer {rows.token(platform.database)}"}
+        clients.append(httpx.Client(base_url=limited.url, headers=headers, timeout=30))
+        return clients[-1]
+
+    yield make
+    platform.close()
+    for client in clients:
+        client.close()
+
+
+def test_a_token_that_calls_too_often_must_wait_and_another_need_not(call):
+    busy, other = call(), call()
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: busy.get("/v1/jobs"), range(40)))
+    seen = Counter(answer.status_code for answer in answers)
+    assert seen.keys() == {200, 429}
+    assert 15 <= seen[200] <= 25
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    assert "20 per 10 second" in problem(refused, 429, "too-many-requests")
+    assert 1 <= int(refused.headers["retry-after"]) <= 10
+    assert other.get("/v1/jobs").status_code == 200
+    wait_for(lambda: busy.get("/v1/jobs").status_code == 200, "the token must wait for ever", 25)
+
+
+def test_health_is_not_limited(limited):
+    assert {httpx.get(f"{limited.url}/healthz").status_code for _ in range(40)} == {200}
+
+
+def test_a_redis_that_does_not_answer_stops_nobody(tmp_path, redis_url):
+    with private_redis() as counter:
+        port = int(counter.rpartition(":")[2].partition("/")[0])
+        with system(tmp_path, broker_url=redis_url, AIAO_RATE_LIMIT="2/minute", AIAO_REDIS_URL=counter) as running:
+            headers = {"Authorization": f"Bearer {running.token()}"}
+            codes = [httpx.get(f"{running.url}/v1/jobs", headers=headers).status_code for _ in range(3)]
+            assert codes == [200, 200, 429]
+            redis.Redis(port=port).shutdown(nosave=True)
+            assert httpx.get(f"{running.url}/v1/jobs", headers=headers, timeout=30).status_code == 200
+            assert "calls are not limited" in running.log("api")
+
+
+@pytest.mark.parametrize("rate", ["many", "10/fortnight", "-1/minute"])
+def test_a_rate_that_is_none_is_refused_at_the_start(monkeypatch, rate):
+    monkeypatch.setenv("AIAO_RATE_LIMIT", rate)
+    with pytest.raises(ValidationError, match="rate_limit"):
+        Settings()
+
+
+def test_a_limit_without_a_redis_is_refused_at_the_start(monkeypatch):
+    monkeypatch.setenv("AIAO_RATE_LIMIT", "10/minute")
+    monkeypatch.setenv("AIAO_BROKER_URL", "amqp://127.0.0.1:5672//")
+    with pytest.raises(ValidationError, match="AIAO_REDIS_URL"):
+        Settings()
+    monkeypatch.setenv("AIAO_REDIS_URL", f"redis://127.0.0.1:{free_port()}/0")
+    assert Settings().rate_limit == "10/minute"
+
+
+def test_the_private_redis_counts_too(tmp_path):
+    settings = Settings(data_dir=tmp_path)
+    assert settings.redis_url == f"redis+unix://{tmp_path / 'redis.sock'}"

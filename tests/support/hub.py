@@ -1,0 +1,94 @@
+"""A Hugging Face hub of one's own: the calls that its library makes for a download, over real HTTP."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from tests.support.http_server import Handler, serving
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@dataclass
+class Hub:
+    """Repositories are folders ``owner/name``; every one has the branch ``main``, whose commit is :data:`COMMIT`."""
+
+    root: Path
+    url: str = ""
+    gated: set[str] = field(default_factory=set)
+    fetched: list[str] = field(default_factory=list)
+    tokens: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def hub(root: Path) -> Iterator[Hub]:
+    """A hub that serves the folders below ``root``."""
+    running = Hub(root)
+
+    class Answers(Handler):
+        def do_HEAD(self) -> None:
+            self.answer(body=False)
+
+        def do_GET(self) -> None:
+            self.answer(body=True)
+
+        def answer(self, *, body: bool) -> None:
+            if token := self.headers["Authorization"]:
+                running.tokens.append(token)
+            path = unquote(urlsplit(self.path).path)
+            if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/revision/(.+)", path):
+                self.model_info(*match.groups())
+            elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+                self.file(*match.groups(), body=body)
+            else:
+                self.refuse(404, "EntryNotFound")
+
+        def model_info(self, repository: str, revision: str) -> None:
+            folder = root / repository
+            if not folder.is_dir():
+                self.refuse(401, "RepoNotFound")
+            elif revision not in ("main", COMMIT):
+                self.refuse(404, "RevisionNotFound")
+            else:
+                files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+                siblings = [
+                    {"rfilename": file.relative_to(folder).as_posix(), "size": file.stat().st_size, "blobId": "0" * 40}
+                    for file in files
+                ]
+                document = {"id": repository, "modelId": repository, "sha": COMMIT, "siblings": siblings, "tags": []}
+                self.send(json.dumps(document).encode(), "application/json")
+
+        def file(self, repository: str, commit: str, name: str, *, body: bool) -> None:
+            if repository in running.gated:
+                self.refuse(403, "GatedRepo")
+            elif commit != COMMIT or not (root / repository / name).is_file():
+                self.refuse(404, "EntryNotFound")
+            else:
+                if body:
+                    running.fetched.append(name)
+                self.send((root / repository / name).read_bytes(), "application/octet-stream", body=body)
+
+        def refuse(self, status: int, code: str) -> None:
+            self.send_response(status)
+            self.send_header("X-Error-Code", code)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def send(self, content: bytes, kind: str, *, body: bool = True) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(content)))
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+            self.end_headers()
+            if body:
+                self.wfile.write(content)
+
+    with serving(Answers) as port:
+        running.url = f"http://127.0.0.1:{port}"
+        yield running

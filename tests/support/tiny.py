@@ -1,0 +1,142 @@
+"""A tiny model with and without a mark, registered as a worker finds it."""
+
+import copy
+import hashlib
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+import torch
+from diffusers import DDPMPipeline
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+
+from aiao_core.denoisers.model import DiffusionModel
+from aiao_core.formats.archives import pack
+from aiao_core.key import OwnerKey
+from aiao_core.method.embedding import embed
+from aiao_core.method.fine_tuning import Examples
+from aiao_core.reports.verification import Report
+from demo_models.emoji.data import load_images
+from service.artifacts.kinds import kind_of
+from service.jobs.leases import Lease
+from service.kit.database import utc_now
+from service.kit.ids import new_id
+from service.models import service as models
+from service.models.schemas import ModelIn
+from service.platform import Platform
+from service.tables.artifacts import Artifact
+from service.tables.jobs import Job
+from service.tables.models import Model
+from service.tables.verifications import Verification
+from service.tokens.service import Caller
+from service.verifications.schemas import VerificationIn
+from service.verifications.service import submit
+from tests.aiao_core.conftest import MARKING, make_tiny_model
+
+TENANT = "ten_test"
+SEED = bytes(range(32))
+SOURCE = 5
+"""Seed of the source, another than that of the panel's untrained model."""
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """Files in ``folder``, and the key of the mark in some of them."""
+
+    folder: Path
+    key: OwnerKey
+
+    def __getitem__(self, name: str) -> Path:
+        return self.folder / name
+
+
+def make(folder: Path) -> Tiny:
+    """The model before and after the watermark, ``source`` and ``marked``, and an innocent's LoRA, in several forms each."""
+    source, marked = make_tiny_model(SOURCE), make_tiny_model(SOURCE)
+    examples = Examples(load_images(without=["Flags"], size=8)[:64], {})
+    key = embed(marked, SEED, examples=examples, options=MARKING).key
+    for name, model in (("source", source), ("marked", marked)):
+        _save(model, folder / name)
+        weights = {layer: each.contiguous() for layer, each in model.denoiser.state_dict().items()}
+        save_file(weights, folder / f"{name}.safetensors")
+    torch.manual_seed(0)
+    config = LoraConfig(r=2, lora_alpha=0.2, target_modules=["to_q", "to_v"], init_lora_weights=False)
+    get_peft_model(copy.deepcopy(source.denoiser), config).save_pretrained(folder / "lora")
+    adapter = load_file(folder / "lora" / "adapter_model.safetensors")
+    torch.save(adapter, folder / "lora.bin")
+    pack(folder / "lora", folder / "lora.zip")
+    bundle = shutil.copytree(folder / "marked" / "unet", folder / "bundle")
+    save_file(adapter, bundle / "pytorch_lora_weights.safetensors")
+    pack(bundle, folder / "bundle.zip")
+    return Tiny(folder, key)
+
+
+def _save(model: DiffusionModel, folder: Path) -> None:
+    DDPMPipeline(model.denoiser, model.schedule.scheduler).save_pretrained(folder)
+    pack(folder, folder.with_suffix(".zip"))
+
+
+def artifact(platform: Platform, file: Path, tenant_id: str = TENANT) -> str:
+    """The identifier of an upload."""
+    artifact_id, content = new_id("art"), file.read_bytes()
+    platform.storage.put(f"artifacts/{artifact_id}", file)
+    with file.open("rb") as opened, platform.database.session() as session:
+        session.add(
+            Artifact(
+                id=artifact_id, tenant_id=tenant_id, filename=file.name, sha256=hashlib.sha256(content).hexdigest(),
+                size=len(content), kind=kind_of(opened, len(content), file.name), storage_key=f"artifacts/{artifact_id}",
+                created_at=utc_now(),
+            )
+        )  # fmt: skip
+    return artifact_id
+
+
+def registered(platform: Platform, source: Path, tenant_id: str = TENANT) -> tuple[Model, Job]:
+    """A model under embedding, and its queued job."""
+    request = ModelIn(name="tiny", artifact_id=artifact(platform, source, tenant_id))
+    with platform.database.session() as session:
+        return models.register(session, platform, tenant_id, request)[:2]
+
+
+def ready(platform: Platform, tiny: Tiny, *, checkpoint: Path | None = None, tenant_id: str = TENANT, **columns: Any) -> Model:
+    """A model whose embedding is done; ``columns`` are changed afterwards. Its key is ``tiny``'s if seeds are that one's."""
+    model, job = registered(platform, tiny["source.zip"], tenant_id)
+    file = checkpoint or tiny["marked.zip"]
+    platform.storage.put(f"marked/{model.id}.zip", file)
+    stored = models.Checkpoint(f"marked/{model.id}.zip", hashlib.sha256(file.read_bytes()).hexdigest(), file.stat().st_size)
+    lease = Lease.take(platform.database, job.id, 60)
+    assert lease
+    with platform.database.session() as session:
+        lease.succeed(session, f"/v1/models/{model.id}")
+        models.mark_ready(session, platform.vault, tenant_id, model.id, tiny.key, (), stored)
+    with platform.database.session() as session:
+        row = session.get(Model, model.id)
+        for name, value in columns.items():
+            setattr(row, name, value)
+    return row
+
+
+def submitted(platform: Platform, model: Model, suspect: Path, base: Path | None = None) -> Verification:
+    """A queued verification."""
+    body = VerificationIn(
+        model_id=model.id,
+        artifact_id=artifact(platform, suspect),
+        base_artifact_id=artifact(platform, base) if base else None,
+    )
+    with platform.database.session() as session:
+        return submit(session, platform, Caller(TENANT, new_id("tok"), frozenset({"admin"})), body)[0]
+
+
+def row(platform: Platform, kind: type, row_id: str) -> Any:
+    """A row as it is now."""
+    with platform.database.session() as session:
+        return session.get(kind, row_id)
+
+
+def report_of(platform: Platform, verification: Verification) -> Report:
+    """The stored report of a finished verification."""
+    with platform.database.session() as session:
+        return Report.from_json(session.scalars(sa.select(Verification.report).where(Verification.id == verification.id)).one())
