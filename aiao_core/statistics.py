@@ -5,10 +5,10 @@ from fractions import Fraction
 
 from scipy.special import betaincinv
 
-READINGS = 2
+FORMER_READINGS = 2
 """Of the response to the owner's trigger, in reports of version 5 (:class:`Readings`)."""
 
-MOST_READINGS = 8
+MAX_READINGS = 8
 """Of the same, since: in the channels' own places or in those where the source has them, of all subpaths or of the registered
 ones, with interference or without."""
 

@@ -14,9 +14,9 @@ from sqlalchemy.orm import Session
 
 from service.activity.service import OPERATOR, record
 from service.artifacts.repository import ArtifactRepository
+from service.context import Context
 from service.kit.errors import NotFound, ServiceError
 from service.kit.schemas import Paging
-from service.platform import Platform
 from service.settings import InvalidSettings, read_settings
 from service.tables.tokens import Tenant
 from service.tokens import service
@@ -45,8 +45,8 @@ TenantName = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's 
 @app.command()
 def migrate() -> None:
     """Bring the database to this version's schema. Safe to repeat."""
-    with _platform() as platform:
-        platform.database.migrate()
+    with _context() as context:
+        context.database.migrate()
 
 
 @app.command()
@@ -57,12 +57,12 @@ def rotate_kek() -> None:
     AIAO_KEY_ENCRYPTION_KEY and the old one as a former. After it the old one can go.
     """
     done, count = 0, 1
-    with _platform() as platform:
+    with _context() as context:
         while count:
-            with platform.database.session() as session:
-                count = rotate(session, platform.vault, ROTATED_AT_ONCE)
+            with context.database.session() as session:
+                count = rotate(session, context.vault, ROTATED_AT_ONCE)
             done += count
-        print(f"{done} secrets were sealed anew; all lie under {platform.vault.key_id}")  # noqa: T201
+        print(f"{done} secrets were sealed anew; all lie under {context.vault.key_id}")  # noqa: T201
 
 
 @tenants.command("create")
@@ -149,11 +149,11 @@ def _existing(session: Session, name: str) -> Tenant:
 
 
 @contextmanager
-def _platform() -> Iterator[Platform]:
+def _context() -> Iterator[Context]:
     """What the settings name. What is wrong is said in a sentence, and not by a traceback."""
     try:
-        with closing(Platform.open(read_settings())) as platform:
-            yield platform
+        with closing(Context.open(read_settings())) as context:
+            yield context
     except (InvalidSettings, ServiceError, VaultError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
@@ -161,7 +161,7 @@ def _platform() -> Iterator[Platform]:
 
 @contextmanager
 def _session() -> Iterator[Session]:
-    with _platform() as platform, platform.database.session() as session:
+    with _context() as context, context.database.session() as session:
         yield session
 
 

@@ -21,13 +21,13 @@ from service import health
 from service.activity import endpoints as activity
 from service.artifacts import endpoints as artifacts
 from service.audits import endpoints as audits
+from service.context import Context
 from service.direct_uploads import endpoints as direct_uploads
 from service.jobs import endpoints as jobs
 from service.keys import endpoints as keys
 from service.kit import errors, etags, logs, telemetry
 from service.kit import openapi_links as links
 from service.models import endpoints as models
-from service.platform import Platform
 from service.settings import Settings
 from service.tokens import endpoints as tokens
 from service.uploads import endpoints as uploads
@@ -49,11 +49,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         logs.configure(settings.log_format)
         telemetry.configure("aiao-api")
-        app.state.platform = Platform.open(settings)
+        app.state.context = Context.open(settings)
         gc.collect()
         gc.freeze()  # what lives from the start dies at the end: to look through it again would stop every request meanwhile
         yield
-        app.state.platform.close()
+        app.state.context.close()
         telemetry.close()
 
     app = FastAPI(

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_late
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
-from service.auth.dependencies import PlatformDep
+from service.auth.dependencies import ContextDep
 from service.jobs.repository import LeaseRepository
 from service.kit.database import utc_now
 from service.kit.errors import NotReady, responses
@@ -46,12 +46,12 @@ def healthz() -> Health:
 
 
 @router.get("/readyz", summary="Do database, broker and storage answer?", responses=responses(503))
-def readyz(platform: PlatformDep) -> Health:
+def readyz(context: ContextDep) -> Health:
     """503 names the part that does not answer."""
     checks: dict[str, Callable[[], None]] = {
-        "database": platform.database.ping,
-        "broker": platform.doorbell.ping,
-        "storage": platform.storage.ping,
+        "database": context.database.ping,
+        "broker": context.dispatcher.ping,
+        "storage": context.storage.ping,
     }
     for name, check in checks.items():
         try:
@@ -70,14 +70,14 @@ METRICS = Metrics()
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
-def metrics(platform: PlatformDep) -> Response:
+def metrics(context: ContextDep) -> Response:
     """Answered requests of this process, and unfinished jobs by kind, state and queue."""
-    with platform.database.reading() as session:
+    with context.database.read_session() as session:
         unfinished = LeaseRepository(session).unfinished()
     counts: Counter[tuple[str, str, str]] = Counter()
     oldest: dict[tuple[str, str, str], datetime] = {}
     for kind, state, memory_bytes, count, created_at in unfinished:
-        labels = kind, state, platform.settings.fleet.queue_for(memory_bytes)
+        labels = kind, state, context.settings.fleet.queue_for(memory_bytes)
         counts[labels] += count
         oldest[labels] = min(created_at, oldest.get(labels, created_at))
     for gauge in (METRICS.jobs, METRICS.oldest):

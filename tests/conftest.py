@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, settings
 from aiao import Client
 from aiao._client.documents import Registration
 from demo_models.emoji.data import MODEL
+from service.context import Context
 from service.kit import telemetry
-from service.platform import Platform
 from service.settings import Settings
 from tests.support import stores
 from tests.support.collector import Collector, collector
@@ -73,7 +73,7 @@ def api(request, tmp_path_factory, redis_url) -> Iterator[System]:
 
 
 @pytest.fixture(scope="session")
-def backstage(api: System) -> Iterator[Platform]:
+def backstage(api: System) -> Iterator[Context]:
     """The database, storage and keys behind the API, to do what a worker would do."""
     settings = Settings(
         data_dir=api.data_dir,
@@ -81,9 +81,9 @@ def backstage(api: System) -> Iterator[Platform]:
         broker_url=api.settings["AIAO_BROKER_URL"],
         queue=api.settings["AIAO_QUEUE"],
     )
-    platform = Platform.open(settings)
-    yield platform
-    platform.close()
+    context = Context.open(settings)
+    yield context
+    context.close()
 
 
 @pytest.fixture(scope="session")

@@ -90,15 +90,15 @@ def send_the_last_spans(**_: Any) -> None:
 
 
 @celeryd_after_setup.connect
-def hand_back_in_time(instance: Any, **_: Any) -> None:
+def release_in_time(instance: Any, **_: Any) -> None:
     """Told to stop, Celery waits for its tasks, however long they take: after the grace period they hand their jobs back."""
 
-    def hand_back() -> None:
+    def release() -> None:
         for process in instance.pool.info["processes"]:
             os.kill(process, signal.SIGUSR2)
 
     @worker_shutting_down.connect(weak=False)
     def wait(**_: Any) -> None:
-        timer = threading.Timer(settings.grace_seconds, hand_back)
+        timer = threading.Timer(settings.grace_seconds, release)
         timer.daemon = True
         timer.start()

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from aiao_core.attacks.audit import Audited, audit
+from aiao_core.attacks.audit import AuditSubject, audit
 from aiao_core.attacks.catalogue import CATALOGUE, PRESETS
 from aiao_core.audit_options import AuditOptions
 from aiao_core.data.owner_data import draw_examples, load_examples
@@ -27,15 +27,16 @@ from worker.source import load_source
 
 def audit_model(work: Work) -> None:
     """The task ``worker.audit``."""
-    job, platform = work.job, work.platform
-    with platform.database.session() as session:
+    job, context = work.job, work.context
+    with context.database.session() as session:
         row = AuditRepository(session, job.tenant_id).get(job.subject_id)
         registered = ModelRepository(session, job.tenant_id).get(row.model_id)
-        key = keys.owner_key(session, platform.vault, job.tenant_id, registered.id, job.id)
+        key = keys.owner_key(session, context.vault, job.tenant_id, registered.id, job.id)
     source = work.artifact(registered.artifact_id)
     images = work.artifact(row.images_artifact_id) if row.images_artifact_id else None
     published = work.scratch / "marked.zip"
-    work.download(registered.checkpoint_key, published)
+    assert registered.checkpoint_object  # a model that is ready has one
+    work.download(registered.checkpoint_object, published)
     with opened(published, work.limits) as folder:
         model = load_model(folder)
         model.denoiser.to(accelerator().device)
@@ -43,7 +44,7 @@ def audit_model(work: Work) -> None:
             examples = _examples(work, folder, model, row, registered, images)
 
     def keep(result: AttackResult) -> None:
-        with platform.database.session() as session:
+        with context.database.session() as session:
             record_result(session, job.tenant_id, row.id, result)
 
     inputs = [
@@ -57,15 +58,15 @@ def audit_model(work: Work) -> None:
             model,
             key,
             examples,
-            [CATALOGUE[attack] for attack in row.attacks or PRESETS[row.preset]],
+            [CATALOGUE[attack] for attack in row.attacks or PRESETS[row.preset or ""]],
             options=AuditOptions.model_validate(row.options),
-            subject=Audited(registered.name, tuple(inputs)),
+            subject=AuditSubject(registered.name, tuple(inputs)),
             source=load_source(work, source),
             finished=[AttackResult.model_validate(result) for result in row.results.values()],
             keep=keep,
             progress=work.progress,
         )
-    with span("store"), platform.database.session() as session:
+    with span("store"), context.database.session() as session:
         record_report(session, job.tenant_id, row.id, report)
         work.lease.succeed(session, f"/v1/audits/{row.id}")
 

@@ -29,11 +29,11 @@ from worker.training_state import TrainingState
 
 def embed_model(work: Work) -> None:
     """The task ``worker.embed``."""
-    job, platform = work.job, work.platform
-    with platform.database.session() as session:
+    job, context = work.job, work.context
+    with context.database.session() as session:
         row = ModelRepository(session, job.tenant_id).get(job.subject_id)
-        seed = keys.seed_of(session, platform.vault, job.tenant_id, row.id, job.id)
-    state = TrainingState(platform.storage, job.id, work.scratch)
+        seed = keys.seed_of(session, context.vault, job.tenant_id, row.id, job.id)
+    state = TrainingState(context.storage, job.id, work.scratch)
     options = EmbeddingOptions.model_validate(row.options)
     with opened(work.fetch(work.artifact(row.artifact_id)), work.limits) as folder:
         model = load_model(folder)
@@ -82,13 +82,13 @@ def _store(work: Work, row: Model, key: OwnerKey, panel: Sequence[BitTest], arch
 
     If the database breaks off in the midst of it, nobody knows which: the checkpoint stays, for the collection of garbage.
     """
-    storage_key = f"marked/{row.id}-{work.lease.attempt}.zip"
-    work.platform.storage.put(storage_key, archive)
-    checkpoint = models.Checkpoint(storage_key, sha256_file(archive), archive.stat().st_size)
+    object_name = f"marked/{row.id}-{work.lease.attempt}.zip"
+    work.context.storage.put(object_name, archive)
+    checkpoint = models.Checkpoint(object_name, sha256_file(archive), archive.stat().st_size)
     try:
-        with work.platform.database.session() as session:
+        with work.context.database.session() as session:
             work.lease.succeed(session, f"/v1/models/{row.id}")
-            models.mark_ready(session, work.platform.vault, row.tenant_id, row.id, key, panel, checkpoint)
+            models.mark_ready(session, work.context.vault, row.tenant_id, row.id, key, panel, checkpoint)
     except LeaseLost:
-        work.platform.storage.delete(storage_key)
+        work.context.storage.delete(object_name)
         raise

@@ -24,9 +24,9 @@ def others(work: Work, row: Model, key: OwnerKey) -> Iterator[nn.Module]:
     """One untrained model, and the tenant's newest other marked models of the same architecture. One at a time needs memory."""
     device = accelerator().device
     yield untrained(key.architecture).to(device)
-    with work.platform.database.reading() as session:
+    with work.context.database.read_session() as session:
         alike = ModelRepository(session, row.tenant_id).alike(key.architecture.fingerprint, row.id, MOST)
-        names = [name for model in alike if (name := model.checkpoint_key)]
+        names = [name for model in alike if (name := model.checkpoint_object)]
     for number, name in enumerate(names):
         file = work.scratch / f"panel-{number}.zip"
         work.download(name, file)

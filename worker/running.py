@@ -20,6 +20,7 @@ from aiao_core.errors import AiaoError
 from aiao_core.formats.archives import DISK_FULL, Limits
 from aiao_core.progress import Progress
 from service.artifacts.repository import ArtifactRepository
+from service.context import Context
 from service.jobs.job_ended import discard_training_state
 from service.jobs.leases import CancelRequested, Lease, LeaseLost
 from service.jobs.repository import LeaseRepository
@@ -27,7 +28,6 @@ from service.jobs.service import FINAL
 from service.kit import telemetry
 from service.kit.database import Database
 from service.kit.logs import bound
-from service.platform import Platform
 from service.settings import Settings
 from service.tables.artifacts import Artifact
 from service.tables.jobs import Job
@@ -42,7 +42,7 @@ SUFFIXES = {"safetensors": ".safetensors", "pickle": ".bin", "gguf": ".gguf", "a
 STOPPING = threading.Event()
 """Set in a worker's process whose time is up."""
 
-PASSING = (OperationalError, InterfaceError, BaseError, VaultError)
+TRANSIENT_ERRORS = (OperationalError, InterfaceError, BaseError, VaultError)
 """The database, the storage or the key service does not answer: by no fault of the job."""
 
 
@@ -58,28 +58,28 @@ class WorkerStopping(Exception):
 
 
 class Work:
-    """What a task may use: the job, the platform, a scratch folder, and the lease that its progress keeps checking."""
+    """What a task may use: the job, the context, a scratch folder, and the lease that its progress keeps checking."""
 
-    def __init__(self, platform: Platform, job: Job, lease: Lease, scratch: Path) -> None:
-        self.platform, self.job, self.lease, self.scratch = platform, job, lease, scratch
+    def __init__(self, context: Context, job: Job, lease: Lease, scratch: Path) -> None:
+        self.context, self.job, self.lease, self.scratch = context, job, lease, scratch
         self.pace = Pace()
-        self.limits = Limits(total_bytes=platform.settings.max_unpacked_bytes)
+        self.limits = Limits(total_bytes=context.settings.max_unpacked_bytes)
 
     def artifact(self, artifact_id: str) -> Artifact:
-        with self.platform.database.reading() as session:
+        with self.context.database.read_session() as session:
             return ArtifactRepository(session, self.job.tenant_id).get(artifact_id)
 
     def fetch(self, artifact: Artifact) -> Path:
         """The artifact as a file in the scratch folder, named for its kind and not as the client wished."""
         path = self.scratch / (artifact.id + SUFFIXES[artifact.kind])
         if not path.exists():  # what was read is mapped, and must stay as it is
-            self.download(artifact.storage_key, path)
+            self.download(artifact.object_name, path)
         return path
 
     @telemetry.span("fetch")
     def download(self, key: str, file: Path) -> None:
         """Write the object ``key`` to ``file``."""
-        self.platform.storage.download(key, file)
+        self.context.storage.download(key, file)
 
     def progress(self, progress: Progress) -> None:
         """Called at every step: keeps the figures for the heartbeat, and raises if this attempt should stop."""
@@ -115,13 +115,13 @@ class Pace:
 
 def run(job_id: str, task: Callable[[Work], None]) -> None:
     """Run ``task`` as the next attempt at the job, if the job is still queued; another worker may have been faster."""
-    platform = _platform()
-    settings = platform.settings
+    context = _context()
+    settings = context.settings
     if settings.torch_threads:
         import torch
 
         torch.set_num_threads(settings.torch_threads)
-    lease = Lease.take(platform.database, job_id, settings.lease_seconds)
+    lease = Lease.take(context.database, job_id, settings.lease_seconds)
     if lease is None:
         return
     job, start = lease.job, time.monotonic()
@@ -129,23 +129,23 @@ def run(job_id: str, task: Callable[[Work], None]) -> None:
     with bound(**named), telemetry.span(f"process worker.{job.kind}", SpanKind.CONSUMER, parent=job.traceparent):
         telemetry.note(kind=job.kind, **named)
         try:
-            outcome = _attempt(platform, lease, task)
+            outcome = _attempt(context, lease, task)
             telemetry.note(outcome=outcome)
             logger.info("%s: %s in attempt %d", job_id, outcome, lease.attempt)
         finally:
             with _ending(job_id):
-                if _job(platform.database, job_id).state in FINAL:
-                    discard_training_state(platform.storage, job_id)
+                if _job(context.database, job_id).state in FINAL:
+                    discard_training_state(context.storage, job_id)
         JOB_SECONDS.labels(job.kind, outcome).observe(time.monotonic() - start)
         note_gpu_memory()
 
 
-def _attempt(platform: Platform, lease: Lease, task: Callable[[Work], None]) -> str:
+def _attempt(context: Context, lease: Lease, task: Callable[[Work], None]) -> str:
     """Run ``task``, and note how it ended: in the database, and in a word."""
-    job_id, settings = lease.job_id, platform.settings
+    job_id, settings = lease.job_id, context.settings
     try:
         with scratch_folder(settings.scratch_dir, job_id) as scratch:
-            work = Work(platform, lease.job, lease, scratch)
+            work = Work(context, lease.job, lease, scratch)
             with _heartbeat(work):
                 task(work)
         return "succeeded"
@@ -157,8 +157,8 @@ def _attempt(platform: Platform, lease: Lease, task: Callable[[Work], None]) -> 
         return "canceled"
     except WorkerStopping:
         with _ending(job_id):
-            lease.hand_back()
-            platform.doorbell.ring(lease.job)
+            lease.release()
+            context.dispatcher.notify(lease.job)
         return "handed back"
     except AiaoError as error:
         telemetry.failed(error)
@@ -167,7 +167,7 @@ def _attempt(platform: Platform, lease: Lease, task: Callable[[Work], None]) -> 
         return "refused"
     except Exception as error:
         telemetry.failed(error)
-        passes = _passes(error)
+        passes = _is_transient(error)
         logger.exception("%s: attempt %d failed", job_id, lease.attempt)
         if _out_of_memory(error):
             with _ending(job_id):
@@ -188,11 +188,11 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(words in str(error) for words in ("out of memory", "allocate memory"))
 
 
-def _passes(error: Exception) -> bool:
+def _is_transient(error: Exception) -> bool:
     """Whether another attempt may have more luck."""
     if isinstance(error, OSError):
         return error.errno in (*DISK_FULL, errno.EIO)
-    return isinstance(error, PASSING) or "No space left" in str(error)  # as safetensors says it
+    return isinstance(error, TRANSIENT_ERRORS) or "No space left" in str(error)  # as safetensors says it
 
 
 @contextmanager
@@ -202,7 +202,7 @@ def _ending(job_id: str) -> Iterator[None]:
         yield
     except LeaseLost:
         return
-    except PASSING:
+    except TRANSIENT_ERRORS:
         logger.exception("%s: its end cannot be noted", job_id)
 
 
@@ -215,12 +215,12 @@ def _took_too_long(seconds: float) -> dict[str, str]:
 
 
 @cache
-def _platform() -> Platform:
-    return Platform.open(Settings())
+def _context() -> Context:
+    return Context.open(Settings())
 
 
 def _job(database: Database, job_id: str) -> Job:
-    with database.reading() as session:
+    with database.read_session() as session:
         job = LeaseRepository(session).get(job_id)
     if job is None:
         raise LeaseLost(job_id)
@@ -233,7 +233,7 @@ def _heartbeat(work: Work) -> Iterator[None]:
 
     Once the attempt has had its time, the job fails here, whatever the step is at; the next step then finds its lease lost.
     """
-    stop, settings = threading.Event(), work.platform.settings
+    stop, settings = threading.Event(), work.context.settings
     deadline = time.monotonic() + (settings.job_seconds or math.inf)
 
     def beat() -> None:

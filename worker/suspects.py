@@ -60,7 +60,7 @@ def read_suspect(work: Work, suspect: Path, like: Architecture, base: Callable[[
     target, base_target = work.scratch / "suspect.safetensors", work.scratch / "base.safetensors"
 
     def answer(known_base: tuple[Path, str] | None) -> dict[str, Any]:
-        settings = work.platform.settings
+        settings = work.context.settings
         try:
             return confined(
                 read,

@@ -23,16 +23,16 @@ from worker.suspects import read_suspect
 
 def verify_suspect(work: Work) -> None:
     """The task ``worker.verify``."""
-    job, platform = work.job, work.platform
-    with platform.database.session() as session:
+    job, context = work.job, work.context
+    with context.database.session() as session:
         row = VerificationRepository(session, job.tenant_id).get(job.subject_id)
         model = ModelRepository(session, job.tenant_id).get(row.model_id)
-        key = keys.owner_key(session, platform.vault, job.tenant_id, model.id, job.id)
+        key = keys.owner_key(session, context.vault, job.tenant_id, model.id, job.id)
         panel = keys.panel_of(session, job.tenant_id, model.id)
     base = Base(work, row)
     path, submitted = _submitted(work, row)
     suspect = read_suspect(work, path, key.architecture, base)
-    with platform.database.session() as session:
+    with context.database.session() as session:
         counts = counted(session, job.tenant_id, row.id, suspect.weights)
     source = work.artifact(model.artifact_id)
     inputs = (
@@ -55,7 +55,7 @@ def verify_suspect(work: Work) -> None:
             options=VerificationOptions(max_log10_p=min(row.options["max_log10_p"], LIMIT_LOG10_P)),
             progress=work.progress,
         )
-    with span("store"), platform.database.session() as session:
+    with span("store"), context.database.session() as session:
         record_report(session, job.tenant_id, row.id, report)
         work.lease.succeed(session, f"/v1/verifications/{row.id}")
     VERDICTS.labels(report.verdict).inc()
@@ -68,7 +68,7 @@ def _submitted(work: Work, row: Verification) -> tuple[Path, Input]:
         with span("fetch"):
             name = download(row.hub, folder, max_bytes=work.limits.total_bytes, progress=work.progress)
         return folder, Input(role="suspect", name=name, sha256=sha256_path(folder))
-    artifact = work.artifact(row.artifact_id)
+    artifact = work.artifact(row.artifact_id or "")
     return work.fetch(artifact), Input(role="suspect", name=artifact.filename, sha256=artifact.sha256)
 
 

@@ -13,8 +13,8 @@ from aiao._client import direct_upload
 from aiao._client.direct_upload import chunks
 from aiao._client.documents import Artifact
 from aiao._client.errors import ApiError, ClientError
-from aiao._client.http import is_passing, read
-from aiao._client.resource import LAST_ANSWER_SECONDS, RECONNECT_SECONDS, RECONNECT_TRIES, Bytes, Resource
+from aiao._client.http import is_transient, read
+from aiao._client.resource import LAST_ANSWER_SECONDS, RECONNECT_SECONDS, RECONNECT_TRIES, Resource, TransferProgress
 from aiao_core.formats.archives import pack
 from aiao_core.formats.digests import sha256_file
 
@@ -26,7 +26,7 @@ DIRECT_BYTES = 64 << 20
 class Artifacts(Resource):
     """Uploaded files."""
 
-    def upload(self, path: str | Path, *, progress: Bytes | None = None) -> Artifact:
+    def upload(self, path: str | Path, *, progress: TransferProgress | None = None) -> Artifact:
         """Upload a file, or a folder, which is packed as .zip first. The service checks the SHA-256."""
         with _as_file(Path(path)) as file:
             name = file.name if Path(path).is_file() else f"{Path(path).resolve().name}.zip"
@@ -53,7 +53,7 @@ class Artifacts(Resource):
         """The file goes; reports keep its name and digest. Refused while a model or an unfinished job needs it."""
         self._client.delete(f"/v1/artifacts/{artifact_id}")
 
-    def _append(self, place: str, file: Path, size: int, progress: Bytes | None) -> str:
+    def _append(self, place: str, file: Path, size: int, progress: TransferProgress | None) -> str:
         """Send ``file`` to the upload at ``place``, however often the connection breaks; returns the artifact's identifier."""
         offset = tries = 0
         while True:
@@ -72,7 +72,7 @@ class Artifacts(Resource):
                 tries += 1
                 # 409: the service was still storing what came before the connection broke.
                 behind = isinstance(error, ApiError) and error.status == 409
-                if tries > RECONNECT_TRIES or not (behind or is_passing(error)):
+                if tries > RECONNECT_TRIES or not (behind or is_transient(error)):
                     raise
             time.sleep(RECONNECT_SECONDS)
             before, offset = offset, self._offset(place, offset)
@@ -83,7 +83,7 @@ class Artifacts(Resource):
         try:
             return int(self._client.send("HEAD", place, headers=TUS).headers["Upload-Offset"])
         except ClientError as error:
-            if not is_passing(error):
+            if not is_transient(error):
                 raise
             return last_known
 
@@ -106,7 +106,7 @@ def _as_file(path: Path) -> Iterator[Path]:
         yield path
 
 
-def _chunks(file: Path, offset: int, total: int, progress: Bytes | None) -> Iterator[bytes]:
+def _chunks(file: Path, offset: int, total: int, progress: TransferProgress | None) -> Iterator[bytes]:
     for chunk in chunks(file, offset, total - offset):
         yield chunk
         offset += len(chunk)

@@ -12,8 +12,8 @@ from pydantic import BaseModel
 
 from aiao._client.documents import Artifact
 from aiao._client.errors import ApiError, ClientError
-from aiao._client.http import is_passing, read
-from aiao._client.resource import CHUNK, LAST_ANSWER_SECONDS, RECONNECT_SECONDS, RECONNECT_TRIES, Bytes
+from aiao._client.http import is_transient, read
+from aiao._client.resource import CHUNK_BYTES, LAST_ANSWER_SECONDS, RECONNECT_SECONDS, RECONNECT_TRIES, TransferProgress
 
 if TYPE_CHECKING:
     from aiao._client.api import Client
@@ -49,14 +49,14 @@ class _Parts(BaseModel):
     next_after: int | None
 
 
-def send(client: "Client", file: Path, name: str, sha256: str, progress: Bytes | None) -> Artifact:
+def send(client: "Client", file: Path, name: str, sha256: str, progress: TransferProgress | None) -> Artifact:
     """Raises :class:`Unavailable` if the service takes no such uploads, or its bucket none from here."""
     body = {"filename": name, "size": file.stat().st_size, "sha256": sha256}
     try:
         begun = read(_Begun, client.post("/v1/direct-uploads", json=body).content)
     except ApiError as error:
         older = error.status in (404, 405)
-        if error.type == "no-direct-uploads" or older or is_passing(error):
+        if error.type == "no-direct-uploads" or older or is_transient(error):
             raise Unavailable(str(error)) from error
         raise
     timeout = httpx.Timeout(client.http.timeout.read, connect=CONNECT_SECONDS)
@@ -67,7 +67,9 @@ def send(client: "Client", file: Path, name: str, sha256: str, progress: Bytes |
 class _Sending:
     """One file on its way."""
 
-    def __init__(self, client: "Client", bucket: httpx.Client, file: Path, begun: _Begun, progress: Bytes | None) -> None:
+    def __init__(
+        self, client: "Client", bucket: httpx.Client, file: Path, begun: _Begun, progress: TransferProgress | None
+    ) -> None:
         self._client, self._bucket, self._file, self._begun, self._progress = client, bucket, file, begun, progress
         self._size = file.stat().st_size
         self._etags: dict[int, str] = {}
@@ -86,7 +88,7 @@ class _Sending:
                     with suppress(ClientError):
                         self._client.delete(self._path)
                     raise Unavailable(str(error)) from error
-                if tries > RECONNECT_TRIES or not is_passing(error):
+                if tries > RECONNECT_TRIES or not is_transient(error):
                     raise
             time.sleep(RECONNECT_SECONDS)
 
@@ -136,6 +138,6 @@ def chunks(file: Path, offset: int, size: int) -> Iterator[bytes]:
     """So many bytes of ``file`` from ``offset`` on, some at a time."""
     with file.open("rb") as stream:
         stream.seek(offset)
-        while size and (chunk := stream.read(min(CHUNK, size))):
+        while size and (chunk := stream.read(min(CHUNK_BYTES, size))):
             size -= len(chunk)
             yield chunk

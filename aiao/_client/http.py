@@ -42,7 +42,7 @@ def reachable(url: str) -> Iterator[None]:
         raise ClientError(f"the connection to {url} broke ({error or type(error).__name__}); try again") from error
 
 
-def is_passing(error: ClientError) -> bool:
+def is_transient(error: ClientError) -> bool:
     """Whether the connection broke or a proxy found no service behind it, as while one is restarted."""
     return isinstance(error.__cause__, httpx.HTTPError) or (isinstance(error, ApiError) and error.status in (502, 503, 504))
 

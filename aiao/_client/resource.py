@@ -9,8 +9,8 @@ from aiao._client.http import Document, read
 if TYPE_CHECKING:
     from aiao._client.api import Client
 
-CHUNK = 1 << 20
-"""Bytes of a file that are sent or written at once."""
+CHUNK_BYTES = 1 << 20
+"""TransferProgress of a file that are sent or written at once."""
 
 RECONNECT_SECONDS = 1.0
 RECONNECT_TRIES = 300
@@ -19,7 +19,7 @@ RECONNECT_TRIES = 300
 LAST_ANSWER_SECONDS = 3600
 """After the last byte the service reads a large file once more before it answers."""
 
-Bytes = Callable[[int, int], None]
+TransferProgress = Callable[[int, int], None]
 """Called with the bytes that have been transferred and their total."""
 
 

@@ -19,9 +19,9 @@ from aiao._client.documents import (
     Verification,
 )
 from aiao._client.errors import ClientError
-from aiao._client.http import check, is_passing, reachable, read
+from aiao._client.http import check, is_transient, reachable, read
 from aiao._client.output_files import check_output, output
-from aiao._client.resource import CHUNK, RECONNECT_SECONDS, RECONNECT_TRIES, Bytes, Resource
+from aiao._client.resource import CHUNK_BYTES, RECONNECT_SECONDS, RECONNECT_TRIES, Resource, TransferProgress
 from aiao_core.formats.hub import SCHEME
 
 
@@ -36,7 +36,7 @@ class Models(Resource):
         images: str | Path | None = None,
         options: dict[str, Any] | None = None,
         custody: str = "service",
-        progress: Bytes | None = None,
+        progress: TransferProgress | None = None,
     ) -> Registration:
         """Upload a diffusers pipeline folder (or an archive of one) and start embedding a watermark in it.
 
@@ -78,7 +78,9 @@ class Models(Resource):
         """
         return read(KeyOpened, self._client.post(f"/v1/models/{model_id}/key/opened").content)
 
-    def download(self, model_id: str, target: str | Path, *, overwrite: bool = True, progress: Bytes | None = None) -> Path:
+    def download(
+        self, model_id: str, target: str | Path, *, overwrite: bool = True, progress: TransferProgress | None = None
+    ) -> Path:
         """Save the watermarked checkpoint, a diffusers pipeline folder as .zip, and check its SHA-256.
 
         Until all of it is there and right, it lies beside ``target`` under a name of its own. A key file is never overwritten.
@@ -92,7 +94,7 @@ class Models(Resource):
                 raise ClientError(f"{model_id} has no checkpoint")
             done, digest = 0, sha256()
             with output(target, force=overwrite) as file:
-                for chunk in answer.iter_bytes(CHUNK):
+                for chunk in answer.iter_bytes(CHUNK_BYTES):
                     file.write(chunk)
                     digest.update(chunk)
                     done += len(chunk)
@@ -114,7 +116,7 @@ class Verifications(Resource):
         base: str | Path | None = None,
         secret_key: str | None = None,
         options: dict[str, Any] | None = None,
-        progress: Bytes | None = None,
+        progress: TransferProgress | None = None,
     ) -> Submission:
         """Test a suspect against a registered model.
 
@@ -172,7 +174,7 @@ class Audits(Resource):
         images: str | Path | None = None,
         secret_key: str | None = None,
         options: dict[str, Any] | None = None,
-        progress: Bytes | None = None,
+        progress: TransferProgress | None = None,
     ) -> AuditStart:
         """Attack a registered model with a ``preset``, ``"quick"`` or ``"full"``, or with the ``attacks`` of these ids.
 
@@ -229,7 +231,7 @@ class Jobs(Resource):
                         return
             except ClientError as error:
                 tries += 1
-                if tries > RECONNECT_TRIES or not is_passing(error):
+                if tries > RECONNECT_TRIES or not is_transient(error):
                     raise
             time.sleep(RECONNECT_SECONDS)
 

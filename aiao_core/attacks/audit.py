@@ -25,7 +25,7 @@ from aiao_core.key import OwnerKey
 from aiao_core.method.fine_tuning import Examples, noised
 from aiao_core.progress import Progress, ProgressCallback, silent
 from aiao_core.protocol import LIMIT_LOG10_P, TAU
-from aiao_core.reports.audit import AttackResult, AuditInput, AuditReport, Measured, Summary, outcome_of
+from aiao_core.reports.audit import AttackMeasurement, AttackResult, AuditInput, AuditReport, Summary, outcome_of
 from aiao_core.reports.parts import best_of, deciding
 from aiao_core.verification.alignment import reference
 from aiao_core.verification.measurement import measure
@@ -44,7 +44,7 @@ DECOYS = 1
 
 
 @dataclass(frozen=True)
-class Audited:
+class AuditSubject:
     """What is audited, for the report: names and digests, nothing that the test uses."""
 
     model_name: str | None = None
@@ -58,7 +58,7 @@ def audit(
     trials: Sequence[Trial],
     *,
     options: AuditOptions | None = None,
-    subject: Audited | None = None,
+    subject: AuditSubject | None = None,
     source: nn.Module | None = None,
     finished: Iterable[AttackResult] = (),
     keep: Callable[[AttackResult], None] | None = None,
@@ -73,7 +73,7 @@ def audit(
     a result with its reason. ``keep`` is called with each result, and an audit that was interrupted is given them as
     ``finished``. Raises :class:`InvalidImages` for fewer than two examples.
     """
-    options, subject = options or AuditOptions(), subject or Audited()
+    options, subject = options or AuditOptions(), subject or AuditSubject()
     attack_examples, held_out = split(examples, options.seed)
     judge = Judge(model, key, held_out, options, source)
     published = judge.measure(model.denoiser, _within("published", progress))
@@ -147,14 +147,16 @@ class Judge:
             seconds=round(time.perf_counter() - start, 1),
         )
 
-    def measure(self, denoiser: nn.Module, progress: ProgressCallback, published_loss: float | None = None) -> Measured:
+    def measure(
+        self, denoiser: nn.Module, progress: ProgressCallback, published_loss: float | None = None
+    ) -> AttackMeasurement:
         """Without ``published_loss`` it is the published model itself."""
         loss = self.loss(denoiser)
         found = measure(denoiser, self.key, self.options.seed, draws=self.options.draws, source=self.source, progress=progress)
         ways = found.readings()
         test, view = best_of(ways), found.view(deciding(ways))
         vs_rate, rs_rate = found.rates(view, TAU)
-        return Measured(
+        return AttackMeasurement(
             verdict="match" if test.log10_p <= LIMIT_LOG10_P else "no-match",
             test=test,
             vs_rate=vs_rate,

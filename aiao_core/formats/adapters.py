@@ -17,7 +17,7 @@ from aiao_core.errors import InvalidCheckpoint, WrongArchitecture
 from aiao_core.formats.adapter_names import find_layers, is_adapter, is_for_text_encoder, layer_names, layout, parse
 from aiao_core.formats.weight_files import is_floating
 
-__all__ = ["Merged", "is_adapter", "merge"]
+__all__ = ["MergedWeights", "is_adapter", "merge"]
 
 KINDS = {"lora": "LoRA", "hada": "LoHa", "lokr": "LoKr"}
 MAX_RANK = 2048
@@ -30,7 +30,7 @@ Parts = dict[str, tuple[str, Tensor]]
 
 
 @dataclass(frozen=True)
-class Merged:
+class MergedWeights:
     """A denoiser's weights after the merge, and what was merged; ``form`` says it in words.
 
     Tensors that the adapter changes are float32; all others are those of the base. ``kind`` is LoRA, LoHa or LoKr, or several
@@ -46,7 +46,7 @@ class Merged:
 
 
 @torch.no_grad()  # for a pickle's tensors may ask for gradients
-def merge(base: dict[str, Tensor], adapter: dict[str, Tensor], config: Mapping[str, Any] | None = None) -> Merged:
+def merge(base: dict[str, Tensor], adapter: dict[str, Tensor], config: Mapping[str, Any] | None = None) -> MergedWeights:
     """Merge ``adapter`` into ``base``, the state dict of a diffusers denoiser, which is not modified.
 
     ``config`` is what PEFT writes to ``adapter_config.json`` and diffusers to the metadata ``lora_adapter_metadata``. It gives
@@ -80,7 +80,7 @@ def merge(base: dict[str, Tensor], adapter: dict[str, Tensor], config: Mapping[s
             weights |= _merge_layer(_Layer(name, base[f"{name}.weight"], parts), base.get(f"{name}.bias"), config)
     except InvalidCheckpoint as error:
         raise type(error)(f"this is a {form}, but {error}") from error
-    return Merged(weights, kind, layout(adapter), len(groups), text_tensors, form)
+    return MergedWeights(weights, kind, layout(adapter), len(groups), text_tensors, form)
 
 
 def _group(adapter: dict[str, Tensor]) -> tuple[dict[str, Parts], list[str], int]:

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from aiao_core.errors import UnsafeArchive
 
-CHUNK = 1 << 20
+CHUNK_BYTES = 1 << 20
 DECOMPRESSORS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 """By the first bytes of a compressed file."""
 
@@ -138,7 +138,7 @@ def pack(folder: Path, archive: Path) -> None:
                 entry = zipfile.ZipInfo(file.relative_to(folder).as_posix(), date_time=(1980, 1, 1, 0, 0, 0))
                 entry.external_attr = 0o644 << 16
                 with file.open("rb") as source, target.open(entry, "w", force_zip64=True) as sink:
-                    shutil.copyfileobj(source, sink, CHUNK)
+                    shutil.copyfileobj(source, sink, CHUNK_BYTES)
 
 
 class _Budget:
@@ -200,7 +200,7 @@ class _ShortReads:
         return getattr(self._stream, name)
 
     def read(self, size: int) -> bytes:
-        if size > CHUNK:
+        if size > CHUNK_BYTES:
             raise UnsafeArchive(f"the archive holds a name or header of {size} bytes; pack it again with ordinary names")
         return self._stream.read(size)
 
@@ -216,6 +216,6 @@ def _write(stream: IO[bytes], path: Path, budget: _Budget) -> None:
     budget.count_file()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("xb") as target:
-        while chunk := stream.read(CHUNK):
+        while chunk := stream.read(CHUNK_BYTES):
             budget.count_bytes(len(chunk))
             target.write(chunk)

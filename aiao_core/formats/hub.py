@@ -19,7 +19,7 @@ REFERENCE = rf"^{SCHEME}{_WORD}/{_WORD}(?:@{_WORD}(?:/{_WORD})*)?$"
 """Owner, name and, if it is not ``main``, a branch, tag or commit. No part can lead out of a folder."""
 
 MAX_REFERENCE = 256
-SECONDS = 30
+TIMEOUT_SECONDS = 30
 """How long the hub may take to answer."""
 
 PLACES = ("unet/", "transformer/", "")
@@ -46,7 +46,7 @@ def download(reference: str, into: Path, *, max_bytes: int, progress: ProgressCa
     repository, _, revision = check_reference(reference).removeprefix(SCHEME).partition("@")
     with _errors_in_words(reference):
         api = HfApi(token=False)
-        info = api.model_info(repository, revision=revision or "main", files_metadata=True, timeout=SECONDS)
+        info = api.model_info(repository, revision=revision or "main", files_metadata=True, timeout=TIMEOUT_SECONDS)
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
     chosen = choose(sizes)
     if not chosen:

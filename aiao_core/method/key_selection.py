@@ -20,7 +20,7 @@ from aiao_core.method.tracing import eligible_layers
 from aiao_core.options import EmbeddingOptions
 from aiao_core.progress import ProgressCallback, silent
 from aiao_core.protocol import LIMIT_LOG10_P
-from aiao_core.statistics import CLEAREST, MOST_READINGS, log10_binomial_tail
+from aiao_core.statistics import CLEAREST, MAX_READINGS, log10_binomial_tail
 
 REACH_SHARE = 0.2
 """Share of the subpaths, widest reach first, that carry the watermark."""
@@ -54,7 +54,7 @@ def select_key(
         )
     key = key_with(subpaths)
     counted = math.ceil(CLEAREST * key.bits)
-    if log10_binomial_tail(counted, counted, MOST_READINGS) > LIMIT_LOG10_P:
+    if log10_binomial_tail(counted, counted, MAX_READINGS) > LIMIT_LOG10_P:
         raise EmbeddingFailed(
             f"the key has {key.bits} bits, of which a verification counts the clearest {counted}: so few prove nothing at "
             f"log10 p {LIMIT_LOG10_P:.1f}, were all of them right; ask for more layers than {options.layers} or a larger "

@@ -9,19 +9,19 @@ from pydantic import Field, model_validator
 
 from aiao_core.protocol import LIMIT_LOG10_P
 from aiao_core.reports.parts import BitTest, Document, Frozen, Interval
-from aiao_core.statistics import MOST_READINGS, READINGS
+from aiao_core.statistics import FORMER_READINGS, MAX_READINGS
 
 Outcome = Literal["withstood", "ended", "ruined", "no-model"]
 """Of an attack: the model is useful and matches; it is useful and does not; it is not useful; there is none to test."""
 
-READINGS_OF = {4: (READINGS,), 5: (MOST_READINGS // 2, MOST_READINGS)}
+READINGS_OF = {4: (FORMER_READINGS,), 5: (MAX_READINGS // 2, MAX_READINGS)}
 """How many readings there are to choose from, by version: one before. The most are with a source."""
 
 TOLERANCE = 1e-3
 """Of a ratio of losses: an interrupted audit may go on with another machine, which rounds otherwise."""
 
 
-class Measured(Frozen):
+class AttackMeasurement(Frozen):
     """One model under the owner's key, and what it is still worth."""
 
     verdict: Literal["match", "no-match"]
@@ -40,7 +40,7 @@ class AttackResult(Frozen):
     name: str
     family: str
     outcome: Outcome
-    measured: Measured | None = Field(description="null if there is no model to test")
+    measured: AttackMeasurement | None = Field(description="null if there is no model to test")
     reason: str | None = Field(description="why there is no model to test; null if there is one")
     seconds: float = Field(ge=0, description="of the attack and its test")
 
@@ -87,7 +87,7 @@ class AuditReport(Document):
     data: Literal["images", "own-samples"] = Field(description="what the attacks trained on and the loss is measured on")
     attack_examples: int = Field(ge=1, description="of the data, for the attacks")
     held_out_examples: int = Field(ge=1, description="of the data, for the loss alone")
-    published: Measured
+    published: AttackMeasurement
     attacks: tuple[AttackResult, ...]
     summary: Summary
     inputs: tuple[AuditInput, ...]
@@ -117,7 +117,7 @@ class AuditReport(Document):
         return self
 
 
-def outcome_of(measured: Measured | None, max_quality_loss: float) -> Outcome:
+def outcome_of(measured: AttackMeasurement | None, max_quality_loss: float) -> Outcome:
     """What an attack has reached. A ruined model is no thief's gain, so it does not count whether it matches."""
     if measured is None:
         return "no-model"

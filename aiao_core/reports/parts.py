@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from aiao_core.errors import InvalidReport
-from aiao_core.statistics import MOST_READINGS, READINGS, log10_binomial_tail
+from aiao_core.statistics import FORMER_READINGS, MAX_READINGS, log10_binomial_tail
 
 
 class Frozen(BaseModel):
@@ -53,7 +53,7 @@ class BitTest(Frozen):
     best_of: int = Field(
         1,
         ge=1,
-        le=MOST_READINGS,
+        le=MAX_READINGS,
         description="of so many tests this one has the least chance, which is multiplied by their number; absent if alone",
         exclude_if=lambda value: value == 1,
     )
@@ -91,7 +91,7 @@ class Readings(Frozen):
     def best(self) -> BitTest:
         """The reading with the less p decides; its p is doubled, as there are two (Bonferroni)."""
         better = min(self.plain, self.without_interference, key=lambda reading: reading.log10_p)
-        return BitTest.of(better.matches, better.bits, best_of=READINGS)
+        return BitTest.of(better.matches, better.bits, best_of=FORMER_READINGS)
 
 
 Registration = Literal["service", "key-file"]

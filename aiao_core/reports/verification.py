@@ -24,7 +24,7 @@ from aiao_core.reports.parts import (
     counts,
 )
 from aiao_core.reports.verdicts import Controls, Tested, Verdict, decide
-from aiao_core.statistics import READINGS
+from aiao_core.statistics import FORMER_READINGS
 
 UNRULED = 5
 """Reports up to this version come from before the rules of a verdict (:mod:`aiao_core.protocol`)."""
@@ -206,7 +206,7 @@ def _check_before_the_rules(report: Report) -> None:
     if (report.version == 5) != (report.readings is not None) or (report.readings and report.readings.best != report.test):
         raise ValueError("the test is not the better of the readings")
     tests = (report.test, report.triggered_alone, report.untriggered, *report.decoys)
-    if max(test.best_of for test in tests) > (READINGS if report.version == 5 else 1) or any(
+    if max(test.best_of for test in tests) > (FORMER_READINGS if report.version == 5 else 1) or any(
         test.log10_choices for test in tests
     ):
         raise ValueError(f"a test of version {report.version} is the best of more readings, or of more keys, than there were")

@@ -61,7 +61,7 @@ class Baseline(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Decoded:
+class DecodedBits:
     """The bits that one key reads from a suspect, (bits,) by response layer: True where the sign is the key's."""
 
     plain: dict[int, Tensor]
@@ -118,13 +118,13 @@ def observe_others(denoiser: nn.Module, key: OwnerKey, draws: Draws, seed: int, 
     )
 
 
-def decode(watermark: Watermark, draws: Draws, baseline: Baseline, triggered: Means) -> Decoded:
+def decode(watermark: Watermark, draws: Draws, baseline: Baseline, triggered: Means) -> DecodedBits:
     """The key's bits; ``triggered`` are the means of ``draws`` under its own trigger. Only the last comparison uses its signs.
 
     A bit of layer j averages over the draws whose trigger reaches j; the bits without the trigger average over all draws.
     """
     answers, interference = [], []
-    decoded = Decoded({}, {}, {}, {})
+    decoded = DecodedBits({}, {}, {}, {})
     for j in watermark.response_layers:
         used = watermark.reached[draws.triggers, j]
         channels = watermark.response_channels[j]

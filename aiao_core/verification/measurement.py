@@ -19,7 +19,7 @@ from aiao_core.protocol import DRAWS
 from aiao_core.reports.parts import BitTest, Interval, Reading, Registration, SubpathResult, SubpathSet, best_of, counts
 from aiao_core.statistics import clopper_pearson
 from aiao_core.verification.alignment import Reference, align
-from aiao_core.verification.decoding import Baseline, Decoded, Draws, Means, decode, make_draws, observe, observe_others
+from aiao_core.verification.decoding import Baseline, DecodedBits, Draws, Means, decode, make_draws, observe, observe_others
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class View:
     """The owner's key of all subpaths."""
     baseline: Baseline
     triggered: Means
-    decoded: Mapping[SubpathSet, Decoded]
+    decoded: Mapping[SubpathSet, DecodedBits]
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def measure(
         watermark = Watermark(checked.key, denoiser, alignment)
         baseline = Baseline(untriggered, observe_others(denoiser, checked.key, drawn, seed, alignment))
         triggered = observe(denoiser, watermark, drawn, [(watermark, i) for i, _ in drawn.subpaths])
-        decoded: dict[SubpathSet, Decoded] = {
+        decoded: dict[SubpathSet, DecodedBits] = {
             "all": decode(watermark, drawn, baseline, triggered),
             "registered": decode(Watermark(registered, denoiser, alignment), drawn, baseline, triggered),
         }
@@ -150,7 +150,7 @@ def bit_test(bits: Mapping[int, Tensor]) -> BitTest:
 
 
 def _readings(
-    decoded: Decoded, registration: Registration = "service", aligned: bool = False, subpaths: SubpathSet = "all"
+    decoded: DecodedBits, registration: Registration = "service", aligned: bool = False, subpaths: SubpathSet = "all"
 ) -> list[Reading]:
     """The reading with interference and the one without."""
     counted = counts(registration, aligned=aligned, subpaths=subpaths)

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query
 
 from service.activity.repository import ActivityRepository
 from service.activity.schemas import ActivityOut
-from service.auth.dependencies import Admin, PlatformDep
+from service.auth.dependencies import Admin, ContextDep
 from service.kit.errors import responses
 from service.kit.id_patterns import ANY_ID
 from service.kit.schemas import Page, PageQuery
@@ -17,8 +17,8 @@ Subject = Annotated[str | None, Query(pattern=ANY_ID, description="Only what was
 
 
 @router.get("", summary="Who did what", responses=responses(401, 403, 422))
-def list_activity(platform: PlatformDep, caller: Admin, paging: PageQuery, subject_id: Subject = None) -> Page[ActivityOut]:
+def list_activity(context: ContextDep, caller: Admin, paging: PageQuery, subject_id: Subject = None) -> Page[ActivityOut]:
     """Nothing in this log can be changed or deleted."""
-    with platform.database.reading() as session:
+    with context.database.read_session() as session:
         rows, next_cursor = ActivityRepository(session, caller.tenant_id).page(paging, subject_id=subject_id)
         return Page(items=[ActivityOut.model_validate(row) for row in rows], next_cursor=next_cursor)

@@ -16,7 +16,7 @@ def is_adapter(storage: Storage, artifact: Artifact) -> bool:
     if artifact.kind != "safetensors":
         return False
     try:
-        with storage.open(artifact.storage_key) as file:
+        with storage.open(artifact.object_name) as file:
             length = struct.unpack("<Q", file.read(8))[0]
             header = json.loads(file.read(min(length, MAX_HEADER_BYTES)))
     except (OSError, BaseError, ValueError, struct.error):

@@ -10,13 +10,13 @@ from service.activity.service import record
 from service.artifacts import service
 from service.artifacts.repository import ArtifactRepository
 from service.artifacts.schemas import ArtifactOut
-from service.auth.dependencies import PlatformDep, Reader, Writer
+from service.auth.dependencies import ContextDep, Reader, Writer
+from service.context import Context
 from service.idempotency import Idempotency, IdempotentUpload
 from service.kit.errors import InvalidArtifact, UploadTooLarge, responses
 from service.kit.etags import PreconditionDep, conditional, weak
 from service.kit.id_patterns import SHA256
 from service.kit.schemas import ArtifactId, Name, Page, PageQuery
-from service.platform import Platform
 from service.tokens.service import Caller
 
 router = APIRouter(prefix="/v1/artifacts", tags=["artifacts"])
@@ -40,7 +40,7 @@ BODY = {
 )
 async def upload(
     request: Request,
-    platform: PlatformDep,
+    context: ContextDep,
     caller: Writer,
     idempotency: IdempotentUpload,
     filename: Annotated[Name, Query(description="The file's name, kept for reports.", examples=["emoji.zip"])],
@@ -52,27 +52,27 @@ async def upload(
 
     Nothing is kept of an upload that is interrupted, too large, damaged or of no known kind.
     """
-    limit = platform.settings.max_upload_bytes
+    limit = context.settings.max_upload_bytes
     announced = int(request.headers.get("content-length") or 0)
     if announced > limit:
         raise UploadTooLarge.beyond(limit)
-    await run_in_threadpool(_check_quota, platform, caller, announced, sha256)
+    await run_in_threadpool(_check_quota, context, caller, announced, sha256)
     try:
         received = await service.receive(
-            platform.storage, request.stream(), filename=filename, expected_sha256=sha256, max_bytes=limit
+            context.storage, request.stream(), filename=filename, expected_sha256=sha256, max_bytes=limit
         )
     except ClientDisconnect as error:
         raise InvalidArtifact("the upload was interrupted; send it again") from error
-    return await run_in_threadpool(_keep, platform, caller, idempotency, received)
+    return await run_in_threadpool(_keep, context, caller, idempotency, received)
 
 
-def _check_quota(platform: Platform, caller: Caller, size: int, sha256: str | None) -> None:
-    with platform.database.reading() as session:
+def _check_quota(context: Context, caller: Caller, size: int, sha256: str | None) -> None:
+    with context.database.read_session() as session:
         service.check_quota(session, caller.tenant_id, size, sha256)
 
 
-def _keep(platform: Platform, caller: Caller, idempotency: Idempotency, received: service.Received) -> Response:
-    with service.spare_deleted(platform, received) as keep, platform.database.session() as session:
+def _keep(context: Context, caller: Caller, idempotency: Idempotency, received: service.ReceivedFile) -> Response:
+    with service.spare_deleted(context, received) as keep, context.database.session() as session:
         if replay := idempotency.replay(session, received.sha256):
             return replay
         artifact = ArtifactOut.model_validate(keep(session, caller))
@@ -83,31 +83,31 @@ def _keep(platform: Platform, caller: Caller, idempotency: Idempotency, received
 
 @router.get("", summary="List artifacts", responses=responses(401, 422))
 def list_artifacts(
-    platform: PlatformDep,
+    context: ContextDep,
     caller: Reader,
     paging: PageQuery,
     sha256: Annotated[str | None, Query(pattern=SHA256, description="Only files with this content.")] = None,
 ) -> Page[ArtifactOut]:
     """Without deleted ones."""
-    with platform.database.reading() as session:
+    with context.database.read_session() as session:
         rows, next_cursor = ArtifactRepository(session, caller.tenant_id).page(paging, sha256=sha256)
         return Page(items=[ArtifactOut.model_validate(row) for row in rows], next_cursor=next_cursor)
 
 
 @router.get("/{artifact_id}", summary="Show an artifact", responses=conditional() | responses(401, 404, 422))
-def show(artifact_id: ArtifactId, platform: PlatformDep, caller: Reader, precondition: PreconditionDep) -> ArtifactOut:
+def show(artifact_id: ArtifactId, context: ContextDep, caller: Reader, precondition: PreconditionDep) -> ArtifactOut:
     """Digest, size and kind of an uploaded file."""
-    with platform.database.reading() as session:
+    with context.database.read_session() as session:
         artifact = ArtifactRepository(session, caller.tenant_id).get(artifact_id)
         precondition.check(weak(artifact.id))
         return ArtifactOut.model_validate(artifact)
 
 
 @router.delete("/{artifact_id}", status_code=204, summary="Delete an artifact", responses=responses(401, 403, 404, 409, 422))
-def delete(artifact_id: ArtifactId, platform: PlatformDep, caller: Writer) -> None:
+def delete(artifact_id: ArtifactId, context: ContextDep, caller: Writer) -> None:
     """The file goes; reports keep its name and digest. Refused while a model or an unfinished job needs it."""
-    with platform.database.session() as session:
+    with context.database.session() as session:
         spare = service.delete(session, caller.tenant_id, artifact_id)
         record(session, caller.tenant_id, caller.token_id, "artifact.delete", artifact_id)
     if spare:
-        platform.storage.delete(spare)
+        context.storage.delete(spare)

@@ -31,7 +31,7 @@ class ArtifactRepository(TenantRepository[Artifact]):
 
     def shares_object(self, artifact: Artifact) -> bool:
         """Whether another artifact is stored in the same object."""
-        query = self._mine().where(Artifact.storage_key == artifact.storage_key, Artifact.id != artifact.id).limit(1)
+        query = self._mine().where(Artifact.object_name == artifact.object_name, Artifact.id != artifact.id).limit(1)
         return self.session.scalar(query) is not None
 
     def user_of(self, artifact_id: str) -> str | None:
@@ -59,7 +59,7 @@ class ArtifactRepository(TenantRepository[Artifact]):
     def bytes_used(self) -> int:
         """Bytes of the tenant's uploads: each object once, and what uploads under way have announced."""
         mine = self._mine().subquery()
-        objects = select(func.max(mine.c.size).label("size")).group_by(mine.c.storage_key).subquery()
+        objects = select(func.max(mine.c.size).label("size")).group_by(mine.c.object_name).subquery()
         stored = self.session.scalar(select(func.sum(objects.c.size))) or 0
         under_way = 0
         for table, announced in ((Upload, Upload.length), (DirectUpload, DirectUpload.size)):

@@ -14,18 +14,18 @@ from service.artifacts.denoisers import UNKNOWN, Denoiser, inspect
 from service.artifacts.kinds import kind_of
 from service.artifacts.repository import ArtifactRepository
 from service.artifacts.schemas import Kind
+from service.context import Context
 from service.kit.database import utc_now
 from service.kit.errors import Conflict, InvalidArtifact, QuotaExceeded, ServiceError, UploadTooLarge
 from service.kit.ids import new_id
 from service.kit.storage import Storage
-from service.platform import Platform
 from service.tables.artifacts import Artifact
 from service.tokens.repository import TenantsRepository
 from service.tokens.service import Caller
 
 
 @dataclass(frozen=True)
-class Received:
+class ReceivedFile:
     """A file that came in whole, in an object of its own."""
 
     artifact_id: str
@@ -35,12 +35,12 @@ class Received:
     kind: Kind
     denoiser: Denoiser | None
     """Of an archive."""
-    storage_key: str
+    object_name: str
 
 
 async def receive(
     storage: Storage, chunks: AsyncIterator[bytes], *, filename: str, expected_sha256: str | None, max_bytes: int
-) -> Received:
+) -> ReceivedFile:
     """Store ``chunks``, hashing them on the way. Raises :class:`UploadTooLarge` or :class:`InvalidArtifact`."""
     artifact_id, digest, size = new_id("art"), hashlib.sha256(), 0
 
@@ -53,7 +53,7 @@ async def receive(
             digest.update(chunk)
             yield chunk
 
-    key = storage_key(artifact_id)
+    key = object_name(artifact_id)
     await storage.receive(key, hashed())
     try:
         _check_digest(digest.hexdigest(), expected_sha256)
@@ -61,10 +61,12 @@ async def receive(
     except BaseException:
         storage.delete(key)
         raise
-    return Received(artifact_id, filename, digest.hexdigest(), size, kind, denoiser, key)
+    return ReceivedFile(artifact_id, filename, digest.hexdigest(), size, kind, denoiser, key)
 
 
-async def recognise(storage: Storage, key: str, *, filename: str, expected_sha256: str | None, expected_size: int) -> Received:
+async def recognise(
+    storage: Storage, key: str, *, filename: str, expected_sha256: str | None, expected_size: int
+) -> ReceivedFile:
     """What is in an object that came into storage by another way? It is read once. Raises :class:`InvalidArtifact`."""
     digest, size = hashlib.sha256(), 0
     async for chunk in storage.stream_async(key):
@@ -74,7 +76,7 @@ async def recognise(storage: Storage, key: str, *, filename: str, expected_sha25
         raise InvalidArtifact(f"{size} bytes came in, and not the {expected_size} that were announced; send the file again")
     _check_digest(digest.hexdigest(), expected_sha256)
     kind, denoiser = await asyncio.to_thread(_recognised, storage, key, size, filename)
-    return Received(new_id("art"), filename, digest.hexdigest(), size, kind, denoiser, key)
+    return ReceivedFile(new_id("art"), filename, digest.hexdigest(), size, kind, denoiser, key)
 
 
 def _check_digest(sha256: str, expected: str | None) -> None:
@@ -93,13 +95,13 @@ def denoiser_of(storage: Storage, artifact: Artifact) -> Denoiser:
     if artifact.denoiser:
         return Denoiser(**artifact.denoiser)
     try:
-        with storage.open(artifact.storage_key) as file:
+        with storage.open(artifact.object_name) as file:
             return inspect(file)
     except (OSError, BaseError):  # nothing depends on it so much that the storage must answer now
         return UNKNOWN
 
 
-def keep(session: Session, tenant_id: str, received: Received) -> Artifact:
+def keep(session: Session, tenant_id: str, received: ReceivedFile) -> Artifact:
     """The artifact of a file that came in. If the tenant has its content already, that object is shared and its own spare."""
     lock_tenant(session, tenant_id)
     artifacts = ArtifactRepository(session, tenant_id)
@@ -112,14 +114,14 @@ def keep(session: Session, tenant_id: str, received: Received) -> Artifact:
         size=received.size,
         kind=received.kind,
         denoiser=asdict(received.denoiser) if received.denoiser else None,
-        storage_key=twin.storage_key if twin else received.storage_key,
+        object_name=twin.object_name if twin else received.object_name,
         created_at=utc_now(),
     )
     return artifacts.add(artifact)
 
 
 @contextmanager
-def spare_deleted(platform: Platform, received: Received) -> Iterator[Callable[[Session, Caller], Artifact]]:
+def spare_deleted(context: Context, received: ReceivedFile) -> Iterator[Callable[[Session, Caller], Artifact]]:
     """Yields :func:`keep`, to be called once, in a transaction; afterwards the object goes if no artifact came of it.
 
     If the transaction failed at its very end, nobody knows whether the artifact is there: the object stays, for the collection
@@ -131,7 +133,7 @@ def spare_deleted(platform: Platform, received: Received) -> Iterator[Callable[[
         nonlocal spare
         artifact = keep(session, caller.tenant_id, received)
         record(session, caller.tenant_id, caller.token_id, "artifact.upload", artifact.id)
-        spare = artifact.storage_key != received.storage_key
+        spare = artifact.object_name != received.object_name
         return artifact
 
     try:
@@ -141,7 +143,7 @@ def spare_deleted(platform: Platform, received: Received) -> Iterator[Callable[[
         raise
     finally:
         if spare:
-            platform.storage.delete(received.storage_key)
+            context.storage.delete(received.object_name)
 
 
 def delete(session: Session, tenant_id: str, artifact_id: str) -> str | None:
@@ -156,7 +158,7 @@ def delete(session: Session, tenant_id: str, artifact_id: str) -> str | None:
         raise Conflict(f"{user} needs {artifact_id}; retire the model, or wait for the job or cancel it, and delete it then")
     artifact.deleted_at = utc_now()
     session.flush()
-    return None if artifacts.shares_object(artifact) else artifact.storage_key
+    return None if artifacts.shares_object(artifact) else artifact.object_name
 
 
 def lock_tenant(session: Session, tenant_id: str) -> None:
@@ -177,5 +179,5 @@ def check_quota(session: Session, tenant_id: str, more: int = 0, sha256: str | N
         )
 
 
-def storage_key(artifact_id: str) -> str:
+def object_name(artifact_id: str) -> str:
     return f"artifacts/{artifact_id}"

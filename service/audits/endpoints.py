@@ -10,7 +10,7 @@ from service.activity.service import record
 from service.audits import service
 from service.audits.repository import AuditRepository
 from service.audits.schemas import AuditIn, AuditOut, AuditStarted
-from service.auth.dependencies import ModelWriter, PlatformDep, Reader
+from service.auth.dependencies import ContextDep, ModelWriter, Reader
 from service.idempotency import IdempotentJson
 from service.jobs.repository import JobRepository
 from service.jobs.schemas import JobOut
@@ -33,35 +33,35 @@ router = APIRouter(prefix="/v1", tags=["audits"])
     responses=responses(400, 401, 403, 404, 409, 413, 422),
 )
 def start(
-    model_id: ModelId, request: AuditIn, platform: PlatformDep, caller: ModelWriter, idempotency: IdempotentJson
+    model_id: ModelId, request: AuditIn, context: ContextDep, caller: ModelWriter, idempotency: IdempotentJson
 ) -> Response:
     """Attack the watermarked model as a thief would, and test what each attack leaves of the model and of its watermark."""
-    with platform.database.session() as session:
+    with context.database.session() as session:
         if replay := idempotency.replay(session):
             return replay
-        audit, job = service.start(session, platform, caller.tenant_id, model_id, request)
+        audit, job = service.start(session, context, caller.tenant_id, model_id, request)
         record(session, caller.tenant_id, caller.token_id, "audit.start", audit.id)
         answer = AuditStarted(audit=_shown(session, caller.tenant_id, [audit])[0], job=JobOut.model_validate(job))
         headers = {"Location": f"/v1/jobs/{job.id}", "Retry-After": "2"}
         body = answer.model_dump(mode="json")
         idempotency.remember(session, 202, body, headers)
-    platform.doorbell.ring(job)
+    context.dispatcher.notify(job)
     return JSONResponse(body, 202, headers)
 
 
 @router.get("/models/{model_id}/audits", summary="List a model's audits", responses=responses(401, 404, 422))
-def list_audits(model_id: ModelId, platform: PlatformDep, caller: Reader, paging: PageQuery) -> Page[AuditOut]:
+def list_audits(model_id: ModelId, context: ContextDep, caller: Reader, paging: PageQuery) -> Page[AuditOut]:
     """Finished ones and those under way."""
-    with platform.database.reading() as session:
+    with context.database.read_session() as session:
         model = ModelRepository(session, caller.tenant_id).get(model_id)
         rows, next_cursor = AuditRepository(session, caller.tenant_id).page(paging, model_id=model.id)
         return Page(items=_shown(session, caller.tenant_id, rows), next_cursor=next_cursor)
 
 
 @router.get("/audits/{audit_id}", summary="Show an audit", responses=conditional() | responses(401, 404, 422))
-def show(audit_id: AuditId, platform: PlatformDep, caller: Reader, precondition: PreconditionDep) -> AuditOut:
+def show(audit_id: AuditId, context: ContextDep, caller: Reader, precondition: PreconditionDep) -> AuditOut:
     """The attacks by their outcome; the full report is a call of its own."""
-    with platform.database.reading() as session:
+    with context.database.read_session() as session:
         shown = _shown(session, caller.tenant_id, [AuditRepository(session, caller.tenant_id).get(audit_id)])[0]
         precondition.check(weak(shown.id, shown.status, shown.summary is not None))
         return shown
@@ -75,13 +75,13 @@ def show(audit_id: AuditId, platform: PlatformDep, caller: Reader, precondition:
 )
 def report(
     audit_id: AuditId,
-    platform: PlatformDep,
+    context: ContextDep,
     caller: Reader,
     precondition: PreconditionDep,
     accept: Accept = "",
 ) -> Response:
     """What the watermark withstands and where it ends, as versioned JSON or as a self-contained page."""
-    with platform.database.reading() as session:
+    with context.database.read_session() as session:
         row = AuditRepository(session, caller.tenant_id).get(audit_id)
         state = JobRepository(session, caller.tenant_id).get(row.job_id).state
         stored = row.report  # after the state: once it has succeeded the report is there

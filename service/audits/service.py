@@ -7,6 +7,7 @@ from service.artifacts.repository import ArtifactRepository
 from service.artifacts.service import denoiser_of
 from service.audits.repository import AuditRepository
 from service.audits.schemas import AuditIn
+from service.context import Context
 from service.jobs import memory
 from service.jobs import service as jobs
 from service.keys import service as keys
@@ -14,12 +15,11 @@ from service.kit.database import utc_now
 from service.kit.errors import Conflict, InvalidArtifact
 from service.kit.ids import new_id
 from service.models.repository import ModelRepository
-from service.platform import Platform
 from service.tables.audits import Audit
 from service.tables.jobs import Job
 
 
-def start(session: Session, platform: Platform, tenant_id: str, model_id: str, request: AuditIn) -> tuple[Audit, Job]:
+def start(session: Session, context: Context, tenant_id: str, model_id: str, request: AuditIn) -> tuple[Audit, Job]:
     """An audit and its queued job.
 
     Raises :class:`service.kit.errors.NotFound` for an unknown model or artifact, :class:`Conflict` for a model that is not
@@ -33,9 +33,9 @@ def start(session: Session, platform: Platform, tenant_id: str, model_id: str, r
     if images and artifacts.get_for_use(images).kind not in ("images", "archive"):
         raise InvalidArtifact("images_artifact_id must be an image set: a .zip or .tar of images, or an .npz")
     audit_id = new_id("aud")
-    needed = platform.settings.fleet.accepted(memory.of_audit(denoiser_of(platform.storage, artifacts.get(model.artifact_id))))
+    needed = context.settings.fleet.accepted(memory.of_audit(denoiser_of(context.storage, artifacts.get(model.artifact_id))))
     job = jobs.create(session, tenant_id, "audit", audit_id, needed)
-    keys.lend(session, platform.vault, model, job.id, request.secret_key)
+    keys.lend(session, context.vault, model, job.id, request.secret_key)
     audit = Audit(
         id=audit_id,
         tenant_id=tenant_id,

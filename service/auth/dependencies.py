@@ -1,4 +1,4 @@
-"""What endpoints depend on: the platform, and who calls with which scope."""
+"""What endpoints depend on: the context, and who calls with which scope."""
 
 from typing import Annotated
 
@@ -6,8 +6,8 @@ from fastapi import Depends, Request, Security
 from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 
+from service.context import Context
 from service.kit.errors import Unauthorized
-from service.platform import Platform
 from service.tokens.service import Caller, authenticate, note_use
 
 bearer = HTTPBearer(
@@ -17,30 +17,30 @@ bearer = HTTPBearer(
 )
 
 
-async def get_platform(request: Request) -> Platform:
-    platform: Platform = request.app.state.platform
-    return platform
+async def get_context(request: Request) -> Context:
+    context: Context = request.app.state.context
+    return context
 
 
 # These are async for they wait for nothing: a dependency that is not costs every request a turn of a thread.
-PlatformDep = Annotated[Platform, Depends(get_platform)]
+ContextDep = Annotated[Context, Depends(get_context)]
 
 
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]
 
 
-async def get_caller(request: Request, platform: PlatformDep, credentials: Credentials) -> Caller:
+async def get_caller(request: Request, context: ContextDep, credentials: Credentials) -> Caller:
     secret = _secret(credentials)
-    return await _admitted(request, platform, await run_in_threadpool(_authenticated, platform, secret))
+    return await _admitted(request, context, await run_in_threadpool(_authenticated, context, secret))
 
 
-async def get_reader(request: Request, platform: PlatformDep, credentials: Credentials) -> Caller:
+async def get_reader(request: Request, context: ContextDep, credentials: Credentials) -> Caller:
     """Who only reads: for that it is good enough that the token was good a moment ago."""
     secret = _secret(credentials)
-    caller = platform.recent_callers.find(secret)
+    caller = context.recent_callers.find(secret)
     if caller is None:
-        caller = await run_in_threadpool(_authenticated, platform, secret)
-    return await _admitted(request, platform, caller)
+        caller = await run_in_threadpool(_authenticated, context, secret)
+    return await _admitted(request, context, caller)
 
 
 def _secret(credentials: HTTPAuthorizationCredentials | None) -> str:
@@ -49,20 +49,20 @@ def _secret(credentials: HTTPAuthorizationCredentials | None) -> str:
     return credentials.credentials
 
 
-def _authenticated(platform: Platform, secret: str) -> Caller:
-    with platform.database.reading() as session:
+def _authenticated(context: Context, secret: str) -> Caller:
+    with context.database.read_session() as session:
         caller, used = authenticate(session, secret)
     if used:
-        with platform.database.session() as session:
+        with context.database.session() as session:
             note_use(session, caller)
-    platform.recent_callers.note(secret, caller)
+    context.recent_callers.note(secret, caller)
     return caller
 
 
-async def _admitted(request: Request, platform: Platform, caller: Caller) -> Caller:
+async def _admitted(request: Request, context: Context, caller: Caller) -> Caller:
     request.state.caller = caller  # for the log
-    if platform.rate_limiter:
-        await run_in_threadpool(platform.rate_limiter.check, caller.token_id)
+    if context.rate_limiter:
+        await run_in_threadpool(context.rate_limiter.check, caller.token_id)
     return caller
 
 

@@ -5,11 +5,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from service.kit.bucket import MOST_PARTS
+from service.kit.bucket import MAX_PARTS
 from service.kit.id_patterns import SHA256
 from service.kit.schemas import Name, Schema
 
-PartNumber = Annotated[int, Field(ge=1, le=MOST_PARTS, examples=[1], description="The first is 1.")]
+PartNumber = Annotated[int, Field(ge=1, le=MAX_PARTS, examples=[1], description="The first is 1.")]
 
 
 class DirectUploadIn(Schema):
@@ -62,4 +62,4 @@ class PartIn(Schema):
 class CompleteIn(Schema):
     """All parts of a direct upload."""
 
-    parts: list[PartIn] = Field(min_length=1, max_length=MOST_PARTS)
+    parts: list[PartIn] = Field(min_length=1, max_length=MAX_PARTS)

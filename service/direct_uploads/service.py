@@ -13,14 +13,14 @@ from sqlalchemy.orm import Session
 
 from service.activity.service import record
 from service.artifacts.repository import ArtifactRepository
-from service.artifacts.service import Received, check_quota, keep, lock_tenant, recognise, storage_key
+from service.artifacts.service import ReceivedFile, check_quota, keep, lock_tenant, object_name, recognise
+from service.context import Context
 from service.direct_uploads.repository import DirectUploadRepository
 from service.direct_uploads.schemas import DirectUploadIn, PartOut
-from service.kit.bucket import MOST_PARTS, Bucket, Part
+from service.kit.bucket import MAX_PARTS, Bucket, Part
 from service.kit.database import utc_now
 from service.kit.errors import Gone, InvalidArtifact, InvalidParts, NoDirectUploads
 from service.kit.ids import new_id
-from service.platform import Platform
 from service.tables.artifacts import Artifact
 from service.tables.direct_uploads import DirectUpload
 from service.tokens.service import Caller
@@ -37,21 +37,21 @@ NAMED = 10
 """So many parts an error names."""
 
 
-def bucket_of(platform: Platform) -> Bucket:
+def bucket_of(context: Context) -> Bucket:
     """Raises :class:`NoDirectUploads`."""
-    if platform.bucket is None:
+    if context.bucket is None:
         raise NoDirectUploads(
             "the storage of this service takes no files from clients; send the file by the resumable protocol, POST /v1/uploads"
         )
-    return platform.bucket
+    return context.bucket
 
 
 @contextmanager
-def begun(platform: Platform, tenant_id: str, request: DirectUploadIn) -> Iterator[Callable[[Session], DirectUpload]]:
+def begun(context: Context, tenant_id: str, request: DirectUploadIn) -> Iterator[Callable[[Session], DirectUpload]]:
     """Begins an upload in the bucket, and yields what stores its row; if that is not called or fails, the upload is aborted."""
-    bucket, now = bucket_of(platform), utc_now()
-    upload_id, part_bytes = new_id("mpu"), max(PART_BYTES, -(-request.size // MOST_PARTS))
-    multipart_id, stored = bucket.begin(storage_key(upload_id)), False
+    bucket, now = bucket_of(context), utc_now()
+    upload_id, part_bytes = new_id("mpu"), max(PART_BYTES, -(-request.size // MAX_PARTS))
+    multipart_id, stored = bucket.begin(object_name(upload_id)), False
     upload = DirectUpload(
         id=upload_id, tenant_id=tenant_id, filename=request.filename, sha256=request.sha256, size=request.size,
         part_bytes=part_bytes, multipart_id=multipart_id, created_at=now, expires_at=now + LIFETIME,
@@ -71,26 +71,26 @@ def begun(platform: Platform, tenant_id: str, request: DirectUploadIn) -> Iterat
         raise
     finally:
         if not stored:
-            bucket.abort(storage_key(upload_id), multipart_id)
+            bucket.abort(object_name(upload_id), multipart_id)
 
 
-def go_on(platform: Platform, tenant_id: str, upload_id: str) -> DirectUpload:
+def go_on(context: Context, tenant_id: str, upload_id: str) -> DirectUpload:
     """The upload, which now lives for another day.
 
     Raises :class:`service.kit.errors.NotFound`, :class:`NoDirectUploads`, or :class:`Gone` for one that has expired.
     """
-    with platform.database.session() as session:
+    with context.database.session() as session:
         upload = DirectUploadRepository(session, tenant_id).get(upload_id, lock=True)
-        bucket_of(platform)
+        bucket_of(context)
         if upload.expires_at < utc_now():
             raise Gone(f"{upload_id} has expired; begin it anew")
         upload.expires_at = utc_now() + LIFETIME
         return upload
 
 
-def parts(platform: Platform, upload: DirectUpload, after: int, limit: int) -> list[PartOut]:
+def parts(context: Context, upload: DirectUpload, after: int, limit: int) -> list[PartOut]:
     """So many parts after number ``after``, each with where to send it."""
-    bucket, key = bucket_of(platform), storage_key(upload.id)
+    bucket, key = bucket_of(context), object_name(upload.id)
     try:
         there = bucket.parts(key, upload.multipart_id)
     except FileNotFoundError as error:
@@ -107,52 +107,52 @@ def parts(platform: Platform, upload: DirectUpload, after: int, limit: int) -> l
     ]
 
 
-def terminate(platform: Platform, tenant_id: str, upload_id: str) -> None:
+def terminate(context: Context, tenant_id: str, upload_id: str) -> None:
     """Forget an upload. An artifact that came of it stays."""
-    with platform.database.session() as session:
+    with context.database.session() as session:
         upload = DirectUploadRepository(session, tenant_id).get(upload_id, lock=True)
         session.delete(upload)
-    discard(platform, upload)
+    discard(context, upload)
 
 
-def discard(platform: Platform, upload: DirectUpload) -> None:
+def discard(context: Context, upload: DirectUpload) -> None:
     """Delete what has come in of an upload that is forgotten."""
     if upload.artifact_id is None:
-        if platform.bucket:
-            platform.bucket.abort(storage_key(upload.id), upload.multipart_id)
-        platform.storage.delete(storage_key(upload.id))
+        if context.bucket:
+            context.bucket.abort(object_name(upload.id), upload.multipart_id)
+        context.storage.delete(object_name(upload.id))
 
 
-async def complete(platform: Platform, caller: Caller, upload: DirectUpload, etags: Mapping[int, str], kept: Kept) -> Artifact:
+async def complete(context: Context, caller: Caller, upload: DirectUpload, etags: Mapping[int, str], kept: Kept) -> Artifact:
     """The artifact of an upload whose parts have these ETags. Calls ``kept`` in the transaction that stores it.
 
     Raises :class:`InvalidParts`, after which the upload can be mended, or :class:`InvalidArtifact`; it is then forgotten.
     May be called again, also at the same time: there is one artifact.
     """
-    if artifact := await run_in_threadpool(_artifact, platform, upload):
+    if artifact := await run_in_threadpool(_artifact, context, upload):
         return artifact
-    await run_in_threadpool(_join, platform, upload, etags)
+    await run_in_threadpool(_join, context, upload, etags)
     try:
         received = await recognise(
-            platform.storage,
-            storage_key(upload.id),
+            context.storage,
+            object_name(upload.id),
             filename=upload.filename,
             expected_sha256=upload.sha256,
             expected_size=upload.size,
         )
     except (FileNotFoundError, InvalidArtifact) as error:
         # Perhaps another call was faster, found that the tenant has this content already, and has deleted the object.
-        if artifact := await run_in_threadpool(_artifact, platform, upload):
+        if artifact := await run_in_threadpool(_artifact, context, upload):
             return artifact
         if isinstance(error, FileNotFoundError):
             raise _lost(upload) from error
-        await run_in_threadpool(terminate, platform, caller.tenant_id, upload.id)
+        await run_in_threadpool(terminate, context, caller.tenant_id, upload.id)
         raise
-    return await run_in_threadpool(_keep, platform, caller, upload, received, kept)
+    return await run_in_threadpool(_keep, context, caller, upload, received, kept)
 
 
-def _artifact(platform: Platform, upload: DirectUpload) -> Artifact | None:
-    with platform.database.reading() as session:
+def _artifact(context: Context, upload: DirectUpload) -> Artifact | None:
+    with context.database.read_session() as session:
         artifact_id = DirectUploadRepository(session, upload.tenant_id).get(upload.id).artifact_id
         return ArtifactRepository(session, upload.tenant_id).get(artifact_id) if artifact_id else None
 
@@ -161,9 +161,9 @@ def _lost(upload: DirectUpload) -> Gone:
     return Gone(f"the bucket no longer takes parts of {upload.id}; complete it if all were sent, or begin it anew")
 
 
-def _join(platform: Platform, upload: DirectUpload, etags: Mapping[int, str]) -> None:
+def _join(context: Context, upload: DirectUpload, etags: Mapping[int, str]) -> None:
     """Make the object of its parts, unless a call that broke off has done so."""
-    bucket, key = bucket_of(platform), storage_key(upload.id)
+    bucket, key = bucket_of(context), object_name(upload.id)
     try:
         there = bucket.parts(key, upload.multipart_id)
         needed = range(1, upload.parts + 1)
@@ -184,8 +184,8 @@ def _list(numbers: list[int]) -> str:
     return f"{len(numbers)} of the parts ({', '.join(map(str, numbers[:NAMED]))}{more}) are"
 
 
-def _keep(platform: Platform, caller: Caller, upload: DirectUpload, received: Received, kept: Kept) -> Artifact:
-    with platform.database.session() as session:
+def _keep(context: Context, caller: Caller, upload: DirectUpload, received: ReceivedFile, kept: Kept) -> Artifact:
+    with context.database.session() as session:
         row = DirectUploadRepository(session, caller.tenant_id).get(upload.id, lock=True)
         if row.artifact_id:  # another call was faster
             return ArtifactRepository(session, caller.tenant_id).get(row.artifact_id)
@@ -193,6 +193,6 @@ def _keep(platform: Platform, caller: Caller, upload: DirectUpload, received: Re
         record(session, caller.tenant_id, caller.token_id, "artifact.upload", artifact.id)
         row.artifact_id = artifact.id
         kept(session, artifact)
-    if artifact.storage_key != received.storage_key:
-        platform.storage.delete(received.storage_key)
+    if artifact.object_name != received.object_name:
+        context.storage.delete(received.object_name)
     return artifact

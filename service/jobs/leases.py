@@ -62,7 +62,7 @@ class Lease:
         While the database does not answer, the attempt goes on for as long as its lease may still hold.
         """
         try:
-            with self.database.reading() as session:
+            with self.database.read_session() as session:
                 job = LeaseRepository(session).running(self.job_id, self.attempt)
         except OperationalError:
             if time.monotonic() > self._last_check + self.seconds:
@@ -95,10 +95,10 @@ class Lease:
             self._end(session, state="canceled")
             record_failure(session, self._job(session), {"code": "canceled", "detail": "the job was canceled"})
 
-    def hand_back(self) -> None:
+    def release(self) -> None:
         """Queue the job again, for another worker: this one has to stop. The attempt does not count against the job."""
         with self.database.session() as session:
-            self._queue(session, hand_backs=Job.hand_backs + 1)
+            self._queue(session, releases=Job.releases + 1)
 
     def retry_later(self, max_attempts: int, error: dict[str, str]) -> None:
         """Queue the job again, as the attempt ended by no fault of the job; after ``max_attempts`` it fails with ``error``."""
@@ -111,7 +111,7 @@ class Lease:
                 record_failure(session, job, error)
 
     def _queue(self, session: Session, **values: Any) -> None:
-        values |= {"state": "queued", "lease_until": None, "rung_at": utc_now()}
+        values |= {"state": "queued", "lease_until": None, "dispatched_at": utc_now()}
         if not LeaseRepository(session).change(self.job_id, "running", self.attempt, **values):
             raise LeaseLost(self.job_id)
 

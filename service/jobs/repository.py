@@ -37,10 +37,10 @@ class LeaseRepository:
         query = select(Job).where(Job.id == job_id, Job.state == "running", Job.attempt == attempt)
         return self.session.scalar(query, execution_options={"populate_existing": True})
 
-    def to_reap(self, now: datetime, rung_before: datetime) -> list[Job]:
-        """Running jobs whose lease ran out, and queued ones whose last ring is older than ``rung_before``."""
+    def to_reap(self, now: datetime, dispatched_before: datetime) -> list[Job]:
+        """Running jobs whose lease ran out, and queued ones whose last ring is older than ``dispatched_before``."""
         lost: ColumnElement[bool] = and_(Job.state == "running", Job.lease_until < now)
-        forgotten: ColumnElement[bool] = and_(Job.state == "queued", Job.rung_at < rung_before)
+        forgotten: ColumnElement[bool] = and_(Job.state == "queued", Job.dispatched_at < dispatched_before)
         return list(self.session.scalars(select(Job).where(or_(lost, forgotten)).order_by(Job.id)))
 
     def unfinished(self) -> list[tuple[str, str, int | None, int, datetime]]:

@@ -15,10 +15,10 @@ FINAL = ("succeeded", "failed", "canceled")
 
 
 def create(session: Session, tenant_id: str, kind: JobKind, subject_id: str, memory_bytes: int | None) -> Job:
-    """A queued job that needs so much memory. Ring the doorbell once the transaction is committed."""
+    """A queued job that needs so much memory. Ring the dispatcher once the transaction is committed."""
     now = utc_now()
     job = Job(
-        id=new_id("job"), tenant_id=tenant_id, kind=kind, subject_id=subject_id, state="queued", attempt=0, rung_at=now,
+        id=new_id("job"), tenant_id=tenant_id, kind=kind, subject_id=subject_id, state="queued", attempt=0, dispatched_at=now,
         cancel_requested=False, traceparent=traceparent(), created_at=now, memory_bytes=memory_bytes,
     )  # fmt: skip
     note(job_id=job.id, kind=kind)

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter, Response
 
-from service.auth.dependencies import ModelWriter, PlatformDep, Reader
+from service.auth.dependencies import ContextDep, ModelWriter, Reader
 from service.idempotency import IdempotentJson
 from service.keys import service
 from service.keys.repository import KeyRepository
@@ -16,9 +16,9 @@ router = APIRouter(prefix="/v1/models", tags=["keys"])
 
 
 @router.get("/{model_id}/key", summary="Show the public key", responses=conditional() | responses(401, 404, 409, 422))
-def show(model_id: ModelId, platform: PlatformDep, caller: Reader, precondition: PreconditionDep) -> PublicKeyOut:
+def show(model_id: ModelId, context: ContextDep, caller: Reader, precondition: PreconditionDep) -> PublicKeyOut:
     """The public part of a model's key. With the secret it makes the whole key again, for `aiao verify --offline`."""
-    with platform.database.reading() as session:
+    with context.database.read_session() as session:
         model = ModelRepository(session, caller.tenant_id).get(model_id)
         key = KeyRepository(session, caller.tenant_id).of_model(model_id)
         if key.public_key is None:
@@ -34,12 +34,12 @@ def show(model_id: ModelId, platform: PlatformDep, caller: Reader, precondition:
     response_model=KeyOpened,
     responses=responses(401, 403, 404, 409, 413, 422),
 )
-def opened(model_id: ModelId, platform: PlatformDep, caller: ModelWriter, idempotency: IdempotentJson) -> Response:
+def opened(model_id: ModelId, context: ContextDep, caller: ModelWriter, idempotency: IdempotentJson) -> Response:
     """After a dispute in which others saw the key: models can be made with it now, so it takes no more tests.
 
     Reports of before stand. It cannot be undone.
     """
-    with platform.database.session() as session:
+    with context.database.session() as session:
         if replay := idempotency.replay(session):
             return replay
         key = KeyOpened.model_validate(service.mark_opened(session, caller.tenant_id, caller.token_id, model_id))

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 NOWHERE = "none"
 """The endpoint of an operator who wants no direct uploads."""
 
-MOST_PARTS = 1000
+MAX_PARTS = 1000
 """So many S3 lists in one answer; it would take ten times as many."""
 
 URL_LIFETIME = timedelta(hours=1)
@@ -86,7 +86,7 @@ class Bucket:
 
     def parts(self, key: str, multipart_id: str) -> dict[int, Part]:
         """The parts that have come in, by their numbers. Raises FileNotFoundError if there is no such multipart upload."""
-        listed = self._ask("list_parts", key, UploadId=multipart_id, MaxParts=MOST_PARTS).get("Parts", ())
+        listed = self._ask("list_parts", key, UploadId=multipart_id, MaxParts=MAX_PARTS).get("Parts", ())
         return {each["PartNumber"]: Part(each["Size"], each["ETag"].strip('"')) for each in listed}
 
     def complete(self, key: str, multipart_id: str, parts: Mapping[int, Part]) -> None:

@@ -81,7 +81,7 @@ class Database:
             yield session
 
     @contextmanager
-    def reading(self) -> Iterator[Session]:
+    def read_session(self) -> Iterator[Session]:
         """A session for what only reads: without a transaction's two more round trips, and without SQLite's lock of writers."""
         with Session(self._reader, expire_on_commit=False) as session:
             yield session

@@ -14,7 +14,7 @@ from service.tables.jobs import Job
 logger = logging.getLogger(__name__)
 
 
-class Doorbell:
+class Dispatcher:
     """A Celery producer that knows its tasks by name alone, so that the API needs nothing of the worker."""
 
     def __init__(self, broker_url: str, fleet: Fleet) -> None:
@@ -25,7 +25,7 @@ class Doorbell:
         )
         self._fleet = fleet
 
-    def ring(self, job: Job) -> None:
+    def notify(self, job: Job) -> None:
         """In the queue whose workers have the memory that the job needs."""
         try:
             # So that the worker's log names the request that the job came with.

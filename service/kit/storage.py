@@ -18,7 +18,7 @@ from obstore.store import LocalStore, ObjectStore, from_url
 if TYPE_CHECKING:
     from obstore import ReadableFile  # only in its stubs
 
-READ = 4 << 20
+READ_CHUNK_BYTES = 4 << 20
 """Bytes of a large object that are read at once."""
 
 WRITE, WRITES = 8 << 20, 4
@@ -26,7 +26,7 @@ WRITE, WRITES = 8 << 20, 4
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredObject:
     """An object in storage."""
 
     key: str
@@ -68,7 +68,7 @@ class Storage:
         """Where to cut the object: read so, it comes several times as fast as by obstore's own stream of small chunks."""
         with _missing_is_no_file(key):
             size = obstore.head(self.store, key)["size"]
-        return [(start, min(size, start + READ)) for start in range(0, size, READ)]
+        return [(start, min(size, start + READ_CHUNK_BYTES)) for start in range(0, size, READ_CHUNK_BYTES)]
 
     def open(self, key: str) -> BinaryIO:
         """The object as a file in which one can seek: only what is read is fetched."""
@@ -88,10 +88,10 @@ class Storage:
         except (NotFoundError, FileNotFoundError):
             return
 
-    def list(self, prefix: str) -> Iterator[list[Stored]]:
+    def list(self, prefix: str) -> Iterator[list[StoredObject]]:
         """The objects whose keys begin with the folder ``prefix``, some at a time."""
         for some in obstore.list(self.store, prefix):
-            yield [Stored(each["path"], each["size"], each["last_modified"]) for each in some]
+            yield [StoredObject(each["path"], each["size"], each["last_modified"]) for each in some]
 
     def drop_unfinished(self, before: datetime) -> int:
         """Delete what killed processes had begun to write into a folder; for S3 see :class:`service.kit.bucket.Bucket`."""

@@ -5,7 +5,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from sqlalchemy.orm import Session
 
 from service.activity.service import record
-from service.auth.dependencies import ModelWriter, PlatformDep, Reader
+from service.auth.dependencies import ContextDep, ModelWriter, Reader
 from service.idempotency import IdempotentJson
 from service.jobs.schemas import JobOut
 from service.keys.repository import KeyRepository
@@ -27,12 +27,12 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
     response_model=Registered,
     responses=responses(400, 401, 403, 404, 409, 413, 422),
 )
-def register(request: ModelIn, platform: PlatformDep, caller: ModelWriter, idempotency: IdempotentJson) -> Response:
+def register(request: ModelIn, context: ContextDep, caller: ModelWriter, idempotency: IdempotentJson) -> Response:
     """Start embedding a watermark in an uploaded model. The answer shows the **secret key, this once**."""
-    with platform.database.session() as session:
+    with context.database.session() as session:
         if replay := idempotency.replay(session):
             return replay
-        model, job, secret = service.register(session, platform, caller.tenant_id, request)
+        model, job, secret = service.register(session, context, caller.tenant_id, request)
         record(session, caller.tenant_id, caller.token_id, "model.register", model.id)
         answer = Registered(
             model=_shown(session, caller.tenant_id, [model])[0], job=JobOut.model_validate(job), secret_key=secret
@@ -40,32 +40,32 @@ def register(request: ModelIn, platform: PlatformDep, caller: ModelWriter, idemp
         headers = {"Location": f"/v1/jobs/{job.id}", "Retry-After": "2"}
         body = answer.model_dump(mode="json")
         idempotency.remember(session, 202, body | {"secret_key": None}, headers)
-    platform.doorbell.ring(job)
+    context.dispatcher.notify(job)
     return JSONResponse(body, 202, headers)
 
 
 @router.get("", summary="List models", responses=responses(401, 422))
-def list_models(platform: PlatformDep, caller: Reader, paging: PageQuery, status: Status | None = None) -> Page[ModelOut]:
+def list_models(context: ContextDep, caller: Reader, paging: PageQuery, status: Status | None = None) -> Page[ModelOut]:
     """All of them, retired ones included, or those of a status."""
-    with platform.database.reading() as session:
+    with context.database.read_session() as session:
         rows, next_cursor = ModelRepository(session, caller.tenant_id).page(paging, status=status)
         return Page(items=_shown(session, caller.tenant_id, rows), next_cursor=next_cursor)
 
 
 @router.get("/{model_id}", summary="Show a model", responses=conditional() | responses(401, 404, 422))
-def show(model_id: ModelId, platform: PlatformDep, caller: Reader, precondition: PreconditionDep) -> ModelOut:
+def show(model_id: ModelId, context: ContextDep, caller: Reader, precondition: PreconditionDep) -> ModelOut:
     """Status: embedding, ready, failed or retired."""
-    with platform.database.reading() as session:
+    with context.database.read_session() as session:
         model = ModelRepository(session, caller.tenant_id).get(model_id)
         precondition.check(weak(model.id, model.status, model.checkpoint_sha256))
         return _shown(session, caller.tenant_id, [model])[0]
 
 
 @router.delete("/{model_id}", status_code=204, summary="Retire a model", responses=responses(401, 403, 404, 422))
-def retire(model_id: ModelId, platform: PlatformDep, caller: ModelWriter) -> None:
+def retire(model_id: ModelId, context: ContextDep, caller: ModelWriter) -> None:
     """No more verifications; its key, reports and checkpoint are kept for disputes."""
-    with platform.database.session() as session:
-        service.retire(session, platform.storage, caller.tenant_id, model_id)
+    with context.database.session() as session:
+        service.retire(session, context.storage, caller.tenant_id, model_id)
         record(session, caller.tenant_id, caller.token_id, "model.retire", model_id)
 
 
@@ -79,11 +79,11 @@ def retire(model_id: ModelId, platform: PlatformDep, caller: ModelWriter) -> Non
     )
     | responses(401, 404, 409, 422),
 )
-def checkpoint(model_id: ModelId, platform: PlatformDep, caller: Reader, precondition: PreconditionDep) -> StreamingResponse:
+def checkpoint(model_id: ModelId, context: ContextDep, caller: Reader, precondition: PreconditionDep) -> StreamingResponse:
     """The pipeline folder with marked weights, which any diffusers user loads unchanged. Publish this, not the source."""
-    with platform.database.session() as session:
+    with context.database.session() as session:
         model = ModelRepository(session, caller.tenant_id).get(model_id)
-        if model.checkpoint_key is None or model.checkpoint_sha256 is None:
+        if model.checkpoint_object is None or model.checkpoint_sha256 is None:
             raise Conflict(f"{model_id} has no checkpoint: it is {model.status}; follow {model.job_id}")
         headers = precondition.check(strong(model.checkpoint_sha256))
         record(session, caller.tenant_id, caller.token_id, "checkpoint.download", model_id)
@@ -91,7 +91,7 @@ def checkpoint(model_id: ModelId, platform: PlatformDep, caller: Reader, precond
         "Content-Length": str(model.checkpoint_size),
         "Content-Disposition": f'attachment; filename="{model_id}.zip"',
     }
-    return StreamingResponse(platform.storage.stream(model.checkpoint_key), headers=headers, media_type="application/zip")
+    return StreamingResponse(context.storage.stream(model.checkpoint_object), headers=headers, media_type="application/zip")
 
 
 def _shown(session: Session, tenant_id: str, models: list[Model]) -> list[ModelOut]:
@@ -100,7 +100,7 @@ def _shown(session: Session, tenant_id: str, models: list[Model]) -> list[ModelO
         ModelOut.model_validate(
             {name: getattr(model, name) for name in ModelOut.model_fields if name not in ("checkpoint", "commitment")}
             | {
-                "checkpoint": model.checkpoint_key and {"sha256": model.checkpoint_sha256, "size": model.checkpoint_size},
+                "checkpoint": model.checkpoint_object and {"sha256": model.checkpoint_sha256, "size": model.checkpoint_size},
                 "commitment": commitments[model.id],
             }
         )

@@ -9,5 +9,7 @@ class ModelRepository(TenantRepository[Model]):
 
     def alike(self, architecture: str, besides: str, most: int) -> list[Model]:
         """The newest marked models of an architecture, by its fingerprint, ``besides`` one."""
-        query = self._mine().where(Model.architecture == architecture, Model.checkpoint_key.is_not(None), Model.id != besides)
+        query = self._mine().where(
+            Model.architecture == architecture, Model.checkpoint_object.is_not(None), Model.id != besides
+        )
         return list(self.session.scalars(query.order_by(Model.id.desc()).limit(most)))

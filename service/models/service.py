@@ -9,6 +9,7 @@ from aiao_core.key import OwnerKey
 from aiao_core.reports.parts import BitTest
 from service.artifacts.repository import ArtifactRepository
 from service.artifacts.service import denoiser_of
+from service.context import Context
 from service.jobs import memory
 from service.jobs import service as jobs
 from service.keys import service as keys
@@ -18,13 +19,12 @@ from service.kit.ids import new_id
 from service.kit.storage import Storage
 from service.models.repository import ModelRepository
 from service.models.schemas import ModelIn
-from service.platform import Platform
 from service.tables.jobs import Job
 from service.tables.models import Model
 from service.vault.vault import Vault
 
 
-def register(session: Session, platform: Platform, tenant_id: str, request: ModelIn) -> tuple[Model, Job, str]:
+def register(session: Session, context: Context, tenant_id: str, request: ModelIn) -> tuple[Model, Job, str]:
     """A model under embedding, its queued job and the secret key.
 
     Raises :class:`service.kit.errors.NotFound` for an unknown artifact, :class:`InvalidArtifact` for one of another kind and
@@ -37,7 +37,7 @@ def register(session: Session, platform: Platform, tenant_id: str, request: Mode
     if request.images_artifact_id and artifacts.get_for_use(request.images_artifact_id).kind not in ("images", "archive"):
         raise InvalidArtifact("images_artifact_id must be an image set: a .zip or .tar of images, or an .npz")
     model_id = new_id("mdl")
-    needed = platform.settings.fleet.accepted(memory.of_embedding(denoiser_of(platform.storage, source), request.options))
+    needed = context.settings.fleet.accepted(memory.of_embedding(denoiser_of(context.storage, source), request.options))
     job = jobs.create(session, tenant_id, "embed", model_id, needed)
     model = Model(
         id=model_id,
@@ -52,7 +52,7 @@ def register(session: Session, platform: Platform, tenant_id: str, request: Mode
         created_at=utc_now(),
     )
     ModelRepository(session, tenant_id).add(model)
-    return model, job, keys.create(session, platform.vault, model)
+    return model, job, keys.create(session, context.vault, model)
 
 
 def retire(session: Session, storage: Storage, tenant_id: str, model_id: str) -> None:
@@ -66,7 +66,7 @@ def retire(session: Session, storage: Storage, tenant_id: str, model_id: str) ->
 class Checkpoint:
     """A watermarked checkpoint in storage."""
 
-    storage_key: str
+    object_name: str
     sha256: str
     size: int
 
@@ -86,7 +86,7 @@ def mark_ready(
     """
     model = ModelRepository(session, tenant_id).get(model_id)
     model.architecture = key.architecture.fingerprint
-    model.checkpoint_key, model.checkpoint_sha256 = checkpoint.storage_key, checkpoint.sha256
+    model.checkpoint_object, model.checkpoint_sha256 = checkpoint.object_name, checkpoint.sha256
     model.checkpoint_size = checkpoint.size
     if model.status == "embedding":
         model.status = "ready"

@@ -14,9 +14,9 @@ from datetime import timedelta
 import httpx
 from standardwebhooks import Webhook as Signer
 
+from service.context import Context
 from service.kit.database import utc_now
 from service.kit.logs import configure
-from service.platform import Platform
 from service.settings import Settings
 from service.tables.webhooks import Delivery, Webhook
 from service.webhooks import service
@@ -33,26 +33,26 @@ POLL_SECONDS = 1
 AT_ONCE = 8
 
 
-def deliver_due(platform: Platform, client: httpx.Client) -> int:
+def deliver_due(context: Context, client: httpx.Client) -> int:
     """One round: at most :data:`AT_ONCE` deliveries, side by side. Returns how many were tried."""
     now = utc_now()
-    with platform.database.session() as session:
+    with context.database.session() as session:
         due = DueDeliveries(session).claim(now, now + timedelta(seconds=CLAIM_SECONDS), AT_ONCE)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        list(pool.map(lambda each: _deliver(platform, client, *each), due))
+        list(pool.map(lambda each: _deliver(context, client, *each), due))
     return len(due)
 
 
-def _deliver(platform: Platform, client: httpx.Client, delivery: Delivery, webhook: Webhook) -> None:
+def _deliver(context: Context, client: httpx.Client, delivery: Delivery, webhook: Webhook) -> None:
     status, error = None, None
     try:
-        status = post(client, webhook, webhook.unseal(platform.vault), delivery, private=platform.settings.private_webhooks)
+        status = post(client, webhook, webhook.unseal(context.vault), delivery, private=context.settings.private_webhooks)
     except UnsafeAddress as reason:
         error = str(reason)
     except Exception as reason:  # of the network, or a key-encryption key that is away: the next attempt may succeed
         error = type(reason).__name__
         logger.warning("%s: %s", delivery.id, error)
-    with platform.database.session() as session:
+    with context.database.session() as session:
         claimed = DueDeliveries(session).claimed(delivery.id, delivery.attempts)
         if claimed:
             service.record_attempt(*claimed, status, error)
@@ -82,20 +82,20 @@ def http_client() -> httpx.Client:
 def main() -> None:
     settings = Settings()
     configure(settings.log_format)
-    platform = Platform.open(settings)
+    context = Context.open(settings)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     with http_client() as client:
         while not stop.is_set():
             try:
-                tried = deliver_due(platform, client)
+                tried = deliver_due(context, client)
             except Exception:  # the database may be away for a while; the next round tries again
                 logger.exception("this round failed")
                 tried = 0
             if not tried:
                 stop.wait(POLL_SECONDS)
-    platform.close()
+    context.close()
 
 
 if __name__ == "__main__":

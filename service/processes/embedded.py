@@ -24,7 +24,7 @@ import httpx
 import platformdirs
 
 from service.activity.service import OPERATOR, record
-from service.platform import Platform
+from service.context import Context
 from service.processes.folder_lock import FolderInUse, FolderLock
 from service.settings import InvalidSettings, Settings, read_settings
 from service.tokens.schemas import TokenIn
@@ -151,8 +151,8 @@ def _is_installed(module: str) -> bool:
 
 
 def _start(settings: Settings, processes: list[Process], stop: threading.Event) -> str:
-    platform = Platform.open(settings)  # makes the key-encryption key before any child could
-    platform.database.migrate()
+    context = Context.open(settings)  # makes the key-encryption key before any child could
+    context.database.migrate()
     logs = settings.data_dir / "logs"
     logs.mkdir(exist_ok=True)
     # Who presses Ctrl-C does not want to wait: a job is handed back at its next step, and goes on at the next start.
@@ -174,7 +174,7 @@ def _start(settings: Settings, processes: list[Process], stop: threading.Event) 
 
     redis_socket = settings.data_dir / "redis.sock"
     if settings.broker_url.endswith(str(redis_socket)):
-        launch("redis", [redis_server(), *_redis_options(settings.data_dir, redis_socket)], platform.doorbell.ping)
+        launch("redis", [redis_server(), *_redis_options(settings.data_dir, redis_socket)], context.dispatcher.ping)
     celery = [python, "-m", "celery", "--app", "worker.app", "worker", "--concurrency", "1"]
     hush = ["--loglevel", "INFO", "--without-gossip", "--without-mingle", "--hostname", f"aiao-{os.getpid()}@%h"]
     processes.append(Process("worker", celery + hush, logs / "worker.log", environment))
@@ -186,7 +186,7 @@ def _start(settings: Settings, processes: list[Process], stop: threading.Event) 
     # Streams of events end only with their job: they must not hold up the stop.
     api += ["--port", str(settings.port), "--timeout-graceful-shutdown", "2"]
     launch("api", api, lambda: httpx.get(f"{url}/readyz", timeout=2).raise_for_status())
-    platform.close()
+    context.close()
     return url
 
 
@@ -222,12 +222,12 @@ def _write_config(settings: Settings, url: str) -> None:
     file = config_file()
     token = _valid_token(file, url)
     if token is None:
-        platform = Platform.open(settings)
-        with platform.database.session() as session:
+        context = Context.open(settings)
+        with context.database.session() as session:
             request = TokenIn(name="aiao up", scopes={"admin"})
             row, token = issue(session, tenant_named(session, TENANT).id, request)
             record(session, row.tenant_id, OPERATOR, "token.issue", row.id)
-        platform.close()
+        context.close()
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = file.with_name(file.name + ".partial")
     partial.unlink(missing_ok=True)

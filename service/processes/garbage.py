@@ -8,13 +8,13 @@ from pathlib import PurePosixPath
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from service.artifacts.service import storage_key
+from service.artifacts.service import object_name
+from service.context import Context
 from service.direct_uploads import repository as direct_uploads
 from service.direct_uploads.service import discard
 from service.jobs.job_ended import training_state_key
 from service.jobs.service import FINAL
 from service.kit.database import utc_now
-from service.platform import Platform
 from service.tables.artifacts import Artifact
 from service.tables.jobs import Job
 from service.tables.models import Model
@@ -26,54 +26,54 @@ logger = logging.getLogger(__name__)
 Refers = Callable[[Session, Iterable[str]], set[str | None]]
 """Which of these objects does a row refer to?"""
 
-GRACE = timedelta(days=1)
+GRACE_PERIOD = timedelta(days=1)
 """An object is stored before the row that refers to it, and so may be alone for a moment."""
 
 
-def collect(platform: Platform, now: datetime | None = None) -> int:
+def collect(context: Context, now: datetime | None = None) -> int:
     """One round; returns how many objects were deleted. ``now`` is for tests that will not wait."""
     now = now or utc_now()
-    keys = _expired_parts(platform, now)
+    keys = _expired_parts(context, now)
     for folder, referred in REFERRED.items():
-        for objects in platform.storage.list(folder):
-            old = [each.key for each in objects if each.changed_at < now - GRACE]
+        for objects in context.storage.list(folder):
+            old = [each.key for each in objects if each.changed_at < now - GRACE_PERIOD]
             if old:
-                with platform.database.session() as session:
+                with context.database.session() as session:
                     keys += set(old) - referred(session, old)
     for key in keys:
-        platform.storage.delete(key)
+        context.storage.delete(key)
         logger.info("%s: deleted, nothing refers to it", key)
-    return len(keys) + _expired_direct_uploads(platform, now) + _unfinished(platform, now - GRACE)
+    return len(keys) + _expired_direct_uploads(context, now) + _unfinished(context, now - GRACE_PERIOD)
 
 
-def _expired_parts(platform: Platform, now: datetime) -> list[str]:
+def _expired_parts(context: Context, now: datetime) -> list[str]:
     keys: list[str] = []
-    with platform.database.session() as session:
+    with context.database.session() as session:
         for upload in expired(session, now):
             keys += UploadRepository(session, upload.tenant_id).remove(upload)
     return keys
 
 
-def _expired_direct_uploads(platform: Platform, now: datetime) -> int:
-    with platform.database.session() as session:
+def _expired_direct_uploads(context: Context, now: datetime) -> int:
+    with context.database.session() as session:
         uploads = direct_uploads.expired(session, now)
         for upload in uploads:
             session.delete(upload)
     for upload in uploads:
-        discard(platform, upload)
+        discard(context, upload)
     return len(uploads)
 
 
-def _unfinished(platform: Platform, before: datetime) -> int:
+def _unfinished(context: Context, before: datetime) -> int:
     """Delete what was begun before then, and never became an object."""
-    count = platform.storage.drop_unfinished(before)
-    if platform.bucket:
-        begun = [each for folder in REFERRED for each in platform.bucket.unfinished(folder, before)]
-        with platform.database.session() as session:
-            kept = {storage_key(each) for each in direct_uploads.under_way(session, map(_name, dict(begun)))}
+    count = context.storage.drop_unfinished(before)
+    if context.bucket:
+        begun = [each for folder in REFERRED for each in context.bucket.unfinished(folder, before)]
+        with context.database.session() as session:
+            kept = {object_name(each) for each in direct_uploads.under_way(session, map(_name, dict(begun)))}
         for key, multipart_id in begun:
             if key not in kept:
-                platform.bucket.abort(key, multipart_id)
+                context.bucket.abort(key, multipart_id)
                 count += 1
     return count
 
@@ -85,7 +85,7 @@ def _column(column: InstrumentedAttribute[str] | InstrumentedAttribute[str | Non
 def _artifacts(session: Session, keys: Iterable[str]) -> set[str | None]:
     """Also those of direct uploads, which seem as old as their first call, and are read before an artifact refers to them."""
     read = direct_uploads.under_way(session, map(_name, keys))
-    return _column(Artifact.storage_key, Artifact.deleted_at.is_(None))(session, keys) | {storage_key(each) for each in read}
+    return _column(Artifact.object_name, Artifact.deleted_at.is_(None))(session, keys) | {object_name(each) for each in read}
 
 
 def _training(session: Session, keys: Iterable[str]) -> set[str | None]:
@@ -100,8 +100,8 @@ def _name(key: str) -> str:
 
 REFERRED: dict[str, Refers] = {
     "artifacts": _artifacts,
-    "marked": _column(Model.checkpoint_key),
+    "marked": _column(Model.checkpoint_object),
     "training": _training,
-    "uploads": _column(UploadPart.storage_key),
+    "uploads": _column(UploadPart.object_name),
 }
 """By the folder of the objects."""

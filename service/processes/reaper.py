@@ -11,12 +11,12 @@ import threading
 import time
 from datetime import timedelta
 
+from service.context import Context
 from service.jobs.job_ended import discard_training_state, ended, record_failure
 from service.jobs.repository import LeaseRepository
 from service.kit.database import utc_now
 from service.kit.logs import configure
 from service.kit.queues import GIB
-from service.platform import Platform
 from service.processes.garbage import collect
 from service.settings import Settings
 from service.tables.jobs import Job
@@ -24,31 +24,31 @@ from service.tables.jobs import Job
 logger = logging.getLogger(__name__)
 
 GARBAGE_SECONDS = 3600
-RING_AGAIN_SECONDS = 30
+NOTIFY_AGAIN_SECONDS = 30
 """A queued job waits this long before it is rung for again: its worker may simply be busy."""
 
 
-def reap(platform: Platform) -> None:
+def reap(context: Context) -> None:
     """One round: running jobs without a living worker are queued again, up to the limit of attempts, and rung for."""
     now = utc_now()
     to_ring: list[Job] = []
-    with platform.database.session() as session:
+    with context.database.session() as session:
         leases = LeaseRepository(session)
-        for job in leases.to_reap(now, now - timedelta(seconds=RING_AGAIN_SECONDS)):
-            if job.state == "running" and (job.cancel_requested or job.attempts_that_count >= platform.settings.max_attempts):
+        for job in leases.to_reap(now, now - timedelta(seconds=NOTIFY_AGAIN_SECONDS)):
+            if job.state == "running" and (job.cancel_requested or job.attempts_that_count >= context.settings.max_attempts):
                 state = "canceled" if job.cancel_requested else "failed"
                 error = None if job.cancel_requested else _worker_lost(job)
                 if leases.change(job.id, "running", job.attempt, state=state, error=error, finished_at=now, lease_until=None):
                     record_failure(session, job, error or {"code": "canceled", "detail": "the job was canceled"})
-                    discard_training_state(platform.storage, job.id)
+                    discard_training_state(context.storage, job.id)
                     session.refresh(job)
                     ended(session, job)
                     logger.warning("%s: %s, its worker is gone after attempt %d", job.id, state, job.attempt)
-            elif leases.change(job.id, job.state, job.attempt, state="queued", lease_until=None, rung_at=now):
+            elif leases.change(job.id, job.state, job.attempt, state="queued", lease_until=None, dispatched_at=now):
                 to_ring.append(job)
                 logger.warning("%s: rung for again, it was %s after attempt %d", job.id, job.state, job.attempt)
     for job in to_ring:
-        platform.doorbell.ring(job)
+        context.dispatcher.notify(job)
 
 
 def _worker_lost(job: Job) -> dict[str, str]:
@@ -63,20 +63,20 @@ def _worker_lost(job: Job) -> dict[str, str]:
 def main() -> None:
     settings = Settings()
     configure(settings.log_format)
-    platform = Platform.open(settings)
+    context = Context.open(settings)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     garbage_at = time.monotonic()
-    while not stop.wait(platform.settings.reap_seconds):
+    while not stop.wait(context.settings.reap_seconds):
         try:
-            reap(platform)
+            reap(context)
             if time.monotonic() >= garbage_at:
                 garbage_at = time.monotonic() + GARBAGE_SECONDS
-                collect(platform)
+                collect(context)
         except Exception:  # the database may be away for a while; the next round tries again
             logger.exception("this round failed")
-    platform.close()
+    context.close()
 
 
 if __name__ == "__main__":

@@ -26,6 +26,6 @@ class Artifact(Base):
     kind: Mapped[str]
     denoiser: Mapped[dict[str, Any] | None]
     """Of an archive: how large its denoiser is, as :class:`service.artifacts.denoisers.Denoiser`."""
-    storage_key: Mapped[str] = mapped_column(index=True)
+    object_name: Mapped[str] = mapped_column("storage_key", index=True)
     created_at: Mapped[datetime]
     deleted_at: Mapped[datetime | None]

@@ -26,25 +26,25 @@ class Job(Base):
     subject_id: Mapped[str]
     state: Mapped[str] = mapped_column(default="queued")
     attempt: Mapped[int] = mapped_column(default=0)
-    hand_backs: Mapped[int] = mapped_column(default=0, server_default=text("0"))
+    releases: Mapped[int] = mapped_column("hand_backs", default=0, server_default=text("0"))
     """Attempts that ended because their worker was told to stop: they do not count against the job."""
     memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
     """What it needs, by an estimate; null for a job from before there was one, and where nobody can tell."""
     lease_until: Mapped[datetime | None]
-    rung_at: Mapped[datetime]
+    dispatched_at: Mapped[datetime] = mapped_column("rung_at")
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     progress: Mapped[dict[str, Any] | None]
     result: Mapped[str | None]
     error: Mapped[dict[str, Any] | None]
     traceparent: Mapped[str | None]
-    """Where every attempt goes on with the trace of the request, whoever rings."""
+    """Where every attempt goes on with the trace of the request, whichever process dispatches it."""
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
 
     @property
     def attempts_that_count(self) -> int:
-        return self.attempt - self.hand_backs
+        return self.attempt - self.releases
 
 
 class IdempotencyRecord(Base):

@@ -26,7 +26,7 @@ class Model(Base):
     images_artifact_id: Mapped[str | None] = mapped_column(ForeignKey("artifacts.id"))
     options: Mapped[dict[str, Any]]
     architecture: Mapped[str | None]
-    checkpoint_key: Mapped[str | None] = mapped_column(index=True)
+    checkpoint_object: Mapped[str | None] = mapped_column("checkpoint_key", index=True)
     checkpoint_sha256: Mapped[str | None]
     checkpoint_size: Mapped[int | None] = mapped_column(BigInteger)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))

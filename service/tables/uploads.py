@@ -33,4 +33,4 @@ class UploadPart(Base):
 
     upload_id: Mapped[str] = mapped_column(ForeignKey("uploads.id", ondelete="CASCADE"), primary_key=True)
     start: Mapped[int] = mapped_column(BigInteger, primary_key=True)
-    storage_key: Mapped[str] = mapped_column(index=True)
+    object_name: Mapped[str] = mapped_column("storage_key", index=True)

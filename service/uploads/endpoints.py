@@ -15,7 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 
 from service.activity.service import record
-from service.auth.dependencies import PlatformDep, Reader, Writer
+from service.auth.dependencies import ContextDep, Reader, Writer
 from service.kit.errors import (
     Conflict,
     ServiceError,
@@ -87,13 +87,13 @@ def answers(status: int, headers: dict[str, Any]) -> dict[int | str, dict[str, A
 
 
 @router.options("", status_code=204, summary="What this server can do of the tus protocol")
-def options(platform: PlatformDep) -> Response:
+def options(context: ContextDep) -> Response:
     """Its version, its extensions and the largest upload, in headers."""
     abilities = {
         "Tus-Version": VERSION,
         "Tus-Extension": "creation,checksum,expiration,termination",
         "Tus-Checksum-Algorithm": ",".join(ALGORITHMS),
-        "Tus-Max-Size": str(platform.settings.max_upload_bytes),
+        "Tus-Max-Size": str(context.settings.max_upload_bytes),
     }
     return Response(status_code=204, headers=abilities)
 
@@ -111,7 +111,7 @@ def options(platform: PlatformDep) -> Response:
     openapi_extra=SPEAKS_TUS,
 )
 def create(
-    platform: PlatformDep,
+    context: ContextDep,
     caller: Writer,
     length: Annotated[int, Header(alias="Upload-Length", ge=1, description="Bytes of the whole file.")],
     metadata: Annotated[
@@ -125,10 +125,10 @@ def create(
     ],
 ) -> Response:
     """`Location` is the upload's address, `AIAO-Upload` its identifier. It lives for a day after its last bytes."""
-    limit = platform.settings.max_upload_bytes
+    limit = context.settings.max_upload_bytes
     if length > limit:
         raise UploadTooLarge.beyond(limit)
-    with platform.database.session() as session:
+    with context.database.session() as session:
         upload = service.create(session, caller.tenant_id, parse_metadata(metadata), length)
         record(session, caller.tenant_id, caller.token_id, "upload.create", upload.id)
     headers = {"Location": f"{router.prefix}/{upload.id}", UPLOAD: upload.id}
@@ -144,9 +144,9 @@ def create(
     | responses(401, 404, 410, 412, 422),
     openapi_extra=SPEAKS_TUS,
 )
-def show(upload_id: UploadId, platform: PlatformDep, caller: Reader) -> Response:
+def show(upload_id: UploadId, context: ContextDep, caller: Reader) -> Response:
     """`Upload-Offset` bytes have come in of `Upload-Length`; go on from there. `AIAO-Artifact` names what came of them all."""
-    upload = service.find(platform, caller.tenant_id, upload_id)
+    upload = service.find(context, caller.tenant_id, upload_id)
     headers = {"Upload-Length": str(upload.length), "Cache-Control": "no-store"}
     if upload.artifact_id:
         headers[ARTIFACT] = upload.artifact_id
@@ -164,7 +164,7 @@ def show(upload_id: UploadId, platform: PlatformDep, caller: Reader) -> Response
 async def append(
     request: Request,
     upload_id: UploadId,
-    platform: PlatformDep,
+    context: ContextDep,
     caller: Writer,
     offset: Offset,
     checksum: Annotated[
@@ -180,13 +180,13 @@ async def append(
     if request.headers.get("content-type") != PATCH_TYPE:
         raise UnsupportedMediaType(f"send the header Content-Type: {PATCH_TYPE}")
     announced = Checksum(checksum) if checksum else None
-    upload = await run_in_threadpool(service.find, platform, caller.tenant_id, upload_id)
+    upload = await run_in_threadpool(service.find, context, caller.tenant_id, upload_id)
     if offset != upload.offset:
         raise Conflict(f"{upload.offset} bytes of {upload_id} are there, not {offset}; go on from there")
-    there = await service.append(platform, upload, request.stream(), announced)
+    there = await service.append(context, upload, request.stream(), announced)
     headers = _where(upload, there)
     if there == upload.length:
-        headers[ARTIFACT] = (await service.finish(platform, caller, upload)).id
+        headers[ARTIFACT] = (await service.finish(context, caller, upload)).id
     return Response(status_code=204, headers=headers)
 
 
@@ -198,9 +198,9 @@ async def append(
     responses=responses(401, 403, 404, 412, 422),
     openapi_extra=SPEAKS_TUS,
 )
-def terminate(upload_id: UploadId, platform: PlatformDep, caller: Writer) -> Response:
+def terminate(upload_id: UploadId, context: ContextDep, caller: Writer) -> Response:
     """What has come in is deleted; an artifact that came of it stays."""
-    service.terminate(platform, caller.tenant_id, upload_id)
+    service.terminate(context, caller.tenant_id, upload_id)
     return Response(status_code=204)
 
 

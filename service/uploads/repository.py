@@ -26,7 +26,7 @@ class UploadRepository(TenantRepository[Upload]):
 
     def parts(self, upload_id: str) -> Sequence[str]:
         """The keys of the parts that have come in, in order."""
-        query = select(UploadPart.storage_key).where(UploadPart.upload_id == upload_id).order_by(UploadPart.start)
+        query = select(UploadPart.object_name).where(UploadPart.upload_id == upload_id).order_by(UploadPart.start)
         return self.session.scalars(query).all()
 
     def drop_parts(self, upload_id: str) -> Sequence[str]:

@@ -12,11 +12,11 @@ from starlette.requests import ClientDisconnect
 
 from service.artifacts.repository import ArtifactRepository
 from service.artifacts.service import check_quota, lock_tenant, receive, spare_deleted
+from service.context import Context
 from service.kit.database import utc_now
 from service.kit.errors import ChecksumMismatch, Conflict, Gone, InvalidArtifact, ServiceError, UploadTooLarge
 from service.kit.ids import new_id
 from service.kit.storage import Storage
-from service.platform import Platform
 from service.tables.artifacts import Artifact
 from service.tables.uploads import Upload, UploadPart
 from service.tokens.service import Caller
@@ -46,24 +46,24 @@ def create(session: Session, tenant_id: str, metadata: Metadata, length: int) ->
     return UploadRepository(session, tenant_id).add(upload)
 
 
-def find(platform: Platform, tenant_id: str, upload_id: str) -> Upload:
+def find(context: Context, tenant_id: str, upload_id: str) -> Upload:
     """Raises :class:`service.kit.errors.NotFound`, or :class:`Gone` for one that has expired."""
-    with platform.database.reading() as session:
+    with context.database.read_session() as session:
         upload = UploadRepository(session, tenant_id).get(upload_id)
     if upload.expires_at < utc_now():
         raise Gone(f"{upload_id} has expired; begin it anew")
     return upload
 
 
-def terminate(platform: Platform, tenant_id: str, upload_id: str) -> None:
+def terminate(context: Context, tenant_id: str, upload_id: str) -> None:
     """Forget an upload. An artifact that came of it stays."""
-    with platform.database.session() as session:
+    with context.database.session() as session:
         uploads = UploadRepository(session, tenant_id)
         keys = uploads.remove(uploads.get(upload_id, lock=True))
-    _delete(platform.storage, keys)
+    _delete(context.storage, keys)
 
 
-async def append(platform: Platform, upload: Upload, body: AsyncIterator[bytes], checksum: Checksum | None) -> int:
+async def append(context: Context, upload: Upload, body: AsyncIterator[bytes], checksum: Checksum | None) -> int:
     """Take in bytes that follow those that are there; returns how many there are now.
 
     Of a body that breaks off, what came is kept; with a ``checksum`` all of it is kept or nothing. Raises :class:`Conflict` if
@@ -74,26 +74,26 @@ async def append(platform: Platform, upload: Upload, body: AsyncIterator[bytes],
     try:
         while not pieces.ended:
             start, key = pieces.offset, f"uploads/{upload.id}/{new_id('prt')}"
-            await platform.storage.receive(key, pieces.part())
-            unchecked.append((UploadPart(upload_id=upload.id, start=start, storage_key=key), pieces.offset))
+            await context.storage.receive(key, pieces.part())
+            unchecked.append((UploadPart(upload_id=upload.id, start=start, object_name=key), pieces.offset))
             if checksum is None:
-                await run_in_threadpool(_note, platform, upload, unchecked)
+                await run_in_threadpool(_note, context, upload, unchecked)
                 unchecked.clear()
         if checksum and (pieces.broken or not checksum.holds()):
             raise ChecksumMismatch("the bytes of this request have another checksum than it announces; send them again")
-        await run_in_threadpool(_note, platform, upload, unchecked)
+        await run_in_threadpool(_note, context, upload, unchecked)
     except ServiceError:
-        _delete(platform.storage, [part.storage_key for part, _ in unchecked])
+        _delete(context.storage, [part.object_name for part, _ in unchecked])
         raise
     return pieces.offset
 
 
-def _note(platform: Platform, upload: Upload, parts: list[tuple[UploadPart, int]]) -> None:
+def _note(context: Context, upload: Upload, parts: list[tuple[UploadPart, int]]) -> None:
     """All ``parts`` or none; an empty one, which the end of a body leaves, is no part."""
     for part, offset in parts:
         if offset == part.start:
-            platform.storage.delete(part.storage_key)
-    with platform.database.session() as session:
+            context.storage.delete(part.object_name)
+    with context.database.session() as session:
         uploads = UploadRepository(session, upload.tenant_id)
         for part, offset in parts:
             if offset > part.start and not uploads.append(upload, part, offset, utc_now() + LIFETIME):
@@ -127,33 +127,33 @@ class _Pieces:
             yield chunk
 
 
-async def finish(platform: Platform, caller: Caller, upload: Upload) -> Artifact:
+async def finish(context: Context, caller: Caller, upload: Upload) -> Artifact:
     """The artifact of an upload that is all there. Raises :class:`InvalidArtifact`; the upload is then forgotten.
 
     May be called again, also at the same time: there is one artifact.
     """
-    artifact, keys = await run_in_threadpool(_state, platform, upload)
+    artifact, keys = await run_in_threadpool(_state, context, upload)
     if artifact:
         return artifact
     try:
         received = await receive(
-            platform.storage,
-            _joined(platform.storage, keys),
+            context.storage,
+            _joined(context.storage, keys),
             filename=upload.filename,
             expected_sha256=upload.sha256,
             max_bytes=upload.length,
         )
     except FileNotFoundError:  # perhaps another request was faster, and has deleted the parts
-        artifact, _ = await run_in_threadpool(_state, platform, upload)
+        artifact, _ = await run_in_threadpool(_state, context, upload)
         if artifact:
             return artifact
         raise
     except InvalidArtifact:
-        await run_in_threadpool(terminate, platform, caller.tenant_id, upload.id)
+        await run_in_threadpool(terminate, context, caller.tenant_id, upload.id)
         raise
 
     def kept() -> Artifact:
-        with spare_deleted(platform, received) as keep, platform.database.session() as session:
+        with spare_deleted(context, received) as keep, context.database.session() as session:
             uploads = UploadRepository(session, caller.tenant_id)
             row = uploads.get(upload.id, lock=True)
             if row.artifact_id:  # another request was faster
@@ -161,15 +161,15 @@ async def finish(platform: Platform, caller: Caller, upload: Upload) -> Artifact
             artifact = keep(session, caller)
             row.artifact_id = artifact.id
             spare = uploads.drop_parts(upload.id)
-        _delete(platform.storage, spare)
+        _delete(context.storage, spare)
         return artifact
 
     return await run_in_threadpool(kept)
 
 
-def _state(platform: Platform, upload: Upload) -> tuple[Artifact | None, Sequence[str]]:
+def _state(context: Context, upload: Upload) -> tuple[Artifact | None, Sequence[str]]:
     """The artifact that came of the upload, if one did, and else the keys of its parts."""
-    with platform.database.reading() as session:
+    with context.database.read_session() as session:
         uploads = UploadRepository(session, upload.tenant_id)
         keys = uploads.parts(upload.id)  # first: another request that takes them away meanwhile has named its artifact by then
         artifact_id = uploads.get(upload.id).artifact_id

@@ -3,7 +3,7 @@
 from sqlalchemy import select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from service.vault.vault import Sealed, Vault
+from service.vault.vault import SealedSecret, Vault
 
 
 class SealedRow:
@@ -30,10 +30,10 @@ class SealedRow:
         """Move the secret to the vault's current key. Raises :class:`service.vault.key_encryption.VaultError`."""
         self._keep(vault.reseal(self._sealed(), self.context))
 
-    def _sealed(self) -> Sealed:
-        return Sealed(self.ciphertext, self.data_key, self.key_encryption_key_id)
+    def _sealed(self) -> SealedSecret:
+        return SealedSecret(self.ciphertext, self.data_key, self.key_encryption_key_id)
 
-    def _keep(self, sealed: Sealed) -> None:
+    def _keep(self, sealed: SealedSecret) -> None:
         self.ciphertext, self.data_key = sealed.ciphertext, sealed.data_key
         self.key_encryption_key_id = sealed.key_encryption_key_id
 

@@ -14,7 +14,7 @@ KEY_FILE = "key-encryption-key"
 
 
 @dataclass(frozen=True)
-class Sealed:
+class SealedSecret:
     """What the database keeps of a secret."""
 
     ciphertext: bytes
@@ -42,27 +42,27 @@ class Vault:
         """Of the key-encryption key that seals from now on."""
         return self._current.id
 
-    def encrypt(self, plaintext: str, context: str) -> Sealed:
+    def encrypt(self, plaintext: str, context: str) -> SealedSecret:
         """``context`` names the row and its purpose: a ciphertext moved to another one does not open."""
         data_key = token_bytes(KEY_BYTES)
         ciphertext = LocalKey(data_key).seal(plaintext.encode(), context)
-        return Sealed(ciphertext, self._current.seal(data_key, context), self._current.id)
+        return SealedSecret(ciphertext, self._current.seal(data_key, context), self._current.id)
 
-    def decrypt(self, sealed: Sealed, context: str) -> str:
+    def decrypt(self, sealed: SealedSecret, context: str) -> str:
         """The plaintext. Raises :class:`VaultError` if anything was changed or the key-encryption key is not there."""
         key = self._key_of(sealed)
         if sealed.data_key is not None:
             key = LocalKey(key.unseal(sealed.data_key, context))
         return key.unseal(sealed.ciphertext, context).decode()
 
-    def reseal(self, sealed: Sealed, context: str) -> Sealed:
+    def reseal(self, sealed: SealedSecret, context: str) -> SealedSecret:
         """The same secret under the current key-encryption key."""
         if sealed.data_key is None:
             return self.encrypt(self.decrypt(sealed, context), context)
         data_key = self._key_of(sealed).unseal(sealed.data_key, context)
-        return Sealed(sealed.ciphertext, self._current.seal(data_key, context), self._current.id)
+        return SealedSecret(sealed.ciphertext, self._current.seal(data_key, context), self._current.id)
 
-    def _key_of(self, sealed: Sealed) -> KeyEncryptionKey:
+    def _key_of(self, sealed: SealedSecret) -> KeyEncryptionKey:
         try:
             return self._keys[sealed.key_encryption_key_id]
         except KeyError as error:

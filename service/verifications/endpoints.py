@@ -11,7 +11,7 @@ from aiao_core.reports.verdicts import Verdict
 from aiao_core.reports.verification import Report
 from aiao_core.reports.verification_page import summary_to_html, to_html
 from service.activity.service import record
-from service.auth.dependencies import PlatformDep, Reader, VerificationWriter
+from service.auth.dependencies import ContextDep, Reader, VerificationWriter
 from service.idempotency import IdempotentJson
 from service.jobs.repository import JobRepository
 from service.jobs.schemas import JobOut
@@ -37,41 +37,41 @@ router = APIRouter(prefix="/v1/verifications", tags=["verifications"])
     response_model=Submitted,
     responses=responses(400, 401, 403, 404, 409, 413, 422),
 )
-def submit(request: VerificationIn, platform: PlatformDep, caller: VerificationWriter, idempotency: IdempotentJson) -> Response:
+def submit(request: VerificationIn, context: ContextDep, caller: VerificationWriter, idempotency: IdempotentJson) -> Response:
     """Test whether a checkpoint was made with knowledge of a registered model's key or of its marked weights."""
-    with platform.database.session() as session:
+    with context.database.session() as session:
         if replay := idempotency.replay(session):
             return replay
-        verification, job = service.submit(session, platform, caller, request)
+        verification, job = service.submit(session, context, caller, request)
         record(session, caller.tenant_id, caller.token_id, "verification.submit", verification.id)
         answer = Submitted(verification=_shown(session, caller, [verification])[0], job=JobOut.model_validate(job))
         headers = {"Location": f"/v1/jobs/{job.id}", "Retry-After": "2"}
         body = answer.model_dump(mode="json")
         idempotency.remember(session, 202, body, headers)
-    platform.doorbell.ring(job)
+    context.dispatcher.notify(job)
     return JSONResponse(body, 202, headers)
 
 
 @router.get("", summary="List verifications", responses=responses(401, 422))
 def list_verifications(
-    platform: PlatformDep,
+    context: ContextDep,
     caller: Reader,
     paging: PageQuery,
     model_id: Annotated[str | None, Query(pattern=pattern("mdl"))] = None,
     verdict: Verdict | None = None,
 ) -> Page[VerificationOut]:
     """All of them, or those against one model or with one verdict."""
-    with platform.database.reading() as session:
+    with context.database.read_session() as session:
         rows, next_cursor = VerificationRepository(session, caller.tenant_id).page(paging, model_id=model_id, verdict=verdict)
         return Page(items=_shown(session, caller, rows), next_cursor=next_cursor)
 
 
 @router.get("/{verification_id}", summary="Show a verification", responses=conditional() | responses(401, 404, 422))
 def show(
-    verification_id: VerificationId, platform: PlatformDep, caller: Reader, precondition: PreconditionDep
+    verification_id: VerificationId, context: ContextDep, caller: Reader, precondition: PreconditionDep
 ) -> VerificationOut:
     """The verdict and its figures; the full report is a call of its own."""
-    with platform.database.reading() as session:
+    with context.database.read_session() as session:
         row = VerificationRepository(session, caller.tenant_id).get(verification_id)
         shown = _shown(session, caller, [row])[0]
         precondition.check(weak(shown.model_dump_json()))  # with what this caller may see, and the numbers of a running test
@@ -86,7 +86,7 @@ def show(
 )
 def report(
     verification_id: VerificationId,
-    platform: PlatformDep,
+    context: ContextDep,
     caller: Reader,
     precondition: PreconditionDep,
     accept: Accept = "",
@@ -96,7 +96,7 @@ def report(
     A token with the scope `models:write`, and the token that submitted the suspect with the key's secret, get the full report.
     Others get its summary: verdict and a coarse bound, for figures of many suspects would spell out the key.
     """
-    with platform.database.reading() as session:
+    with context.database.read_session() as session:
         row = VerificationRepository(session, caller.tenant_id).get(verification_id)
         state = JobRepository(session, caller.tenant_id).get(row.job_id).state
         stored = row.report  # after the state: once it has succeeded the report is there

@@ -7,6 +7,7 @@ from aiao_core.reports.verification import Counts, Report
 from service.artifacts.adapters import is_adapter
 from service.artifacts.repository import ArtifactRepository
 from service.artifacts.service import denoiser_of, lock_tenant
+from service.context import Context
 from service.jobs import memory
 from service.jobs import service as jobs
 from service.keys import service as keys
@@ -14,7 +15,6 @@ from service.kit.database import utc_now
 from service.kit.errors import AdapterWithoutBase, Conflict, Forbidden, InvalidArtifact
 from service.kit.ids import new_id
 from service.models.repository import ModelRepository
-from service.platform import Platform
 from service.tables.jobs import Job
 from service.tables.verifications import Verification
 from service.tokens.service import Caller
@@ -22,7 +22,7 @@ from service.verifications.repository import VerificationRepository
 from service.verifications.schemas import VerificationIn
 
 
-def submit(session: Session, platform: Platform, caller: Caller, request: VerificationIn) -> tuple[Verification, Job]:
+def submit(session: Session, context: Context, caller: Caller, request: VerificationIn) -> tuple[Verification, Job]:
     """A verification and its queued job.
 
     Raises :class:`service.kit.errors.NotFound` for an unknown model or artifact, :class:`Conflict` for a model that is not
@@ -44,7 +44,7 @@ def submit(session: Session, platform: Platform, caller: Caller, request: Verifi
     suspect = artifacts.get_for_use(request.artifact_id) if request.artifact_id else None
     if suspect and suspect.kind == "images":
         raise InvalidArtifact("artifact_id is an image set; a suspect is a checkpoint")
-    if suspect and request.base_artifact_id is None and is_adapter(platform.storage, suspect):
+    if suspect and request.base_artifact_id is None and is_adapter(context.storage, suspect):
         raise AdapterWithoutBase(
             "artifact_id is an adapter: name the model that it was made for as base_artifact_id; it is never merged into the "
             "owner's marked model, in which every adapter matches"
@@ -52,11 +52,11 @@ def submit(session: Session, platform: Platform, caller: Caller, request: Verifi
     if request.base_artifact_id and artifacts.get_for_use(request.base_artifact_id).kind == "images":
         raise InvalidArtifact("base_artifact_id is an image set; the base of an adapter is a checkpoint")
     verification_id = new_id("ver")
-    needed = platform.settings.fleet.accepted(
-        memory.of_verification(denoiser_of(platform.storage, artifacts.get(model.artifact_id)))
+    needed = context.settings.fleet.accepted(
+        memory.of_verification(denoiser_of(context.storage, artifacts.get(model.artifact_id)))
     )
     job = jobs.create(session, tenant_id, "verify", verification_id, needed)
-    keys.lend(session, platform.vault, model, job.id, request.secret_key)
+    keys.lend(session, context.vault, model, job.id, request.secret_key)
     verification = Verification(
         id=verification_id,
         tenant_id=tenant_id,

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
 from service.activity.service import record
-from service.auth.dependencies import Admin, PlatformDep
+from service.auth.dependencies import Admin, ContextDep
 from service.idempotency import IdempotentJson
 from service.kit.errors import responses
 from service.kit.schemas import DeliveryId, Page, PageQuery, WebhookId
@@ -22,17 +22,17 @@ router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
     response_model=WebhookCreated,
     responses=responses(400, 401, 403, 409, 413, 422),
 )
-def create(request: WebhookIn, platform: PlatformDep, caller: Admin, idempotency: IdempotentJson) -> Response:
+def create(request: WebhookIn, context: ContextDep, caller: Admin, idempotency: IdempotentJson) -> Response:
     """The address hears of every job that ends: `job.succeeded`, `job.failed` or `job.canceled`, with the job as its data.
 
     Messages are signed by the Standard Webhooks scheme and tried again for about three days. The answer shows the **secret,
     this once**.
     """
-    with platform.database.session() as session:
+    with context.database.session() as session:
         if replay := idempotency.replay(session):
             return replay
-        private = platform.settings.private_webhooks
-        webhook, secret = service.create(session, platform.vault, caller.tenant_id, request, private=private)
+        private = context.settings.private_webhooks
+        webhook, secret = service.create(session, context.vault, caller.tenant_id, request, private=private)
         record(session, caller.tenant_id, caller.token_id, "webhook.create", webhook.id)
         body = WebhookCreated(webhook=WebhookOut.model_validate(webhook), secret=secret).model_dump(mode="json")
         idempotency.remember(session, 201, body | {"secret": None}, {})
@@ -40,25 +40,25 @@ def create(request: WebhookIn, platform: PlatformDep, caller: Admin, idempotency
 
 
 @router.get("", summary="List webhooks", responses=responses(401, 403, 422))
-def list_webhooks(platform: PlatformDep, caller: Admin, paging: PageQuery) -> Page[WebhookOut]:
+def list_webhooks(context: ContextDep, caller: Admin, paging: PageQuery) -> Page[WebhookOut]:
     """Newest first."""
-    with platform.database.reading() as session:
+    with context.database.read_session() as session:
         rows, next_cursor = WebhookRepository(session, caller.tenant_id).page(paging)
         return Page(items=[WebhookOut.model_validate(row) for row in rows], next_cursor=next_cursor)
 
 
 @router.delete("/{webhook_id}", status_code=204, summary="Remove a webhook", responses=responses(401, 403, 404, 422))
-def delete(webhook_id: WebhookId, platform: PlatformDep, caller: Admin) -> None:
+def delete(webhook_id: WebhookId, context: ContextDep, caller: Admin) -> None:
     """With its log; what is still to be delivered is dropped."""
-    with platform.database.session() as session:
+    with context.database.session() as session:
         WebhookRepository(session, caller.tenant_id).delete(webhook_id)
         record(session, caller.tenant_id, caller.token_id, "webhook.delete", webhook_id)
 
 
 @router.get("/{webhook_id}/deliveries", summary="List what was delivered", responses=responses(401, 403, 404, 422))
-def list_deliveries(webhook_id: WebhookId, platform: PlatformDep, caller: Admin, paging: PageQuery) -> Page[DeliveryOut]:
+def list_deliveries(webhook_id: WebhookId, context: ContextDep, caller: Admin, paging: PageQuery) -> Page[DeliveryOut]:
     """What was delivered, when it is tried again, and what the address answered."""
-    with platform.database.reading() as session:
+    with context.database.read_session() as session:
         webhook = WebhookRepository(session, caller.tenant_id).get(webhook_id)
         rows, next_cursor = DeliveryRepository(session, caller.tenant_id).page(paging, webhook_id=webhook.id)
         return Page(items=[DeliveryOut.model_validate(row) for row in rows], next_cursor=next_cursor)
@@ -71,9 +71,9 @@ def list_deliveries(webhook_id: WebhookId, platform: PlatformDep, caller: Admin,
     response_model=DeliveryOut,
     responses=responses(401, 403, 404, 409, 413, 422),
 )
-def retry(delivery_id: DeliveryId, platform: PlatformDep, caller: Admin, idempotency: IdempotentJson) -> Response:
+def retry(delivery_id: DeliveryId, context: ContextDep, caller: Admin, idempotency: IdempotentJson) -> Response:
     """Deliver a message once more, now, whatever became of it before."""
-    with platform.database.session() as session:
+    with context.database.session() as session:
         if replay := idempotency.replay(session):
             return replay
         delivery = DeliveryOut.model_validate(service.retry(session, caller.tenant_id, delivery_id))

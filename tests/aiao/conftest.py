@@ -11,9 +11,9 @@ import pytest
 
 from aiao import Client
 from aiao._cli.main import main
+from service.context import Context
 from service.kit.ids import new_id
 from service.models.service import Checkpoint
-from service.platform import Platform
 from service.tables.jobs import Job
 from tests.support import rows
 from tests.support.processes import System
@@ -82,7 +82,7 @@ def shell(tmp_path: Path) -> Shell:
 
 
 @pytest.fixture
-def token(backstage: Platform) -> str:
+def token(backstage: Context) -> str:
     """A token of a new tenant, who has nothing yet."""
     return rows.token(backstage.database)
 
@@ -119,7 +119,7 @@ def suspect(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def change(backstage: Platform) -> Callable[..., None]:
+def change(backstage: Context) -> Callable[..., None]:
     """Sets columns of a job, as a worker or the reaper would."""
 
     def change(job_id: str, **values: object) -> None:
@@ -132,7 +132,7 @@ def change(backstage: Platform) -> Callable[..., None]:
 
 
 @pytest.fixture
-def publish(backstage: Platform, tmp_path: Path) -> Callable[..., None]:
+def publish(backstage: Context, tmp_path: Path) -> Callable[..., None]:
     """Finishes an embedding with these bytes as the watermarked checkpoint."""
 
     def publish(model_id: str, secret: str, content: bytes = b"checkpoint" * 100_000) -> str:
@@ -140,7 +140,7 @@ def publish(backstage: Platform, tmp_path: Path) -> Callable[..., None]:
         file.write_bytes(content)
         key = f"checkpoints/{model_id}.zip"
         backstage.storage.put(key, file)
-        checkpoint = Checkpoint(storage_key=key, sha256=sha256(content).hexdigest(), size=len(content))
+        checkpoint = Checkpoint(object_name=key, sha256=sha256(content).hexdigest(), size=len(content))
         rows.finish_embedding(backstage, model_id, secret, checkpoint)
         return key
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from service.context import Context
 from service.jobs import service as jobs
-from service.platform import Platform
 from service.settings import Settings
 from tests.support import rows
 from tests.support.processes import private_redis, system, wait_for
@@ -22,19 +22,19 @@ def hanging(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def platform(hanging):
-    platform = Platform.open(Settings(data_dir=hanging.data_dir, broker_url=hanging.settings["AIAO_BROKER_URL"]))
-    yield platform
-    platform.close()
+def context(hanging):
+    context = Context.open(Settings(data_dir=hanging.data_dir, broker_url=hanging.settings["AIAO_BROKER_URL"]))
+    yield context
+    context.close()
 
 
-def test_a_job_that_hangs_fails_for_its_time_and_the_worker_takes_the_next(hanging, platform):
-    tenant = rows.tenant(platform.database)
+def test_a_job_that_hangs_fails_for_its_time_and_the_worker_takes_the_next(hanging, context):
+    tenant = rows.tenant(context.database)
     for number in range(2):
-        with platform.database.session() as session:
+        with context.database.session() as session:
             job = jobs.create(session, tenant, "verify", f"ver_{number}", None)
-        platform.doorbell.ring(job)
-        wait_for(lambda: rows.job(platform.database, job.id).state == "failed", "the job goes on for ever")  # noqa: B023
-        failed = rows.job(platform.database, job.id)
+        context.dispatcher.notify(job)
+        wait_for(lambda: rows.job(context.database, job.id).state == "failed", "the job goes on for ever")  # noqa: B023
+        failed = rows.job(context.database, job.id)
         assert (failed.attempt, failed.error["code"]) == (1, "time-limit")
     assert "Hard time limit" in hanging.log("worker")

@@ -20,8 +20,8 @@ from aiao_core.protocol import LIMIT_LOG10_P, STRONGEST_LOG10_P
 from aiao_core.reports.parts import Input
 from aiao_core.reports.summary import Summary, read_report
 from aiao_core.reports.verification import Report
+from service.context import Context
 from service.models.service import Checkpoint
-from service.platform import Platform
 from service.tables.webhooks import Delivery
 from service.verifications.service import counted
 from tests.support import rows, uploads
@@ -36,7 +36,7 @@ PAGE = {"Accept": "text/html"}
 class Company:
     """A tenant with a model that is ready, and callers of its tokens."""
 
-    backstage: Platform
+    backstage: Context
     tenant_id: str
     model_id: str
     secret: str
@@ -64,7 +64,7 @@ class Company:
 
 
 @pytest.fixture(scope="module")
-def founded(api: System, backstage: Platform) -> Iterator[Callable[..., Company]]:
+def founded(api: System, backstage: Context) -> Iterator[Callable[..., Company]]:
     """Makes companies."""
     with ExitStack() as clients:
 

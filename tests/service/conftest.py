@@ -4,9 +4,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from service.context import Context
 from service.kit.database import Database
 from service.kit.ids import new_id
-from service.platform import Platform
 from service.settings import Settings
 from tests.support import rows
 from tests.support.calls import Owned, callers, own
@@ -33,24 +33,24 @@ def database(database_url) -> Iterator[Database]:
 
 
 @pytest.fixture
-def platform(tmp_path: Path, database: Database, redis_url: str) -> Iterator[Platform]:
+def context(tmp_path: Path, database: Database, redis_url: str) -> Iterator[Context]:
     """What the processes of the service share, with a queue of its own."""
     url = database.engine.url.render_as_string(hide_password=False)
     settings = Settings(
         data_dir=tmp_path / "data", database_url=url, broker_url=redis_url, queue=new_id("queue"), max_attempts=2
     )
-    platform = Platform.open(settings)
-    yield platform
-    platform.close()
+    context = Context.open(settings)
+    yield context
+    context.close()
 
 
 @pytest.fixture
-def tenant(platform: Platform) -> str:
-    return rows.tenant(platform.database)
+def tenant(context: Context) -> str:
+    return rows.tenant(context.database)
 
 
 @pytest.fixture(scope="session")
-def caller(api: System, backstage: Platform) -> Iterator[Callable[[], httpx.Client]]:
+def caller(api: System, backstage: Context) -> Iterator[Callable[[], httpx.Client]]:
     """Makes HTTP clients, each with the token of a new tenant."""
     with callers(api, backstage) as call:
         yield call

@@ -10,8 +10,8 @@ from typing import Any
 
 import httpx
 
+from service.context import Context
 from service.models.service import Checkpoint
-from service.platform import Platform
 from tests.support import rows, uploads
 from tests.support.processes import System
 
@@ -30,7 +30,7 @@ def problem(answer: httpx.Response, status: int, slug: str) -> str:
 
 
 @contextmanager
-def callers(api: System, backstage: Platform) -> Iterator[Callable[[], httpx.Client]]:
+def callers(api: System, backstage: Context) -> Iterator[Callable[[], httpx.Client]]:
     """Makes HTTP clients, each with the token of a new tenant, until the block ends."""
     with ExitStack() as clients:
 
@@ -78,7 +78,7 @@ def register(http: httpx.Client, **body: object) -> dict[str, Any]:
     return post(http, "/v1/models", {"name": "model", "artifact_id": upload(http)} | body).raise_for_status().json()
 
 
-def make_ready(http: httpx.Client, backstage: Platform, folder: Path) -> tuple[str, bytes]:
+def make_ready(http: httpx.Client, backstage: Context, folder: Path) -> tuple[str, bytes]:
     """A model whose embedding is done, and its checkpoint."""
     registered = register(http)
     model_id, content = registered["model"]["id"], uploads.MODEL_ZIP
@@ -110,7 +110,7 @@ class Owned:
     delivery_id: str
 
 
-def own(http: httpx.Client, backstage: Platform, folder: Path) -> Owned:
+def own(http: httpx.Client, backstage: Context, folder: Path) -> Owned:
     webhook = post(http, "/v1/webhooks", {"url": "https://example.com/aiao"}).raise_for_status().json()["webhook"]["id"]
     model_id, checkpoint = make_ready(http, backstage, folder)
     embedding = register(http)
@@ -132,7 +132,7 @@ def own(http: httpx.Client, backstage: Platform, folder: Path) -> Owned:
     )  # fmt: skip
 
 
-def count(backstage: Platform, table: str) -> int:
+def count(backstage: Context, table: str) -> int:
     """Rows of every tenant."""
     with backstage.database.engine.connect() as connection:
         return connection.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar_one()

@@ -10,18 +10,18 @@ from sqlalchemy import select
 from aiao_core import protocol
 from aiao_core.key import Architecture, Layer, OwnerKey, decode_secret
 from aiao_core.protocol import DECOYS, DRAWS, LIMIT_LOG10_P, TAU
-from aiao_core.reports.audit import AttackResult, AuditReport, Measured, Outcome, Summary
+from aiao_core.reports.audit import AttackMeasurement, AttackResult, AuditReport, Outcome, Summary
 from aiao_core.reports.parts import BitTest, Interval, LayerResult, Reading, Readings, SubpathResult, SubpathSet, best_of
 from aiao_core.reports.verdicts import Controls, Tested, decide
 from aiao_core.reports.verification import NEW, Report
 from service.audits import service as audits
+from service.context import Context
 from service.direct_uploads.service import LIFETIME
 from service.jobs.leases import Lease
 from service.kit.database import Database, utc_now
 from service.kit.ids import new_id
 from service.models import service as models
 from service.models.schemas import ModelIn
-from service.platform import Platform
 from service.tables.artifacts import Artifact
 from service.tables.direct_uploads import DirectUpload
 from service.tables.jobs import Job
@@ -53,7 +53,7 @@ def artifact(database: Database, tenant_id: str, kind: str = "archive") -> str:
         session.add(
             Artifact(
                 id=artifact_id, tenant_id=tenant_id, filename="model.zip", sha256="0" * 64, size=1, kind=kind,
-                storage_key=f"artifacts/{artifact_id}", created_at=utc_now(),
+                object_name=f"artifacts/{artifact_id}", created_at=utc_now(),
             )
         )  # fmt: skip
     return artifact_id
@@ -72,11 +72,11 @@ def direct_upload(database: Database, tenant_id: str) -> str:
     return upload_id
 
 
-def registered(platform: Platform, tenant_id: str) -> tuple[Model, Job, str]:
+def registered(context: Context, tenant_id: str) -> tuple[Model, Job, str]:
     """A model under embedding, its queued job, and its secret."""
-    request = ModelIn(name="model", artifact_id=artifact(platform.database, tenant_id))
-    with platform.database.session() as session:
-        return models.register(session, platform, tenant_id, request)
+    request = ModelIn(name="model", artifact_id=artifact(context.database, tenant_id))
+    with context.database.session() as session:
+        return models.register(session, context, tenant_id, request)
 
 
 def job(database: Database, job_id: str) -> Job:
@@ -96,33 +96,33 @@ def a_key(secret: str) -> OwnerKey:
 
 
 def finish_embedding(
-    platform: Platform, model_id: str, secret: str, checkpoint: models.Checkpoint, panel: Sequence[BitTest] = ()
+    context: Context, model_id: str, secret: str, checkpoint: models.Checkpoint, panel: Sequence[BitTest] = ()
 ) -> OwnerKey:
     """Do what a worker does at the end of an embedding."""
-    row, key = model(platform.database, model_id), a_key(secret)
-    lease = Lease.take(platform.database, row.job_id, 60)
+    row, key = model(context.database, model_id), a_key(secret)
+    lease = Lease.take(context.database, row.job_id, 60)
     assert lease
-    with platform.database.session() as session:
+    with context.database.session() as session:
         lease.succeed(session, f"/v1/models/{model_id}")
-        models.mark_ready(session, platform.vault, row.tenant_id, model_id, key, panel, checkpoint)
+        models.mark_ready(session, context.vault, row.tenant_id, model_id, key, panel, checkpoint)
     return key
 
 
 def finish_verification(
-    platform: Platform, tenant_id: str, verification_id: str, job_id: str, report: Report | None = None
+    context: Context, tenant_id: str, verification_id: str, job_id: str, report: Report | None = None
 ) -> Report:
     """Do what a worker does with a verification: count the test, and keep its report, which is returned.
 
     ``report`` is by default :func:`a_report`. One from before the rules of a verdict is kept as it is, and not counted.
     """
-    lease = Lease.take(platform.database, job_id, 60)
+    lease = Lease.take(context.database, job_id, 60)
     assert lease
     report = report or a_report()
     if report.suspect_weights:
-        with platform.database.session() as session:
+        with context.database.session() as session:
             counts = verifications.counted(session, tenant_id, verification_id, report.suspect_weights)
         report = report.model_copy(update={"tests": counts})
-    with platform.database.session() as session:
+    with context.database.session() as session:
         verifications.record_report(session, tenant_id, verification_id, report)
         lease.succeed(session, f"/v1/verifications/{verification_id}")
     return report
@@ -224,12 +224,12 @@ def an_old_report() -> Report:
     )
 
 
-def finish_audit(platform: Platform, tenant_id: str, audit_id: str, job_id: str, *, ended: bool = False) -> AuditReport:
+def finish_audit(context: Context, tenant_id: str, audit_id: str, job_id: str, *, ended: bool = False) -> AuditReport:
     """Do what a worker does at the end of an audit."""
-    lease = Lease.take(platform.database, job_id, 60)
+    lease = Lease.take(context.database, job_id, 60)
     assert lease
     report = an_audit_report(ended=ended)
-    with platform.database.session() as session:
+    with context.database.session() as session:
         for result in report.attacks:
             audits.record_result(session, tenant_id, audit_id, result)
         audits.record_report(session, tenant_id, audit_id, report)
@@ -240,9 +240,9 @@ def finish_audit(platform: Platform, tenant_id: str, audit_id: str, job_id: str,
 def an_audit_report(*, ended: bool = False) -> AuditReport:
     """Four attacks: the mark withstood one, one ruined the model, one was not possible, and another may have ended the mark."""
 
-    def measured(matches: int, loss: float) -> Measured:
+    def measured(matches: int, loss: float) -> AttackMeasurement:
         test = best_of(readings(matches))
-        return Measured(
+        return AttackMeasurement(
             verdict="match" if test.log10_p <= LIMIT_LOG10_P else "no-match",
             test=test,
             vs_rate=Interval(value=1, low=0.9, high=1, draws=DRAWS),
@@ -279,7 +279,7 @@ def an_audit_report(*, ended: bool = False) -> AuditReport:
     )
 
 
-def attack(name: str, outcome: Outcome, measured: Measured | None) -> AttackResult:
+def attack(name: str, outcome: Outcome, measured: AttackMeasurement | None) -> AttackResult:
     reason = None if measured else "this denoiser has no <attention>"
     return AttackResult(
         id=name, name=f"{name} at a strength", family="tests", outcome=outcome, measured=measured, reason=reason, seconds=1.5

@@ -18,10 +18,10 @@ from aiao import Client, ClientError, Registration
 from aiao_core.formats.digests import sha256_file
 from aiao_core.key import OwnerKey, PublicKey
 from demo_models.emoji.data import MODEL
+from service.context import Context
 from service.kit.database import utc_now
 from service.kit.ids import new_id
 from service.kit.queues import Fleet
-from service.platform import Platform
 from service.processes.garbage import GRACE, collect
 from service.settings import Settings
 from tests.support.faults import Postgres, Redis, Wire, full, small_disk
@@ -237,12 +237,12 @@ def left_over(storm: Storm, referred: set[str]) -> None:
     """All that a row refers to is in storage, after the collection of garbage nothing else is, and no scratch folder stays."""
     settings = storm.system.settings
     names = {name.removeprefix("AIAO_").lower(): value for name, value in settings.items() if name.startswith("AIAO_")}
-    platform = Platform.open(Settings(data_dir=storm.system.data_dir, **names))  # type: ignore[arg-type]
+    context = Context.open(Settings(data_dir=storm.system.data_dir, **names))  # type: ignore[arg-type]
     try:
-        collect(platform, utc_now() + 2 * GRACE)
-        assert {each.key for some in platform.storage.list("") for each in some} == referred
-        scratch = platform.settings.scratch_dir
+        collect(context, utc_now() + 2 * GRACE)
+        assert {each.key for some in context.storage.list("") for each in some} == referred
+        scratch = context.settings.scratch_dir
         # A job's end can be seen a moment before its folder goes.
         wait_for(lambda: remove_abandoned(scratch) or not list(scratch.iterdir()), "a scratch folder stays")
     finally:
-        platform.close()
+        context.close()

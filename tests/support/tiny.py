@@ -21,12 +21,12 @@ from aiao_core.method.fine_tuning import Examples
 from aiao_core.reports.verification import Report
 from demo_models.emoji.data import load_images
 from service.artifacts.kinds import kind_of
+from service.context import Context
 from service.jobs.leases import Lease
 from service.kit.database import utc_now
 from service.kit.ids import new_id
 from service.models import service as models
 from service.models.schemas import ModelIn
-from service.platform import Platform
 from service.tables.artifacts import Artifact
 from service.tables.jobs import Job
 from service.tables.models import Model
@@ -79,64 +79,64 @@ def _save(model: DiffusionModel, folder: Path) -> None:
     pack(folder, folder.with_suffix(".zip"))
 
 
-def artifact(platform: Platform, file: Path, tenant_id: str = TENANT) -> str:
+def artifact(context: Context, file: Path, tenant_id: str = TENANT) -> str:
     """The identifier of an upload."""
     artifact_id, content = new_id("art"), file.read_bytes()
-    platform.storage.put(f"artifacts/{artifact_id}", file)
-    with file.open("rb") as opened, platform.database.session() as session:
+    context.storage.put(f"artifacts/{artifact_id}", file)
+    with file.open("rb") as opened, context.database.session() as session:
         session.add(
             Artifact(
                 id=artifact_id, tenant_id=tenant_id, filename=file.name, sha256=hashlib.sha256(content).hexdigest(),
-                size=len(content), kind=kind_of(opened, len(content), file.name), storage_key=f"artifacts/{artifact_id}",
+                size=len(content), kind=kind_of(opened, len(content), file.name), object_name=f"artifacts/{artifact_id}",
                 created_at=utc_now(),
             )
         )  # fmt: skip
     return artifact_id
 
 
-def registered(platform: Platform, source: Path, tenant_id: str = TENANT) -> tuple[Model, Job]:
+def registered(context: Context, source: Path, tenant_id: str = TENANT) -> tuple[Model, Job]:
     """A model under embedding, and its queued job."""
-    request = ModelIn(name="tiny", artifact_id=artifact(platform, source, tenant_id))
-    with platform.database.session() as session:
-        return models.register(session, platform, tenant_id, request)[:2]
+    request = ModelIn(name="tiny", artifact_id=artifact(context, source, tenant_id))
+    with context.database.session() as session:
+        return models.register(session, context, tenant_id, request)[:2]
 
 
-def ready(platform: Platform, tiny: Tiny, *, checkpoint: Path | None = None, tenant_id: str = TENANT, **columns: Any) -> Model:
+def ready(context: Context, tiny: Tiny, *, checkpoint: Path | None = None, tenant_id: str = TENANT, **columns: Any) -> Model:
     """A model whose embedding is done; ``columns`` are changed afterwards. Its key is ``tiny``'s if seeds are that one's."""
-    model, job = registered(platform, tiny["source.zip"], tenant_id)
+    model, job = registered(context, tiny["source.zip"], tenant_id)
     file = checkpoint or tiny["marked.zip"]
-    platform.storage.put(f"marked/{model.id}.zip", file)
+    context.storage.put(f"marked/{model.id}.zip", file)
     stored = models.Checkpoint(f"marked/{model.id}.zip", hashlib.sha256(file.read_bytes()).hexdigest(), file.stat().st_size)
-    lease = Lease.take(platform.database, job.id, 60)
+    lease = Lease.take(context.database, job.id, 60)
     assert lease
-    with platform.database.session() as session:
+    with context.database.session() as session:
         lease.succeed(session, f"/v1/models/{model.id}")
-        models.mark_ready(session, platform.vault, tenant_id, model.id, tiny.key, (), stored)
-    with platform.database.session() as session:
+        models.mark_ready(session, context.vault, tenant_id, model.id, tiny.key, (), stored)
+    with context.database.session() as session:
         row = session.get(Model, model.id)
         for name, value in columns.items():
             setattr(row, name, value)
     return row
 
 
-def submitted(platform: Platform, model: Model, suspect: Path, base: Path | None = None) -> Verification:
+def submitted(context: Context, model: Model, suspect: Path, base: Path | None = None) -> Verification:
     """A queued verification."""
     body = VerificationIn(
         model_id=model.id,
-        artifact_id=artifact(platform, suspect),
-        base_artifact_id=artifact(platform, base) if base else None,
+        artifact_id=artifact(context, suspect),
+        base_artifact_id=artifact(context, base) if base else None,
     )
-    with platform.database.session() as session:
-        return submit(session, platform, Caller(TENANT, new_id("tok"), frozenset({"admin"})), body)[0]
+    with context.database.session() as session:
+        return submit(session, context, Caller(TENANT, new_id("tok"), frozenset({"admin"})), body)[0]
 
 
-def row(platform: Platform, kind: type, row_id: str) -> Any:
+def row(context: Context, kind: type, row_id: str) -> Any:
     """A row as it is now."""
-    with platform.database.session() as session:
+    with context.database.session() as session:
         return session.get(kind, row_id)
 
 
-def report_of(platform: Platform, verification: Verification) -> Report:
+def report_of(context: Context, verification: Verification) -> Report:
     """The stored report of a finished verification."""
-    with platform.database.session() as session:
+    with context.database.session() as session:
         return Report.from_json(session.scalars(sa.select(Verification.report).where(Verification.id == verification.id)).one())

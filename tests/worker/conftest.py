@@ -1,9 +1,9 @@
 import pytest
 
+from service.context import Context
 from service.jobs import service as jobs
 from service.kit.database import utc_now
 from service.kit.ids import new_id
-from service.platform import Platform
 from service.settings import Settings
 from service.tables.tokens import Tenant
 from tests.support.tiny import SEED, TENANT, Tiny, make
@@ -11,25 +11,25 @@ from worker import running
 
 
 @pytest.fixture
-def platform(tmp_path, monkeypatch, redis_url):
-    """The worker's own platform on a fresh database."""
+def context(tmp_path, monkeypatch, redis_url):
+    """The worker's own context on a fresh database."""
     monkeypatch.setenv("AIAO_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("AIAO_BROKER_URL", redis_url)
     monkeypatch.setenv("AIAO_HEARTBEAT_SECONDS", "0.05")
-    running._platform.cache_clear()
-    platform = Platform.open(Settings())
-    platform.database.migrate()
-    with platform.database.session() as session:
+    running._context.cache_clear()
+    context = Context.open(Settings())
+    context.database.migrate()
+    with context.database.session() as session:
         session.add(Tenant(id=TENANT, name="test", created_at=utc_now()))
-    yield platform
-    running._platform().close()
-    running._platform.cache_clear()
-    platform.close()
+    yield context
+    running._context().close()
+    running._context.cache_clear()
+    context.close()
 
 
 @pytest.fixture
-def job_id(platform) -> str:
-    with platform.database.session() as session:
+def job_id(context) -> str:
+    with context.database.session() as session:
         return jobs.create(session, TENANT, "verify", new_id("ver"), None).id
 
 

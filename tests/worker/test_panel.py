@@ -25,15 +25,15 @@ pytestmark = pytest.mark.usefixtures("same_seed")
 
 
 @pytest.fixture
-def other_tenant(platform) -> str:
+def other_tenant(context) -> str:
     tenant_id = new_id("ten")
-    with platform.database.session() as session:
+    with context.database.session() as session:
         session.add(Tenant(id=tenant_id, name="another", created_at=utc_now()))
     return tenant_id
 
 
 @pytest.fixture
-def embedded(platform, tiny, monkeypatch):
+def embedded(context, tiny, monkeypatch):
     """Registers a source, and runs the job of its embedding without the training: the mark is there already.
 
     Returns model and job as they are then.
@@ -47,9 +47,9 @@ def embedded(platform, tiny, monkeypatch):
             return SimpleNamespace(key=tiny.key)
 
         monkeypatch.setattr(module, "embed", trained)
-        model, job = registered(platform, tiny[source])
+        model, job = registered(context, tiny[source])
         running.run(job.id, embed_model)
-        return row(platform, Model, model.id), row(platform, Job, job.id)
+        return row(context, Model, model.id), row(context, Job, job.id)
 
     return embedded
 
@@ -67,64 +67,64 @@ def tried(monkeypatch) -> list[str]:
     return seen
 
 
-def panel_of(platform, model: Model) -> tuple[BitTest, ...] | None:
-    with platform.database.session() as session:
+def panel_of(context, model: Model) -> tuple[BitTest, ...] | None:
+    with context.database.session() as session:
         return keys.panel_of(session, TENANT, model.id)
 
 
-def failed(platform, model: Model, job: Job) -> str:
+def failed(context, model: Model, job: Job) -> str:
     """The reason for which an embedding failed, which leaves neither checkpoint nor key behind."""
     assert (job.state, job.error["code"]) == ("failed", "embedding-failed")
-    assert (model.status, model.error, model.checkpoint_key) == ("failed", job.error, None)
-    assert panel_of(platform, model) is None
-    assert not [each.key for stored in platform.storage.list("marked/") for each in stored if model.id in each.key]
+    assert (model.status, model.error, model.checkpoint_object) == ("failed", job.error, None)
+    assert panel_of(context, model) is None
+    assert not [each.key for stored in context.storage.list("marked/") for each in stored if model.id in each.key]
     return job.error["detail"]
 
 
-def test_a_new_key_is_tried_on_an_untrained_model_and_on_the_tenants_other_marked_ones(platform, tiny, embedded, tried):
-    other = ready(platform, tiny, checkpoint=tiny["source.zip"])  # marked by a key that this one does not find
+def test_a_new_key_is_tried_on_an_untrained_model_and_on_the_tenants_other_marked_ones(context, tiny, embedded, tried):
+    other = ready(context, tiny, checkpoint=tiny["source.zip"])  # marked by a key that this one does not find
     model, job = embedded()
     assert (job.state, model.status) == ("succeeded", "ready")
-    found = panel_of(platform, model)
+    found = panel_of(context, model)
     assert len(found) == len(tried) == 2
     expected = (untrained(tiny.key.architecture), make_tiny_model(SOURCE).denoiser)
     assert tried == [digest(model.state_dict()) for model in expected]
     assert tried[0] != tried[1]
     assert min(test.log10_p for test in found) > -6
     assert {test.bits > 0 for test in found} == {True}
-    assert panel_of(platform, other) == ()
+    assert panel_of(context, other) == ()
 
 
-def test_a_key_that_finds_itself_in_another_model_ends_its_embedding(platform, tiny, embedded, tried):
+def test_a_key_that_finds_itself_in_another_model_ends_its_embedding(context, tiny, embedded, tried):
     """Its proofs would be worth nothing: the test finds what is not there."""
-    ready(platform, tiny, checkpoint=tiny["marked.zip"])
-    assert failed(platform, *embedded()) == (
+    ready(context, tiny, checkpoint=tiny["marked.zip"])
+    assert failed(context, *embedded()) == (
         "the key is found in a model that it never marked, so it can prove nothing; register the model again"
     )
     assert len(tried) == 2
 
 
-def test_a_key_is_never_tried_on_another_tenants_model(platform, tiny, embedded, tried, other_tenant):
+def test_a_key_is_never_tried_on_another_tenants_model(context, tiny, embedded, tried, other_tenant):
     """It would tell one customer of another's model, and there the key would be found."""
-    ready(platform, tiny, checkpoint=tiny["marked.zip"], tenant_id=other_tenant)
+    ready(context, tiny, checkpoint=tiny["marked.zip"], tenant_id=other_tenant)
     model, job = embedded()
     assert (job.state, model.status) == ("succeeded", "ready")
-    assert len(panel_of(platform, model)) == len(tried) == 1
+    assert len(panel_of(context, model)) == len(tried) == 1
 
 
-def test_a_key_is_tried_on_models_of_its_architecture_alone_and_on_the_newest(platform, tiny, embedded, tried):
-    oldest = ready(platform, tiny, checkpoint=tiny["marked.zip"])  # there the key would be found
-    ready(platform, tiny, architecture="sha256:" + "0" * 64, checkpoint_key="nowhere")
+def test_a_key_is_tried_on_models_of_its_architecture_alone_and_on_the_newest(context, tiny, embedded, tried):
+    oldest = ready(context, tiny, checkpoint=tiny["marked.zip"])  # there the key would be found
+    ready(context, tiny, architecture="sha256:" + "0" * 64, checkpoint_object="nowhere")
     for _ in range(panel.MOST):
-        ready(platform, tiny, checkpoint=tiny["source.zip"], status="retired")
+        ready(context, tiny, checkpoint=tiny["source.zip"], status="retired")
     model, job = embedded()
     assert job.state == "succeeded"
     assert model.architecture == oldest.architecture
-    assert len(panel_of(platform, model)) == len(tried) == 1 + panel.MOST
+    assert len(panel_of(context, model)) == len(tried) == 1 + panel.MOST
     assert set(tried[1:]) == {digest(make_tiny_model(SOURCE).denoiser.state_dict())}
 
 
-def test_the_draws_of_a_panel_follow_from_key_source_and_model(platform, tiny, embedded, monkeypatch):
+def test_the_draws_of_a_panel_follow_from_key_source_and_model(context, tiny, embedded, monkeypatch):
     seeds, real = [], panel.measure
 
     def measure(denoiser, key, seed, **options):
@@ -138,22 +138,22 @@ def test_the_draws_of_a_panel_follow_from_key_source_and_model(platform, tiny, e
     assert len(seeds) == 1
 
 
-def test_a_mark_that_its_source_has_already_is_not_proved(platform, tiny, embedded):
-    detail = failed(platform, *embedded(source="marked.zip"))
+def test_a_mark_that_its_source_has_already_is_not_proved(context, tiny, embedded):
+    detail = failed(context, *embedded(source="marked.zip"))
     assert detail.startswith("the watermark cannot be proved: the owner's key is found in the source, which must not carry")
 
 
-def test_a_mark_that_cannot_be_found_is_not_proved(platform, tiny, embedded):
-    detail = failed(platform, *embedded(result="source"))
+def test_a_mark_that_cannot_be_found_is_not_proved(context, tiny, embedded):
+    detail = failed(context, *embedded(result="source"))
     assert detail.startswith("the watermark cannot be proved: log10 p is ")
     assert detail.endswith("; use more steps or more layers")
 
 
-def test_the_panel_is_a_control_of_every_later_report(platform, tiny, embedded):
-    ready(platform, tiny, checkpoint=tiny["source.zip"])
+def test_the_panel_is_a_control_of_every_later_report(context, tiny, embedded):
+    ready(context, tiny, checkpoint=tiny["source.zip"])
     model, _ = embedded()
-    verification = submitted(platform, model, tiny["marked.zip"])
+    verification = submitted(context, model, tiny["marked.zip"])
     running.run(verification.job_id, verify_suspect)
-    report = report_of(platform, verification)
-    assert (report.verdict, report.panel) == ("match", panel_of(platform, model))
+    report = report_of(context, verification)
+    assert (report.verdict, report.panel) == ("match", panel_of(context, model))
     assert len(report.panel) == 2

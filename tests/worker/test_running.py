@@ -20,36 +20,36 @@ from worker import running
 from worker.scratch import LOCK, remove_abandoned
 
 
-def job(platform, job_id):
-    with platform.database.session() as session:
+def job(context, job_id):
+    with context.database.session() as session:
         return LeaseRepository(session).get(job_id)
 
 
-def scratch_of(platform) -> list[str]:
-    return sorted(path.name for path in platform.settings.scratch_dir.iterdir())
+def scratch_of(context) -> list[str]:
+    return sorted(path.name for path in context.settings.scratch_dir.iterdir())
 
 
 def finish(work) -> None:
-    with work.platform.database.session() as session:
+    with work.context.database.session() as session:
         work.lease.succeed(session, "/v1/verifications/x")
 
 
-def test_a_task_gets_the_job_and_a_scratch_folder_that_goes(platform, job_id):
+def test_a_task_gets_the_job_and_a_scratch_folder_that_goes(context, job_id):
     seen = {}
 
     def task(work) -> None:
-        seen.update(job=work.job.id, state=job(platform, job_id).state, scratch=work.scratch)
+        seen.update(job=work.job.id, state=job(context, job_id).state, scratch=work.scratch)
         (work.scratch / "file").write_text("x")
         finish(work)
 
     running.run(job_id, task)
     assert (seen["job"], seen["state"]) == (job_id, "running")
     assert not seen["scratch"].exists()
-    done = job(platform, job_id)
+    done = job(context, job_id)
     assert (done.state, done.attempt, done.result) == ("succeeded", 1, "/v1/verifications/x")
 
 
-def test_the_same_job_is_not_run_twice(platform, job_id):
+def test_the_same_job_is_not_run_twice(context, job_id):
     runs = []
 
     def task(work) -> None:
@@ -62,29 +62,29 @@ def test_the_same_job_is_not_run_twice(platform, job_id):
     assert runs == [1]
 
 
-def test_an_error_with_a_reason_is_the_jobs_reason(platform, job_id):
+def test_an_error_with_a_reason_is_the_jobs_reason(context, job_id):
     def task(work) -> None:
         raise InvalidCheckpoint("layer x is missing")
 
     running.run(job_id, task)
-    failed = job(platform, job_id)
+    failed = job(context, job_id)
     assert (failed.state, failed.error) == ("failed", {"code": "invalid-checkpoint", "detail": "layer x is missing"})
-    assert scratch_of(platform) == []
+    assert scratch_of(context) == []
 
 
-def test_an_unexpected_error_is_a_failed_job_that_leaks_nothing(platform, job_id, caplog):
+def test_an_unexpected_error_is_a_failed_job_that_leaks_nothing(context, job_id, caplog):
     def task(work) -> None:
         raise RuntimeError("password=hunter2")
 
     running.run(job_id, task)
-    failed = job(platform, job_id)
+    failed = job(context, job_id)
     assert (failed.state, failed.error["code"]) == ("failed", "internal-error")
     assert "hunter2" not in failed.error["detail"]
     assert job_id in failed.error["detail"]
     assert "hunter2" in caplog.text  # the operator's log has it
 
 
-def test_a_cancel_takes_effect_at_the_very_next_step(platform, job_id):
+def test_a_cancel_takes_effect_at_the_very_next_step(context, job_id):
     steps = []
 
     def task(work) -> None:
@@ -92,17 +92,17 @@ def test_a_cancel_takes_effect_at_the_very_next_step(platform, job_id):
             work.progress(Progress("embedding", step, 100))
             steps.append(step)
             if step == 3:
-                with platform.database.session() as session:
-                    jobs.cancel(session, platform.storage, job(platform, job_id).tenant_id, job_id)
+                with context.database.session() as session:
+                    jobs.cancel(session, context.storage, job(context, job_id).tenant_id, job_id)
 
     running.run(job_id, task)
     assert steps == [1, 2, 3]
-    assert job(platform, job_id).state == "canceled"
+    assert job(context, job_id).state == "canceled"
 
 
-def test_a_lost_lease_stops_the_attempt_and_stores_nothing(platform, job_id):
+def test_a_lost_lease_stops_the_attempt_and_stores_nothing(context, job_id):
     def task(work) -> None:
-        with platform.database.session() as session:  # the reaper gave the job to another worker
+        with context.database.session() as session:  # the reaper gave the job to another worker
             LeaseRepository(session).change(job_id, "running", 1, state="queued")
             LeaseRepository(session).change(job_id, "queued", 1, state="running", attempt=2)
         with pytest.raises(LeaseLost):
@@ -110,25 +110,25 @@ def test_a_lost_lease_stops_the_attempt_and_stores_nothing(platform, job_id):
         finish(work)
 
     running.run(job_id, task)
-    still = job(platform, job_id)
+    still = job(context, job_id)
     assert (still.state, still.attempt, still.result) == ("running", 2, None)
 
 
-def test_the_heartbeat_writes_progress_and_holds_the_lease_during_one_long_step(platform, job_id):
+def test_the_heartbeat_writes_progress_and_holds_the_lease_during_one_long_step(context, job_id):
     def task(work) -> None:
-        first = job(platform, job_id).lease_until
+        first = job(context, job_id).lease_until
         work.progress(Progress("embedding", 5, 10, {"response": 0.5}))
-        wait_for(lambda: job(platform, job_id).progress, "no progress was written")
-        wait_for(lambda: job(platform, job_id).lease_until > first, "the lease was not renewed")
+        wait_for(lambda: job(context, job_id).progress, "no progress was written")
+        wait_for(lambda: job(context, job_id).lease_until > first, "the lease was not renewed")
         finish(work)
 
     running.run(job_id, task)
-    progress = job(platform, job_id).progress
+    progress = job(context, job_id).progress
     assert (progress["stage"], progress["step"], progress["total"]) == ("embedding", 5, 10)
 
 
-def test_what_a_killed_attempt_left_is_removed_and_what_a_living_one_needs_is_not(platform, job_id):
-    killed, living, beginning = (platform.settings.scratch_dir / f"{new_id('job')}-{name}" for name in "abc")
+def test_what_a_killed_attempt_left_is_removed_and_what_a_living_one_needs_is_not(context, job_id):
+    killed, living, beginning = (context.settings.scratch_dir / f"{new_id('job')}-{name}" for name in "abc")
     for folder in (killed, living, beginning):
         folder.mkdir()
     for folder in (killed, living):
@@ -136,10 +136,10 @@ def test_what_a_killed_attempt_left_is_removed_and_what_a_living_one_needs_is_no
     with (living / LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         running.run(job_id, finish)
-        assert scratch_of(platform) == sorted([living.name, beginning.name])
+        assert scratch_of(context) == sorted([living.name, beginning.name])
     os.utime(beginning, (0, 0))
-    remove_abandoned(platform.settings.scratch_dir)
-    assert scratch_of(platform) == []
+    remove_abandoned(context.settings.scratch_dir)
+    assert scratch_of(context) == []
 
 
 @pytest.mark.parametrize(
@@ -147,22 +147,22 @@ def test_what_a_killed_attempt_left_is_removed_and_what_a_living_one_needs_is_no
     [lambda: torch.empty(1 << 50), lambda: bytearray(1 << 60)],
     ids=["torch", "Python"],
 )
-def test_a_job_that_gets_no_memory_fails_in_words_for_its_owner(platform, job_id, allocate):
+def test_a_job_that_gets_no_memory_fails_in_words_for_its_owner(context, job_id, allocate):
     def task(work) -> None:
         allocate()
 
     running.run(job_id, task)
-    failed = job(platform, job_id)
+    failed = job(context, job_id)
     assert (failed.state, failed.attempt, failed.error["code"]) == ("failed", 1, "out-of-memory")
     assert "batch_size" in failed.error["detail"]
 
 
 @pytest.fixture
-def hasty(monkeypatch, platform):
-    """A worker's platform with a time limit."""
+def hasty(monkeypatch, context):
+    """A worker's context with a time limit."""
     monkeypatch.setenv("AIAO_JOB_SECONDS", "0.3")
-    running._platform.cache_clear()
-    return platform
+    running._context.cache_clear()
+    return context
 
 
 def test_a_job_fails_at_its_time_limit_also_within_one_long_step(hasty, job_id):
@@ -197,34 +197,34 @@ def test_a_time_limit_is_no_concern_of_a_job_that_is_done_before(hasty, job_id):
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_an_outage_ends_an_attempt_and_no_job_until_there_were_too_many(platform, job_id, error):
+def test_an_outage_ends_an_attempt_and_no_job_until_there_were_too_many(context, job_id, error):
     def task(work) -> None:
         raise error
 
-    limit = platform.settings.max_attempts
+    limit = context.settings.max_attempts
     for attempt in range(1, limit):
         running.run(job_id, task)
-        assert (job(platform, job_id).state, job(platform, job_id).attempt) == ("queued", attempt)
+        assert (job(context, job_id).state, job(context, job_id).attempt) == ("queued", attempt)
     running.run(job_id, task)
-    failed = job(platform, job_id)
+    failed = job(context, job_id)
     assert (failed.state, failed.attempt, failed.error["code"]) == ("failed", limit, "worker-lost")
     assert type(error).__name__ in failed.error["detail"]
-    assert scratch_of(platform) == []
+    assert scratch_of(context) == []
 
 
-def test_a_worker_that_must_stop_hands_back_and_the_attempt_does_not_count(platform, job_id):
+def test_a_worker_that_must_stop_hands_back_and_the_attempt_does_not_count(context, job_id):
     def task(work) -> None:
         running.STOPPING.set()
         work.progress(Progress("embedding", 1, 10))
 
-    for attempt in range(1, 2 * platform.settings.max_attempts):
+    for attempt in range(1, 2 * context.settings.max_attempts):
         running.run(job_id, task)
         running.STOPPING.clear()
-        found = job(platform, job_id)
-        assert (found.state, found.attempt, found.hand_backs, found.lease_until) == ("queued", attempt, attempt, None)
+        found = job(context, job_id)
+        assert (found.state, found.attempt, found.releases, found.lease_until) == ("queued", attempt, attempt, None)
 
 
-def test_a_step_outlives_an_outage_of_the_database_shorter_than_the_lease(platform, job_id, monkeypatch):
+def test_a_step_outlives_an_outage_of_the_database_shorter_than_the_lease(context, job_id, monkeypatch):
     def gone(*_: object) -> None:
         raise sa.exc.OperationalError("SELECT 1", {}, Exception("gone"))
 
@@ -238,7 +238,7 @@ def test_a_step_outlives_an_outage_of_the_database_shorter_than_the_lease(platfo
         finish(work)
 
     running.run(job_id, task)
-    assert job(platform, job_id).state == "succeeded"
+    assert job(context, job_id).state == "succeeded"
 
 
 def test_pace_tells_the_seconds_that_are_left():
@@ -252,13 +252,13 @@ def test_pace_tells_the_seconds_that_are_left():
     assert pace.latest()["seconds_left"] is None
 
 
-def test_cancel_requested_is_told_by_the_lease(platform, job_id):
+def test_cancel_requested_is_told_by_the_lease(context, job_id):
     def task(work) -> None:
-        with platform.database.session() as session:
-            jobs.cancel(session, platform.storage, job(platform, job_id).tenant_id, job_id)
+        with context.database.session() as session:
+            jobs.cancel(session, context.storage, job(context, job_id).tenant_id, job_id)
         with pytest.raises(CancelRequested):
             work.lease.check()
         finish(work)  # it was done already: the result counts
 
     running.run(job_id, task)
-    assert job(platform, job_id).state == "succeeded"
+    assert job(context, job_id).state == "succeeded"

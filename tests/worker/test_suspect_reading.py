@@ -14,23 +14,23 @@ from worker.suspects import read_suspect
 
 
 @pytest.fixture
-def reading(platform, job_id):
+def reading(context, job_id):
     """Runs the job: it reads a suspect; returns how the job ended."""
 
     def end(suspect: Path, *, memory_bytes: int = 0, seconds: float = 600) -> tuple[str, str]:
-        settings = platform.settings.model_copy(update={"suspect_memory_bytes": memory_bytes, "suspect_seconds": seconds})
+        settings = context.settings.model_copy(update={"suspect_memory_bytes": memory_bytes, "suspect_seconds": seconds})
         like = load_model(MODEL).architecture
 
         def task(work: Work) -> None:
-            work.platform = type(work.platform)(**vars(work.platform) | {"settings": settings})
+            work.context = type(work.context)(**vars(work.context) | {"settings": settings})
             found = read_suspect(work, suspect, like, base=lambda: (suspect, "itself"))
             assert found.load().state_dict().keys() == load_model(MODEL).denoiser.state_dict().keys()
             assert (found.base_name, found.weights) == (None, digest(load_model(MODEL).denoiser.state_dict()))
-            with platform.database.session() as session:
+            with context.database.session() as session:
                 work.lease.succeed(session, found.form)
 
         run(job_id, task)
-        with platform.database.session() as session:
+        with context.database.session() as session:
             job = LeaseRepository(session).get(job_id)
         return job.state, (job.error or {}).get("detail") or job.result
 

@@ -11,19 +11,19 @@ from worker import running
 
 
 @pytest.fixture
-def request_and_job(sent, platform) -> tuple[str, str, str]:
-    with telemetry.span("request") as request, platform.database.session() as session:
+def request_and_job(sent, context) -> tuple[str, str, str]:
+    with telemetry.span("request") as request, context.database.session() as session:
         job = jobs.create(session, TENANT, "verify", new_id("ver"), None)
         return telemetry.trace_id(), format(request.get_span_context().span_id, "016x"), job.id
 
 
-def test_a_second_attempt_goes_on_with_the_first_trace(sent, platform, request_and_job):
+def test_a_second_attempt_goes_on_with_the_first_trace(sent, context, request_and_job):
     trace_id, request, job_id = request_and_job
 
     def task(work) -> None:
         if work.lease.attempt == 1:
             raise sa.exc.OperationalError("SELECT 1", {"password": "hunter2"}, Exception("hunter2"))
-        with platform.database.session() as session:
+        with context.database.session() as session:
             work.lease.succeed(session, "/v1/verifications/x")
 
     running.run(job_id, task)
@@ -41,7 +41,7 @@ def test_a_second_attempt_goes_on_with_the_first_trace(sent, platform, request_a
     assert "hunter2" not in sent().text
 
 
-def test_a_stage_that_fails_is_marked_and_tells_nothing(sent, platform, request_and_job):
+def test_a_stage_that_fails_is_marked_and_tells_nothing(sent, context, request_and_job):
     trace_id, _, job_id = request_and_job
 
     def task(work) -> None:
@@ -54,7 +54,7 @@ def test_a_stage_that_fails_is_marked_and_tells_nothing(sent, platform, request_
     assert "hunter2" not in sent().text
 
 
-def test_a_job_that_came_without_a_trace_has_one_for_each_attempt(sent, platform, job_id):
+def test_a_job_that_came_without_a_trace_has_one_for_each_attempt(sent, context, job_id):
     seen = []
     running.run(job_id, lambda work: seen.append(telemetry.trace_id()))
     first = sent().spans(*seen)[0]

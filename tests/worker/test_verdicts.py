@@ -21,23 +21,23 @@ pytestmark = pytest.mark.usefixtures("same_seed")
 
 
 @pytest.fixture
-def tested(platform):
+def tested(context):
     """Runs the job of a verification, and returns both as they are then."""
 
     def tested(verification: Verification) -> tuple[Verification, Job]:
         running.run(verification.job_id, verify_suspect)
-        return row(platform, Verification, verification.id), row(platform, Job, verification.job_id)
+        return row(context, Verification, verification.id), row(context, Job, verification.job_id)
 
     return tested
 
 
-def test_the_published_model_matches_and_its_source_is_a_control(platform, tiny, tested):
-    model = ready(platform, tiny)
+def test_the_published_model_matches_and_its_source_is_a_control(context, tiny, tested):
+    model = ready(context, tiny)
     panel = [BitTest.of(500, 1000).model_dump(mode="json")]
-    with platform.database.session() as session:
+    with context.database.session() as session:
         session.execute(sa.update(StoredKey).where(StoredKey.model_id == model.id).values(panel=panel))
-    found, job = tested(submitted(platform, model, tiny["marked.zip"]))
-    report = report_of(platform, found)
+    found, job = tested(submitted(context, model, tiny["marked.zip"]))
+    report = report_of(context, found)
     assert (job.state, found.verdict, found.tested) == ("succeeded", "match", "checkpoint")
     assert found.log10_p == report.test.log10_p < LIMIT_LOG10_P
     assert report.source_test.log10_p > -6
@@ -47,20 +47,20 @@ def test_the_published_model_matches_and_its_source_is_a_control(platform, tiny,
     assert [entry.role for entry in report.inputs] == ["suspect", "watermarked", "source"]
 
 
-def test_a_source_that_carries_the_mark_voids_the_test(platform, tiny, tested):
-    model = ready(platform, tiny)
-    marked = artifact(platform, tiny["marked.zip"])
-    with platform.database.session() as session:
+def test_a_source_that_carries_the_mark_voids_the_test(context, tiny, tested):
+    model = ready(context, tiny)
+    marked = artifact(context, tiny["marked.zip"])
+    with context.database.session() as session:
         session.merge(model).artifact_id = marked
-    found, job = tested(submitted(platform, model, tiny["marked.zip"]))
+    found, job = tested(submitted(context, model, tiny["marked.zip"]))
     assert (job.state, found.verdict) == ("succeeded", "invalid")
     assert "the owner's key is found in the source" in found.reason
 
 
 @pytest.mark.parametrize("form", ["lora.bin", "lora.zip"])
-def test_an_adapter_without_a_base_is_no_match_but_an_error(platform, tiny, tested, form):
+def test_an_adapter_without_a_base_is_no_match_but_an_error(context, tiny, tested, form):
     """What the service cannot see in the header of a safetensors file, its worker sees in a pickle and in an archive."""
-    found, job = tested(submitted(platform, ready(platform, tiny), tiny[form]))
+    found, job = tested(submitted(context, ready(context, tiny), tiny[form]))
     assert (job.state, job.error["code"]) == ("failed", "adapter-without-base")
     assert "submit it again with base_artifact_id" in job.error["detail"]
     assert "never merged into the owner's marked model" in job.error["detail"]
@@ -71,31 +71,31 @@ def test_an_adapter_without_a_base_is_no_match_but_an_error(platform, tiny, test
     ("base", "verdict", "part"), [("marked.zip", "base-marked", "base"), ("source.zip", "no-match", "adapter")]
 )
 @pytest.mark.parametrize("form", ["lora.bin", "lora.zip"])
-def test_of_an_adapter_the_base_is_tested_first(platform, tiny, tested, form, base, verdict, part):
-    found, job = tested(submitted(platform, ready(platform, tiny), tiny[form], tiny[base]))
-    report = report_of(platform, found)
+def test_of_an_adapter_the_base_is_tested_first(context, tiny, tested, form, base, verdict, part):
+    found, job = tested(submitted(context, ready(context, tiny), tiny[form], tiny[base]))
+    report = report_of(context, found)
     assert (job.state, found.verdict, found.tested, found.base_name) == ("succeeded", verdict, part, base)
     assert (report.verdict, report.tested, report.base_name) == (verdict, part, base)
     assert [(entry.role, entry.name) for entry in report.inputs[:2]] == [("suspect", form), ("base", base)]
     assert (report.base_test is None) == (part == "base")
 
 
-def test_an_adapter_that_brings_the_marked_model_along_is_not_accused_for_it(platform, tiny, tested):
-    found, _ = tested(submitted(platform, ready(platform, tiny), tiny["bundle.zip"]))
+def test_an_adapter_that_brings_the_marked_model_along_is_not_accused_for_it(context, tiny, tested):
+    found, _ = tested(submitted(context, ready(context, tiny), tiny["bundle.zip"]))
     assert (found.verdict, found.tested) == ("base-marked", "base")
 
 
 LAX = {"draws": 2, "decoys": 0, "tau": 0.51, "max_log10_p": -1e-6, "seed": 7}
 
 
-def test_what_release_0_1_0_has_queued_is_tested_by_the_rules_of_today(platform, tiny, tested):
+def test_what_release_0_1_0_has_queued_is_tested_by_the_rules_of_today(context, tiny, tested):
     """With these options an innocent matched."""
-    verification = submitted(platform, ready(platform, tiny), tiny["source.safetensors"])
-    with platform.database.session() as session:
+    verification = submitted(context, ready(context, tiny), tiny["source.safetensors"])
+    with context.database.session() as session:
         columns = {"options": LAX, "token_id": None}
         session.execute(sa.update(Verification).where(Verification.id == verification.id).values(**columns))
     found, job = tested(verification)
-    report = report_of(platform, found)
+    report = report_of(context, found)
     assert (job.state, found.verdict) == ("succeeded", "no-match")
     assert (report.draws, len(report.decoys), report.tau) == (100, 8, 0.75)
     assert report.max_log10_p == LIMIT_LOG10_P
@@ -104,20 +104,20 @@ def test_what_release_0_1_0_has_queued_is_tested_by_the_rules_of_today(platform,
     assert found.options == LAX  # as it was asked for
 
 
-def test_a_stricter_limit_is_kept(platform, tiny, tested):
-    verification = submitted(platform, ready(platform, tiny), tiny["marked.safetensors"])
-    with platform.database.session() as session:
+def test_a_stricter_limit_is_kept(context, tiny, tested):
+    verification = submitted(context, ready(context, tiny), tiny["marked.safetensors"])
+    with context.database.session() as session:
         columns = {"options": LAX | {"max_log10_p": -9_999}}
         session.execute(sa.update(Verification).where(Verification.id == verification.id).values(**columns))
     found, _ = tested(verification)
     assert found.verdict == "no-match"
-    assert report_of(platform, found).max_log10_p == -9_999
+    assert report_of(context, found).max_log10_p == -9_999
 
 
-def test_one_file_has_one_answer_however_it_is_packed_and_every_test_of_it_is_counted(platform, tiny, tested):
-    model = ready(platform, tiny)
+def test_one_file_has_one_answer_however_it_is_packed_and_every_test_of_it_is_counted(context, tiny, tested):
+    model = ready(context, tiny)
     reports = [
-        report_of(platform, tested(submitted(platform, model, tiny[name]))[0])
+        report_of(context, tested(submitted(context, model, tiny[name]))[0])
         for name in ("source.safetensors", "source.zip", "source.safetensors")
     ]
     assert {(report.seed, report.suspect_weights, report.test.log10_p) for report in reports} == {
@@ -128,10 +128,10 @@ def test_one_file_has_one_answer_however_it_is_packed_and_every_test_of_it_is_co
     assert reports[2].corrected_log10_p == min(0.0, reports[2].claimed_log10_p + math.log10(5))
 
 
-def test_another_attempt_keeps_its_number(platform, tiny, tested, monkeypatch):
+def test_another_attempt_keeps_its_number(context, tiny, tested, monkeypatch):
     """Its first attempt ended in an outage after it was counted, and another test of the file came in between."""
-    model = ready(platform, tiny)
-    first, second = (submitted(platform, model, tiny["source.safetensors"]) for _ in range(2))
+    model = ready(context, tiny)
+    first, second = (submitted(context, model, tiny["source.safetensors"]) for _ in range(2))
 
     def outage(*_: object, **__: object) -> Report:
         raise sa.exc.OperationalError("SELECT 1", {}, Exception("gone"))
@@ -143,12 +143,12 @@ def test_another_attempt_keeps_its_number(platform, tiny, tested, monkeypatch):
     assert tested(second)[0].with_key == 2
     found, job = tested(first)
     assert (job.state, job.attempt, found.with_key, found.of_file) == ("succeeded", 2, 1, 1)
-    assert report_of(platform, found).tests == Counts(with_key=1, of_file=1)
-    assert report_of(platform, second).tests == Counts(with_key=2, of_file=2)
+    assert report_of(context, found).tests == Counts(with_key=1, of_file=1)
+    assert report_of(context, second).tests == Counts(with_key=2, of_file=2)
 
 
-def test_a_pickle_of_no_weights_is_not_counted(platform, tiny, tested, tmp_path):
+def test_a_pickle_of_no_weights_is_not_counted(context, tiny, tested, tmp_path):
     (tmp_path / "x.bin").write_bytes(pickle.dumps({"a": 1}))
-    found, job = tested(submitted(platform, ready(platform, tiny), tmp_path / "x.bin"))
+    found, job = tested(submitted(context, ready(context, tiny), tmp_path / "x.bin"))
     assert (job.state, job.error["code"]) == ("failed", "invalid-checkpoint")
     assert found.with_key is None

@@ -184,18 +184,18 @@ def test_what_does_not_exist_is_an_error_in_a_sentence(user, suspect):
 
 
 def test_a_token_is_issued_for_a_script_listed_and_revoked(user, client):
-    issued = user.aiao("tokens", "issue", "hosting platform", "--scope", "verifications:write", "--expires-in-days", "30")
+    issued = user.aiao("tokens", "issue", "hosting context", "--scope", "verifications:write", "--expires-in-days", "30")
     secret = issued.stdout.strip()
     assert secret not in issued.stderr
-    (token,) = (token for token in client.tokens.list() if token.name == "hosting platform")
-    with Client(client.url, secret) as platform:
-        assert list(platform.models.list()) == []
+    (token,) = (token for token in client.tokens.list() if token.name == "hosting context")
+    with Client(client.url, secret) as context:
+        assert list(context.models.list()) == []
         with pytest.raises(ApiError, match="lacks the scope admin"):
-            list(platform.tokens.list())
-        assert f"{token.id}  hosting platform  verifications:write" in user.aiao("tokens", "list").stdout
+            list(context.tokens.list())
+        assert f"{token.id}  hosting context  verifications:write" in user.aiao("tokens", "list").stdout
         assert user.aiao("tokens", "revoke", token.id).stdout == f"{token.id} is revoked.\n"
         with pytest.raises(ApiError, match="was revoked"):
-            platform.jobs.cancel("job_00000000000000000000000000")
+            context.jobs.cancel("job_00000000000000000000000000")
     assert "revoked 20" in user.aiao("tokens", "list").stdout
     assert json.loads(user.aiao("tokens", "issue", "a", "--scope", "read", "--json").stdout)["secret"]
     assert "scopes" in user.error("tokens", "issue", "a", "--scope", "everything")

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiao_core.attacks.audit import DECOYS, LOSS_INPUTS, Audited, Judge, audit, split
+from aiao_core.attacks.audit import DECOYS, LOSS_INPUTS, AuditSubject, Judge, audit, split
 from aiao_core.attacks.catalogue import CATALOGUE, PRESETS, Trial
 from aiao_core.attacks.thief import Thief
 from aiao_core.audit_options import ATTACKS, AuditOptions, Preset
@@ -157,7 +157,7 @@ def test_an_attack_sees_no_held_out_image_and_the_report_says_how_many_there_are
         return scaled(1)(thief)
 
     images = AuditInput(role="images", name="mine.zip", sha256="0" * 64)
-    report = tried(tiny_model, tiny_key, tiny_examples, trial(watching), subject=Audited("emoji", (images,)))
+    report = tried(tiny_model, tiny_key, tiny_examples, trial(watching), subject=AuditSubject("emoji", (images,)))
     _, held_out = split(tiny_examples, FEW.seed)
     assert (report.attack_examples, report.held_out_examples) == (len(seen[0]), len(held_out)) == (48, 16)
     assert (report.data, report.model_name) == ("images", "emoji")

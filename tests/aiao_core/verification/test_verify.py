@@ -25,7 +25,7 @@ from aiao_core.options import VerificationOptions
 from aiao_core.protocol import DECOYS, DRAWS, LIMIT_LOG10_P, STRONGEST_LOG10_P, TAU, verification_seed
 from aiao_core.reports.parts import best_of
 from aiao_core.reports.verification import Report
-from aiao_core.statistics import CLEAREST, MOST_READINGS, clopper_pearson, log10_binomial_tail
+from aiao_core.statistics import CLEAREST, MAX_READINGS, clopper_pearson, log10_binomial_tail
 from aiao_core.verification.alignment import reference
 from aiao_core.verification.decoding import Baseline, decode, make_draws, observe, observe_others, standard_error
 from aiao_core.verification.interference import LOADING, PASSES
@@ -163,7 +163,7 @@ def test_a_verdict_has_the_protocols_draws_decoys_and_controls(tiny_model, tiny_
     assert (report.draws, report.tau, len(report.decoys), report.max_log10_p) == (DRAWS, TAU, DECOYS, LIMIT_LOG10_P)
     assert report.strayed_channels > 0
     assert report.source_weights == digest(source.state_dict())
-    assert len({way(each) for each in report.ways}) == len(report.ways) == MOST_READINGS
+    assert len({way(each) for each in report.ways}) == len(report.ways) == MAX_READINGS
     assert sum(each.counts for each in report.ways) == report.test.best_of == counting
     assert all(each.counts for each in report.ways if each.subpaths == "all" and not each.aligned)
     aligned, own = ([each.test for each in report.ways if each.aligned == place] for place in (True, False))

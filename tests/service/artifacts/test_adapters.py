@@ -23,7 +23,7 @@ def stored(storage, tmp_path):
     def stored(content: bytes, kind: str = "safetensors") -> Artifact:
         (tmp_path / "file").write_bytes(content)
         storage.put("artifacts/a", tmp_path / "file")
-        return Artifact(kind=kind, storage_key="artifacts/a")
+        return Artifact(kind=kind, object_name="artifacts/a")
 
     return stored
 

@@ -41,7 +41,7 @@ def test_an_upload_is_answered_with_its_digest_size_and_kind(http, backstage, na
     assert (body["filename"], body["sha256"], body["size"], body["kind"]) == (name, digest, len(content), kind)
     assert http.get(f"/v1/artifacts/{body['id']}").json() == body
     with backstage.database.session() as session:
-        key = session.scalars(sa.select(Artifact.storage_key).where(Artifact.id == body["id"])).one()
+        key = session.scalars(sa.select(Artifact.object_name).where(Artifact.id == body["id"])).one()
     assert b"".join(backstage.storage.stream(key)) == content
 
 

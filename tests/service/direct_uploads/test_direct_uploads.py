@@ -12,14 +12,14 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from service.artifacts.service import storage_key
+from service.artifacts.service import object_name
+from service.context import Context
 from service.direct_uploads.schemas import DirectUploadIn
 from service.direct_uploads.service import PART_BYTES, begun
 from service.kit.bucket import Bucket
 from service.kit.database import utc_now
 from service.kit.errors import NotReady
 from service.kit.storage import Storage
-from service.platform import Platform
 from service.processes.garbage import collect
 from service.settings import Settings
 from service.tables.direct_uploads import DirectUpload
@@ -48,13 +48,13 @@ def api(request, tmp_path_factory, redis_url, bucket) -> Iterator[System]:
 
 
 @pytest.fixture(scope="module")
-def backstage(api, bucket) -> Iterator[Platform]:
+def backstage(api, bucket) -> Iterator[Context]:
     names = ("database_url", "broker_url", "queue", "storage_url")
     with bucket.known():
         settings = Settings(data_dir=api.data_dir, **{name: api.settings[f"AIAO_{name.upper()}"] for name in names})
-        platform = Platform.open(settings)
-    yield platform
-    platform.close()
+        context = Context.open(settings)
+    yield context
+    context.close()
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def nothing_left(api, backstage) -> Iterator[None]:
     assert "Traceback" not in api.log("api")[logged:]
 
 
-def in_bucket(backstage: Platform) -> set[str]:
+def in_bucket(backstage: Context) -> set[str]:
     objects = {each.key for some in backstage.storage.list("artifacts") for each in some}
     return objects | {
         multipart_id for _, multipart_id in backstage.bucket.unfinished("artifacts", utc_now() + timedelta(days=1))
@@ -137,7 +137,7 @@ def test_a_file_goes_to_the_bucket_in_parts_and_becomes_an_artifact(http, backst
     assert (artifact["kind"], artifact["filename"]) == ("archive", "weights.tar")
     assert http.get(f"/v1/artifacts/{artifact['id']}").json() == artifact
     assert shown(http, upload)["artifact_id"] == artifact["id"]
-    assert b"".join(backstage.storage.stream(storage_key(upload["id"]))) == content
+    assert b"".join(backstage.storage.stream(object_name(upload["id"]))) == content
     acts = [(act["action"], act["subject_id"]) for act in http.get("/v1/activity").json()["items"]]
     assert acts[:2] == [("artifact.upload", artifact["id"]), ("upload.create", upload["id"])]
 
@@ -226,7 +226,7 @@ def test_what_is_complete_cannot_be_changed(http, backstage):
     named = [{"number": 1, "etag": put(content, part)}]
     complete(http, upload, named).raise_for_status()
     assert httpx.put(part["url"], content=bytes(len(content))).status_code == 404
-    assert b"".join(backstage.storage.stream(storage_key(upload["id"]))) == content
+    assert b"".join(backstage.storage.stream(object_name(upload["id"]))) == content
     assert upload["id"] in problem(http.get(f"/v1/direct-uploads/{upload['id']}/parts"), 410, "gone")
 
 
@@ -242,7 +242,7 @@ def test_an_upload_expires_and_is_collected(http, backstage):
     assert http.get(f"/v1/direct-uploads/{upload['id']}").status_code == 404
 
 
-def expire(backstage: Platform, upload: dict) -> None:
+def expire(backstage: Context, upload: dict) -> None:
     with backstage.database.session() as session:
         past = utc_now() - timedelta(seconds=1)
         session.execute(sa.update(DirectUpload).where(DirectUpload.id == upload["id"]).values(expires_at=past))
@@ -279,7 +279,7 @@ def test_an_object_that_is_being_read_is_no_garbage(http, backstage):
     content = weights()
     upload = begin(http, content)
     put_all(http, upload, content)
-    key = storage_key(upload["id"])
+    key = object_name(upload["id"])
     with backstage.database.session() as session:
         multipart_id = session.get(DirectUpload, upload["id"]).multipart_id
         session.execute(sa.update(DirectUpload).values(expires_at=utc_now() + timedelta(days=9)))
@@ -291,7 +291,7 @@ def test_an_object_that_is_being_read_is_no_garbage(http, backstage):
 def test_a_call_that_broke_off_after_it_had_joined_the_parts_can_be_repeated(http, backstage):
     content = weights()
     upload = begin(http, content)
-    named, key = put_all(http, upload, content), storage_key(upload["id"])
+    named, key = put_all(http, upload, content), object_name(upload["id"])
     with backstage.database.session() as session:
         multipart_id = session.get(DirectUpload, upload["id"]).multipart_id
     backstage.bucket.complete(key, multipart_id, backstage.bucket.parts(key, multipart_id))
@@ -304,7 +304,7 @@ def test_what_somebody_deleted_in_the_bucket_is_gone(http, backstage):
     upload = begin(http, content)
     named = put_all(http, upload, content)
     with backstage.database.session() as session:
-        backstage.bucket.abort(storage_key(upload["id"]), session.get(DirectUpload, upload["id"]).multipart_id)
+        backstage.bucket.abort(object_name(upload["id"]), session.get(DirectUpload, upload["id"]).multipart_id)
     for answer in (complete(http, upload, named), http.get(f"/v1/direct-uploads/{upload['id']}/parts")):
         assert "begin it anew" in problem(answer, 410, "gone")
 

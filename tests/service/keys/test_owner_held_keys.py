@@ -122,23 +122,23 @@ def test_a_secret_of_another_shape_is_not_repeated(http, held, secret):
     assert "aaaa" not in detail
 
 
-def owner_held(platform, tenant: str) -> tuple[str, str, str]:
-    request = ModelIn(name="mine", artifact_id=rows.artifact(platform.database, tenant), custody="owner")
-    with platform.database.session() as session:
-        model, job, secret = register(session, platform, tenant, request)
+def owner_held(context, tenant: str) -> tuple[str, str, str]:
+    request = ModelIn(name="mine", artifact_id=rows.artifact(context.database, tenant), custody="owner")
+    with context.database.session() as session:
+        model, job, secret = register(session, context, tenant, request)
     return model.id, job.id, secret
 
 
-def test_what_is_lent_moves_to_another_key_encryption_key_and_nothing_else_is_there_to_move(platform, tenant):
-    model_id, job_id, secret = owner_held(platform, tenant)
-    former = LocalKey.of_text((platform.settings.data_dir / "key-encryption-key").read_text().strip())
+def test_what_is_lent_moves_to_another_key_encryption_key_and_nothing_else_is_there_to_move(context, tenant):
+    model_id, job_id, secret = owner_held(context, tenant)
+    former = LocalKey.of_text((context.settings.data_dir / "key-encryption-key").read_text().strip())
     current = LocalKey.of_text(base64.b64encode(secrets.token_bytes(32)).decode())
-    with platform.database.session() as session:
+    with context.database.session() as session:
         assert rotate(session, Vault(current, [former]), 10) == 1
         assert encode_secret(keys.seed_of(session, Vault(current), tenant, model_id, job_id)) == secret
 
 
-def test_a_step_back_that_could_not_hold_such_keys_is_refused(platform, tenant):
-    owner_held(platform, tenant)
-    with pytest.raises(RuntimeError, match="1 models have keys"), platform.database.engine.begin() as connection:
+def test_a_step_back_that_could_not_hold_such_keys_is_refused(context, tenant):
+    owner_held(context, tenant)
+    with pytest.raises(RuntimeError, match="1 models have keys"), context.database.engine.begin() as connection:
         command.downgrade(alembic_config(connection), "0009")

@@ -79,17 +79,17 @@ OLDER_ROWS = [
 
 
 @pytest.fixture
-def verified(platform, tenant) -> Callable[..., str]:
+def verified(context, tenant) -> Callable[..., str]:
     """Makes finished verifications of one model, by their report, and returns their identifiers."""
-    model, _, secret = rows.registered(platform, tenant)
-    rows.finish_embedding(platform, model.id, secret, Checkpoint("nowhere", "0" * 64, 1))
+    model, _, secret = rows.registered(context, tenant)
+    rows.finish_embedding(context, model.id, secret, Checkpoint("nowhere", "0" * 64, 1))
     caller = Caller(tenant, new_id("tok"), frozenset({"admin"}))
 
     def verified(report: Report) -> str:
-        body = VerificationIn(model_id=model.id, artifact_id=rows.artifact(platform.database, tenant))
-        with platform.database.session() as session:
-            verification, job = submit(session, platform, caller, body)
-        rows.finish_verification(platform, tenant, verification.id, job.id, report)
+        body = VerificationIn(model_id=model.id, artifact_id=rows.artifact(context.database, tenant))
+        with context.database.session() as session:
+            verification, job = submit(session, context, caller, body)
+        rows.finish_verification(context, tenant, verification.id, job.id, report)
         return verification.id
 
     return verified
@@ -98,18 +98,18 @@ def verified(platform, tenant) -> Callable[..., str]:
 FINISHED = "SELECT id, verdict, log10_p, vs_rate, rs_rate, report FROM verifications ORDER BY id"
 
 
-def test_finished_verifications_outlive_the_rules_of_a_verdict_in_both_directions(platform, tenant, verified):
+def test_finished_verifications_outlive_the_rules_of_a_verdict_in_both_directions(context, tenant, verified):
     report = rows.an_old_report()
     ids = [verified(report) for _ in range(2)]
     expected = [(each, "match", report.test.log10_p, 0.9375, 0.9123, report.to_json()) for each in ids]
     for _ in range(2):
-        with platform.database.engine.begin() as connection:
+        with context.database.engine.begin() as connection:
             command.downgrade(alembic_config(connection), "0014")
             columns = {column["name"] for column in sa.inspect(connection).get_columns("verifications")}
             assert not columns & {"with_key", "suspect_weights", "with_secret", "token_id", "tested"}
             assert [tuple(row) for row in connection.exec_driver_sql(FINISHED)] == expected
-        platform.database.migrate()
-        with platform.database.session() as session:
+        context.database.migrate()
+        with context.database.session() as session:
             kept = VerificationRepository(session, tenant).page(Paging(10, order="oldest"))[0]
             assert [(row.id, row.verdict, row.log10_p, row.vs_rate, row.rs_rate, row.report) for row in kept] == expected
             assert {(row.token_id, row.with_secret, row.with_key, row.of_file) for row in kept} == {(None, False, None, None)}
@@ -121,21 +121,21 @@ def test_finished_verifications_outlive_the_rules_of_a_verdict_in_both_direction
             assert keys.panel_of(session, tenant, kept[0].model_id) is None
             keys.check_unopened(session, tenant, kept[0].model_id)
     third = verified(rows.a_report())
-    with platform.database.session() as session:
+    with context.database.session() as session:
         row = VerificationRepository(session, tenant).get(third)
         assert (row.with_key, row.of_file) == (3, 1)
 
 
-def test_a_step_back_leaves_an_older_service_nothing_that_it_would_misread(platform, tenant, verified):
+def test_a_step_back_leaves_an_older_service_nothing_that_it_would_misread(context, tenant, verified):
     """It has no word for a base that carries the mark, and would go on testing with a key that others have seen."""
     old, match, nothing = verified(rows.an_old_report()), verified(rows.a_report()), verified(rows.a_report(rows.NOT_FOUND))
     marked, void = verified(rows.a_report(tested="base", base_name="theirs")), verified(rows.a_report(source=rows.FOUND))
-    other, _, secret = rows.registered(platform, tenant)
-    rows.finish_embedding(platform, other.id, secret, Checkpoint("nowhere", "0" * 64, 1))
-    with platform.database.session() as session:
+    other, _, secret = rows.registered(context, tenant)
+    rows.finish_embedding(context, other.id, secret, Checkpoint("nowhere", "0" * 64, 1))
+    with context.database.session() as session:
         model_id = VerificationRepository(session, tenant).get(old).model_id
         keys.mark_opened(session, tenant, "tok_1", model_id)
-    with platform.database.engine.begin() as connection:
+    with context.database.engine.begin() as connection:
         command.downgrade(alembic_config(connection), "0014")
         kept = connection.exec_driver_sql(FINISHED).all()
         left = [(row.id, row.verdict) for row in kept]
@@ -143,8 +143,8 @@ def test_a_step_back_leaves_an_older_service_nothing_that_it_would_misread(platf
         models = dict(tuple(row) for row in connection.exec_driver_sql("SELECT id, status FROM models"))
     assert left == [(old, "match"), (match, "match"), (nothing, "no-match"), (marked, None), (void, None)]
     assert models == {model_id: "retired", other.id: "ready"}
-    platform.database.migrate()
-    with platform.database.session() as session:
+    context.database.migrate()
+    with context.database.session() as session:
         assert VerificationRepository(session, tenant).tests_with_key(model_id) == 5  # whatever their verdict
         assert (
             VerificationRepository(session, tenant).get(match).report
@@ -275,5 +275,5 @@ def test_what_many_requests_open_at_once_is_open_for_the_next(database):
     for _ in range(3):
         with ExitStack() as together:
             for _ in range(CONNECTIONS):
-                together.enter_context(database.reading()).execute(sa.text("SELECT 1"))
+                together.enter_context(database.read_session()).execute(sa.text("SELECT 1"))
     assert len(opened) == CONNECTIONS - before

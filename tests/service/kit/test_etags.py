@@ -140,7 +140,7 @@ def test_the_tag_of_a_job_changes_with_what_it_shows_alone(http, backstage):
     assert not changed()
     lease.renew(PROGRESS | {"seconds_left": 1.25})
     assert changed()
-    lease.hand_back()
+    lease.release()
     assert changed()
     lease = Lease.take(backstage.database, job_id, 60)
     assert lease

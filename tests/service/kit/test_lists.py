@@ -98,20 +98,20 @@ def test_filters_are_joined(owner):
 
 
 @pytest.fixture
-def counted(platform) -> Iterator[tuple[TestClient, list[str], str]]:
+def counted(context) -> Iterator[tuple[TestClient, list[str], str]]:
     """The API in this process, what it asks the database, and its tenant."""
-    tenant = rows.tenant(platform.database)
+    tenant = rows.tenant(context.database)
     asked: list[str] = []
-    with TestClient(create_app(platform.settings)) as http:
-        engine = http.app.state.platform.database.engine
+    with TestClient(create_app(context.settings)) as http:
+        engine = http.app.state.context.database.engine
         sa.event.listen(engine, "before_cursor_execute", lambda _c, _cu, statement, *_: asked.append(statement))
-        http.headers["Authorization"] = f"Bearer {rows.token(platform.database, tenant)}"
+        http.headers["Authorization"] = f"Bearer {rows.token(context.database, tenant)}"
         yield http, asked, tenant
 
 
-def test_a_list_of_many_asks_no_more_than_one_of_few(counted, platform, tmp_path):
+def test_a_list_of_many_asks_no_more_than_one_of_few(counted, context, tmp_path):
     http, asked, tenant = counted
-    owned = own(http, platform, tmp_path)
+    owned = own(http, context, tmp_path)
     http.get("/v1/jobs").raise_for_status()  # the token's use has been noted
     assert any("WHERE tokens.sha256" in statement for statement in asked)
 
@@ -131,6 +131,6 @@ def test_a_list_of_many_asks_no_more_than_one_of_few(counted, platform, tmp_path
         post(http, "/v1/models", {"name": f"{number}", "artifact_id": upload(http)}).raise_for_status()
         post(http, f"/v1/models/{owned.model_id}/audits", {"preset": "quick"}).raise_for_status()
         post(http, "/v1/webhooks", {"url": f"https://example.com/{number}"}).raise_for_status()
-    with platform.database.session() as session:
+    with context.database.session() as session:
         assert session.scalar(sa.select(sa.func.count()).where(Job.tenant_id == tenant)) > 12
     assert queries() == few

@@ -6,7 +6,7 @@ import pytest
 import redis
 from pydantic import ValidationError
 
-from service.platform import Platform
+from service.context import Context
 from service.settings import Settings
 from tests.support import rows
 from tests.support.calls import problem
@@ -24,16 +24,16 @@ def limited(tmp_path_factory, redis_url):
 @pytest.fixture
 def call(limited):
     """Makes clients, each with a new token."""
-    platform = Platform.open(Settings(data_dir=limited.data_dir, broker_url=limited.settings["AIAO_BROKER_URL"]))
+    context = Context.open(Settings(data_dir=limited.data_dir, broker_url=limited.settings["AIAO_BROKER_URL"]))
     clients = []
 
     def make() -> httpx.Client:
-        headers = {"Authorization": f"Bearer {rows.token(platform.database)}"}
+        headers = {"Authorization": f"Bearer {rows.token(context.database)}"}
         clients.append(httpx.Client(base_url=limited.url, headers=headers, timeout=30))
         return clients[-1]
 
     yield make
-    platform.close()
+    context.close()
     for client in clients:
         client.close()
 

@@ -12,11 +12,11 @@ from tests.support.calls import count, make_ready, post, problem, register, uplo
 from tests.support.rings import rings
 
 
-def everything_in(platform) -> bytes:
+def everything_in(context) -> bytes:
     """The whole database as bytes: PostgreSQL's rows as text, SQLite's files with what it has not cleaned up yet."""
-    engine = platform.database.engine
+    engine = context.database.engine
     if engine.dialect.name == "sqlite":
-        return b"".join(file.read_bytes() for file in platform.settings.data_dir.glob("aiao.sqlite*"))
+        return b"".join(file.read_bytes() for file in context.settings.data_dir.glob("aiao.sqlite*"))
     with engine.connect() as connection:
         tables = connection.exec_driver_sql("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").scalars().all()
         found = [row for table in tables for row in connection.exec_driver_sql(f"SELECT t::text FROM {table} t").scalars()]

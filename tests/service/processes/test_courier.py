@@ -12,12 +12,12 @@ import trustme
 from standardwebhooks import Webhook as Verifier
 from standardwebhooks import WebhookVerificationError
 
+from service.context import Context
 from service.jobs import service as jobs
 from service.jobs.leases import Lease
 from service.kit.database import utc_now
 from service.kit.ids import new_id
 from service.kit.schemas import Paging
-from service.platform import Platform
 from service.processes.courier import deliver_due, http_client, post
 from service.processes.reaper import reap
 from service.tables.jobs import Job
@@ -30,9 +30,9 @@ from tests.support.receiver import receiver
 
 
 @pytest.fixture
-def closed(platform: Platform) -> Platform:
-    """A platform in a closed network, whose webhooks may be on this machine."""
-    return replace(platform, settings=platform.settings.model_copy(update={"private_webhooks": True}))
+def closed(context: Context) -> Context:
+    """A context in a closed network, whose webhooks may be on this machine."""
+    return replace(context, settings=context.settings.model_copy(update={"private_webhooks": True}))
 
 
 @pytest.fixture
@@ -47,26 +47,26 @@ def client():
         yield client
 
 
-def subscribe(platform: Platform, tenant: str, url: str) -> str:
+def subscribe(context: Context, tenant: str, url: str) -> str:
     """The secret of a new webhook."""
-    with platform.database.session() as session:
-        return service.create(session, platform.vault, tenant, WebhookIn(url=url), private=True)[1]
+    with context.database.session() as session:
+        return service.create(session, context.vault, tenant, WebhookIn(url=url), private=True)[1]
 
 
-def end_a_job(platform: Platform, tenant: str) -> str:
-    with platform.database.session() as session:
+def end_a_job(context: Context, tenant: str) -> str:
+    with context.database.session() as session:
         job_id = jobs.create(session, tenant, "audit", new_id("aud"), None).id
-        jobs.cancel(session, platform.storage, tenant, job_id)
+        jobs.cancel(session, context.storage, tenant, job_id)
     return job_id
 
 
-def deliveries(platform: Platform, tenant: str) -> list[Delivery]:
-    with platform.database.session() as session:
+def deliveries(context: Context, tenant: str) -> list[Delivery]:
+    with context.database.session() as session:
         return DeliveryRepository(session, tenant).page(Paging(100))[0]
 
 
-def make_due(platform: Platform) -> None:
-    with platform.database.session() as session:
+def make_due(context: Context) -> None:
+    with context.database.session() as session:
         due = Delivery.next_attempt_at.is_not(None)
         session.execute(sa.update(Delivery).where(due).values(next_attempt_at=utc_now() - timedelta(seconds=1)))
 
@@ -174,12 +174,12 @@ def test_a_redirection_is_not_followed(closed, tenant, listener, client):
     assert deliveries(closed, tenant)[0].state == "pending"
 
 
-def test_a_private_address_is_not_called(platform, tenant, listener, client):
-    subscribe(platform, tenant, listener.url.replace("http:", "https:"))
-    end_a_job(platform, tenant)
-    assert deliver_due(platform, client) == 1
+def test_a_private_address_is_not_called(context, tenant, listener, client):
+    subscribe(context, tenant, listener.url.replace("http:", "https:"))
+    end_a_job(context, tenant)
+    assert deliver_due(context, client) == 1
     assert listener.heard == []
-    (row,) = deliveries(platform, tenant)
+    (row,) = deliveries(context, tenant)
     assert (row.state, row.status_code) == ("pending", None)
     assert "localhost is not a public address" in row.error
 

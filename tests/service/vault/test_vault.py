@@ -11,12 +11,12 @@ from pydantic import SecretStr
 
 from service.settings import Settings
 from service.vault.key_encryption import LocalKey, VaultError
-from service.vault.vault import Sealed, Vault
+from service.vault.vault import SealedSecret, Vault
 
 CONTEXT = "aiao/v1/owner-key/ten_1/mdl_1"
 
 
-def sealed(vault: Vault, text: str = "the secret") -> Sealed:
+def sealed(vault: Vault, text: str = "the secret") -> SealedSecret:
     return vault.encrypt(text, CONTEXT)
 
 
@@ -60,8 +60,8 @@ def test_another_key_does_not_open_it_and_the_error_names_the_settings():
         other.decrypt(replace(kept, key_encryption_key_id=other.key_id), CONTEXT)
 
 
-def of_the_first_release(key: LocalKey, text: str) -> Sealed:
-    return Sealed(key.seal(text.encode(), CONTEXT), None, key.id)
+def of_the_first_release(key: LocalKey, text: str) -> SealedSecret:
+    return SealedSecret(key.seal(text.encode(), CONTEXT), None, key.id)
 
 
 @given(st.text())

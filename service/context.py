@@ -1,4 +1,4 @@
-"""What every process of the service opens from its settings: database, storage, vault and the doorbell of the workers."""
+"""What every process of the service opens from its settings: database, storage, vault and the dispatcher of the workers."""
 
 from dataclasses import dataclass, field
 from typing import Self
@@ -6,25 +6,25 @@ from typing import Self
 from service import tables
 from service.kit.bucket import Bucket
 from service.kit.database import Database
-from service.kit.dispatch import Doorbell
+from service.kit.dispatch import Dispatcher
 from service.kit.rate_limit import RateLimiter
 from service.kit.storage import Storage
 from service.settings import Settings
 from service.tokens.service import RecentCallers
 from service.vault.vault import Vault
 
-__all__ = ["Platform", "tables"]  # a mapper works only once every table it refers to is known
+__all__ = ["Context", "tables"]  # a mapper works only once every table it refers to is known
 
 
 @dataclass(frozen=True)
-class Platform:
+class Context:
     settings: Settings
     database: Database
     storage: Storage
     bucket: Bucket | None
     """Where clients send large files, if they can."""
     vault: Vault
-    doorbell: Doorbell
+    dispatcher: Dispatcher
     rate_limiter: RateLimiter | None
     recent_callers: RecentCallers = field(default_factory=RecentCallers)
 
@@ -38,10 +38,10 @@ class Platform:
             storage=storage,
             bucket=Bucket.of(storage, settings.direct_upload_endpoint),
             vault=Vault.open(settings),
-            doorbell=Doorbell(settings.broker_url, settings.fleet),
+            dispatcher=Dispatcher(settings.broker_url, settings.fleet),
             rate_limiter=RateLimiter(settings.rate_limit, settings.redis_url) if settings.rate_limit else None,
         )
 
     def close(self) -> None:
         self.database.dispose()
-        self.doorbell.close()
+        self.dispatcher.close()
