@@ -6,14 +6,14 @@ from fractions import Fraction
 from scipy.special import betaincinv
 
 FORMER_READINGS = 2
-"""Of the response to the owner's trigger, in reports of version 5 (:class:`Readings`)."""
+"""Number of readings of the response to the owner's trigger in reports of version 5; the p-value is corrected for them."""
 
 MAX_READINGS = 8
-"""Of the same, since: in the channels' own places or in those where the source has them, of all subpaths or of the registered
-ones, with interference or without."""
+"""Most readings of that response in later reports: channels in their own places or where the source has them, all subpaths or
+the registered ones, with interference or without."""
 
 CLEAREST = 0.5
-"""Share of the bits that count. Who writes over a watermark leaves many bits that answer to nothing any more."""
+"""Fraction of the bits that the test counts, the clearest first. Overwriting leaves many bits that no longer respond."""
 
 
 def log10_binomial_tail(matches: int, bits: int, best_of: int = 1) -> float:

@@ -44,6 +44,22 @@ def probe(
     return tuned
 
 
+def synthetic_images(count: int, *, size: tuple[int, int], channels: int, seed: int) -> Tensor:
+    """Soft random shapes on plain grounds, (count, channels, height, width) float32 in [-1, 1]: the built-in probe set."""
+    random = np.random.Generator(np.random.PCG64(seed))
+    height, width = size
+    y, x = np.mgrid[0:height, 0:width] / np.array(size)[:, None, None]
+    images = np.empty((count, channels, height, width))
+    for image in images:
+        image[:] = random.uniform(-1, 1, (channels, 1, 1))
+        for _ in range(3):
+            centre_x, centre_y, radius_x, radius_y = random.uniform((0, 0, 0.1, 0.1), (1, 1, 0.5, 0.5))
+            distance = ((x - centre_x) / radius_x) ** 2 + ((y - centre_y) / radius_y) ** 2
+            cover = 1 / (1 + np.exp(np.clip(8 * (distance - 1), -50, 50)))
+            image += cover * (random.uniform(-1, 1, (channels, 1, 1)) - image)
+    return torch.from_numpy(images).float()
+
+
 def relative_changes(source: nn.Module, tuned: nn.Module, layers: Sequence[Layer]) -> dict[str, float]:
     """``||W' - W||_F / ||W||_F`` of every layer's weight, by name (the measure is this project's)."""
     changes = {}
@@ -129,19 +145,3 @@ def swap(source: nn.Module, tuned: nn.Module, names: Collection[str]) -> nn.Modu
 
 def _weight(model: nn.Module, name: str) -> Tensor:
     return model.get_parameter(f"{name}.weight").detach().float()
-
-
-def synthetic_images(count: int, *, size: tuple[int, int], channels: int, seed: int) -> Tensor:
-    """Soft random shapes on plain grounds, (count, channels, height, width) float32 in [-1, 1]: the built-in probe set."""
-    random = np.random.Generator(np.random.PCG64(seed))
-    height, width = size
-    y, x = np.mgrid[0:height, 0:width] / np.array(size)[:, None, None]
-    images = np.empty((count, channels, height, width))
-    for image in images:
-        image[:] = random.uniform(-1, 1, (channels, 1, 1))
-        for _ in range(3):
-            centre_x, centre_y, radius_x, radius_y = random.uniform((0, 0, 0.1, 0.1), (1, 1, 0.5, 0.5))
-            distance = ((x - centre_x) / radius_x) ** 2 + ((y - centre_y) / radius_y) ** 2
-            cover = 1 / (1 + np.exp(np.clip(8 * (distance - 1), -50, 50)))
-            image += cover * (random.uniform(-1, 1, (channels, 1, 1)) - image)
-    return torch.from_numpy(images).float()
