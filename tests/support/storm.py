@@ -22,7 +22,7 @@ from service.context import Context
 from service.kit.database import utc_now
 from service.kit.ids import new_id
 from service.kit.queues import Fleet
-from service.processes.garbage import GRACE, collect
+from service.processes.garbage import GRACE_PERIOD, collect
 from service.settings import Settings
 from tests.support.faults import Postgres, Redis, Wire, full, small_disk
 from tests.support.processes import System, stop, system, wait_for
@@ -239,7 +239,7 @@ def left_over(storm: Storm, referred: set[str]) -> None:
     names = {name.removeprefix("AIAO_").lower(): value for name, value in settings.items() if name.startswith("AIAO_")}
     context = Context.open(Settings(data_dir=storm.system.data_dir, **names))  # type: ignore[arg-type]
     try:
-        collect(context, utc_now() + 2 * GRACE)
+        collect(context, utc_now() + 2 * GRACE_PERIOD)
         assert {each.key for some in context.storage.list("") for each in some} == referred
         scratch = context.settings.scratch_dir
         # A job's end can be seen a moment before its folder goes.

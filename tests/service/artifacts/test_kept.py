@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from service.kit.database import utc_now
 from service.kit.ids import new_id
-from service.processes.garbage import GRACE, collect
+from service.processes.garbage import GRACE_PERIOD, collect
 from service.tables.jobs import Job
 from service.tables.tokens import Tenant
 from tests.support import rows, uploads
@@ -19,7 +19,7 @@ from tests.support.calls import append, begin, files, make_ready, post, problem,
 
 
 def later() -> datetime:
-    return utc_now() + GRACE + timedelta(minutes=5)
+    return utc_now() + GRACE_PERIOD + timedelta(minutes=5)
 
 
 def fresh(size: int = 1000) -> bytes:
