@@ -120,7 +120,7 @@ def _check_idle_connections(engine: sa.Engine) -> None:
 def alembic_config(connection: Connection) -> Config:
     """Alembic's configuration for the migrations of this project on ``connection``."""
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent.parent / "migrations"))
+    config.set_main_option("script_location", str(Path(__file__).parents[2] / "migrations"))
     config.attributes["connection"] = connection
     return config
 
