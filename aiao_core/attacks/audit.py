@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 
 import torch
 from torch import nn
@@ -26,7 +25,7 @@ from aiao_core.method.fine_tuning import Examples, noised
 from aiao_core.progress import Progress, ProgressCallback, silent
 from aiao_core.protocol import LIMIT_LOG10_P, TAU
 from aiao_core.reports.audit import AttackMeasurement, AttackResult, AuditInput, AuditReport, Summary, outcome_of
-from aiao_core.reports.parts import best_of, deciding
+from aiao_core.reports.parts import best_of, deciding, software
 from aiao_core.verification.alignment import reference
 from aiao_core.verification.measurement import measure
 
@@ -88,7 +87,7 @@ def audit(
     attacks = tuple(results[trial.id] for trial in trials)
     return AuditReport(
         created_at=datetime.now(UTC),
-        software={name: version(name) for name in ("aiao", "torch", "diffusers", "numpy")},
+        software=software(),
         model_name=subject.model_name,
         commitment=key.commitment,
         architecture=key.architecture.fingerprint,

@@ -1,10 +1,12 @@
 """What reports are made of: documents that are checked against their own numbers, tests, rates and inputs."""
 
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from aiao_core import __version__
 from aiao_core.errors import InvalidReport
 from aiao_core.statistics import FORMER_READINGS, MAX_READINGS, log10_binomial_tail
 
@@ -154,3 +156,8 @@ class SubpathResult(Frozen):
     draws: int = Field(ge=1)
     rs: float = Field(ge=0, le=1)
     vs: float = Field(ge=0, le=1)
+
+
+def software() -> dict[str, str]:
+    """Return the versions that a report's numbers depend on. A plain checkout, which is not installed, has one too."""
+    return {"aiao": __version__} | {name: version(name) for name in ("torch", "diffusers", "numpy")}

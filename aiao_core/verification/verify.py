@@ -13,7 +13,6 @@ void a test that finds what is not there (:mod:`aiao_core.reports.verdicts`; all
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 
 from torch import nn
 
@@ -22,7 +21,7 @@ from aiao_core.key import OwnerKey
 from aiao_core.options import VerificationOptions
 from aiao_core.progress import Progress, ProgressCallback, silent
 from aiao_core.protocol import VERSION, bound, verification_seed
-from aiao_core.reports.parts import BitTest, Input, LayerResult, Reading, Registration, best_of, deciding
+from aiao_core.reports.parts import BitTest, Input, LayerResult, Reading, Registration, best_of, deciding, software
 from aiao_core.reports.verdicts import Controls, Tested, decide, finds
 from aiao_core.reports.verification import Counts, Report
 from aiao_core.verification.alignment import Reference, reference
@@ -137,7 +136,7 @@ class _Test:
         vs_rate, rs_rate = found.rates(view, self.options.tau)
         return Report(
             created_at=datetime.now(UTC),
-            software={name: version(name) for name in ("aiao", "torch", "diffusers", "numpy")},
+            software=software(),
             verdict="exploratory" if departures else verdict,
             reason="; ".join(departures) if departures else reason,
             tested=tested,

@@ -1,15 +1,17 @@
 import json
 import math
 import re
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aiao_core import __version__
 from aiao_core.errors import InvalidReport
 from aiao_core.protocol import LIMIT_LOG10_P, STRONGEST_LOG10_P, verification_seed
 from aiao_core.reports.pages import probability
-from aiao_core.reports.parts import BitTest, Input
+from aiao_core.reports.parts import BitTest, Input, software
 from aiao_core.reports.summary import Summary, read_report
 from aiao_core.reports.verification import Report
 from aiao_core.reports.verification_page import summary_to_html, to_html
@@ -374,3 +376,15 @@ def test_a_page_for_any_outcome(test, decoys):
     page = to_html(changed)
     assert ("answers with the owner" in page) == (verdict == "match")
     assert "nan" not in page
+
+
+def test_a_report_made_from_a_plain_checkout_names_its_version(monkeypatch):
+    """As on a machine where the package is not installed, and its code lies beside."""
+
+    def version(name: str) -> str:
+        if name == "aiao":
+            raise PackageNotFoundError(name)
+        return "1"
+
+    monkeypatch.setattr("aiao_core.reports.parts.version", version)
+    assert software() == {"aiao": __version__, "torch": "1", "diffusers": "1", "numpy": "1"}
