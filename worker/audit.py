@@ -60,7 +60,7 @@ def audit_model(work: Work) -> None:
             [CATALOGUE[attack] for attack in row.attacks or PRESETS[row.preset or ""]],
             options=AuditOptions.model_validate(row.options),
             subject=AuditSubject(registered.name, tuple(inputs)),
-            source=load_source(work, source),
+            source=load_source(work, source, key.architecture),
             finished=[AttackResult.model_validate(result) for result in row.results.values()],
             keep=keep,
             progress=work.progress,

@@ -61,7 +61,7 @@ def _prove(work: Work, row: Model, key: OwnerKey) -> tuple[BitTest, ...]:
         lambda: load_model(work.scratch / "marked").denoiser.to(accelerator().device),
         key,
         subject=Subject("marked", "own"),
-        source=lambda: load_source(work, work.artifact(row.artifact_id)),
+        source=lambda: load_source(work, work.artifact(row.artifact_id), key.architecture),
         registration="service",
         progress=work.progress,
     )

@@ -1,9 +1,9 @@
-"""A registered model's source: the model before the watermark, a control of every test and what tells moved channels."""
+"""The source of a registered model: the model before the watermark, a control of every test."""
 
 from torch import nn
 
-from aiao_core.formats.archives import opened
-from aiao_core.formats.pipelines import load_model
+from aiao_core.formats.suspects import load_source as load
+from aiao_core.key import Architecture
 from aiao_core.method.acceleration import accelerator
 from service.kit.telemetry import span
 from service.tables.artifacts import Artifact
@@ -11,7 +11,6 @@ from worker.running import Work
 
 
 @span("read source")
-def load_source(work: Work, source: Artifact) -> nn.Module:
-    """The denoiser of a registered model's source."""
-    with opened(work.fetch(source), work.limits) as folder:
-        return load_model(folder).denoiser.to(accelerator().device)
+def load_source(work: Work, source: Artifact, like: Architecture) -> nn.Module:
+    """Load the denoiser of a registered model's source."""
+    return load(work.fetch(source), like, work.limits).to(accelerator().device)

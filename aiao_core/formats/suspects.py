@@ -16,6 +16,7 @@ from torch import nn
 from aiao_core.errors import AdapterWithoutBase, InvalidCheckpoint, WrongArchitecture, printable
 from aiao_core.formats import adapters as lora
 from aiao_core.formats.adapter_names import is_for_text_encoder
+from aiao_core.formats.archives import Limits, opened
 from aiao_core.formats.original_layouts import check_family, is_companion, to_diffusers
 from aiao_core.formats.pipelines import build, denoiser_folder, fill, fitting, without_prefix
 from aiao_core.formats.quantized import FP8, dequantise, read_gguf
@@ -25,6 +26,7 @@ from aiao_core.formats.weight_files import (
     digest,
     is_index,
     is_weights,
+    read_folder,
     read_json,
     read_weights,
     shards,
@@ -65,14 +67,16 @@ class _Read:
     base_name: str | None = None
 
 
-def load_suspect(path: Path, like: Architecture, base: Base | None = None) -> Suspect:
+def load_suspect(path: Path, like: Architecture, base: Base | None = None, limits: Limits | None = None) -> Suspect:
     """Read a suspect into a denoiser of the architecture ``like``.
 
     ``path`` is a pipeline folder, a denoiser's folder, a file of weights or a folder of such files: safetensors, pickle or
     GGUF; in diffusers' or the original layout; or a LoRA, LoHa or LoKr, which is merged into a denoiser beside it or else into
-    ``base``. Raises :class:`WrongArchitecture` if its weights do not fit and :class:`InvalidCheckpoint` if they cannot be read.
+    ``base``. An archive of such a folder is unpacked within ``limits``. Raises :class:`WrongArchitecture` if the weights do not
+    fit, :class:`InvalidCheckpoint` if they cannot be read, and :class:`aiao_core.errors.UnsafeArchive`.
     """
-    read = _read(path, _Registered(like, build(like).state_dict()), base)
+    with opened(path, limits) as content:
+        read = _read(content, _Registered(like, build(like).state_dict()), base)
     without_adapters = None if read.base is None else _filled(like, read.base)
     return Suspect(_filled(like, read.weights), read.form, read.digest, without_adapters, read.base_name)
 
@@ -83,10 +87,35 @@ def _filled(like: Architecture, weights: Weights) -> nn.Module:
     return denoiser
 
 
-def read_denoiser(path: Path, like: Architecture) -> tuple[Weights, str]:
-    """The weights of a full denoiser by diffusers' names, and their form: what an adapter may be merged into."""
-    read = _read(path, _Registered(like, build(like).state_dict()), base=None)
+def read_denoiser(path: Path, like: Architecture, limits: Limits | None = None) -> tuple[Weights, str]:
+    """Read the weights of a full denoiser by diffusers' names, and their form: what an adapter may be merged into."""
+    with opened(path, limits) as content:
+        read = _read(content, _Registered(like, build(like).state_dict()), base=None)
     return read.weights, read.form
+
+
+def base_in(path: Path, name: str, like: Architecture, limits: Limits | None = None) -> Base:
+    """Return what reads the base called ``name`` from ``path``, a file or folder as :func:`load_suspect` takes it."""
+
+    def read() -> tuple[Weights, str]:
+        weights, form = read_denoiser(path, like, limits)
+        return weights, f"{name} ({form})"
+
+    return read
+
+
+def load_source(path: Path, like: Architecture, limits: Limits | None = None) -> nn.Module:
+    """Read the registered model before the watermark, of the architecture ``like``.
+
+    A pipeline folder is read as at its registration: its denoiser alone, whatever lies beside it. Every other form is read as
+    :func:`load_suspect` does, and raises the same.
+    """
+    with opened(path, limits) as content:
+        part = denoiser_folder(content)
+        if not (content / "model_index.json").is_file() or part is None:
+            return load_suspect(content, like).denoiser
+        _check_class(part, like.class_name)
+        return _filled(like, read_folder(part)[0])
 
 
 @dataclass(frozen=True)
@@ -150,10 +179,7 @@ def _files(path: Path, class_name: str) -> list[Path]:
     if not path.is_dir():
         return [path]
     part = denoiser_folder(path) or path
-    described = read_json(part / "config.json").get("_class_name") if (part / "config.json").is_file() else None
-    if described not in (None, class_name):
-        raise WrongArchitecture(f"config.json describes a {described!s:.100}, but the registered model is a {class_name}")
-    if described:
+    if _check_class(part, class_name):
         chosen = weights_file(part)
         variants = WEIGHTS.partition(".")[0]
         beside = [file for file in _weights_among(path.glob("*")) if file != chosen and not file.name.startswith(variants)]
@@ -165,6 +191,14 @@ def _files(path: Path, class_name: str) -> list[Path]:
     if len(files) > MAX_FILES:
         raise InvalidCheckpoint(f"the folder {path.name} holds {len(files)} files of weights; submit at most {MAX_FILES}")
     return files
+
+
+def _check_class(part: Path, class_name: str) -> bool:
+    """Return whether the folder has a configuration. Raises :class:`WrongArchitecture` if it describes another class."""
+    described = read_json(part / "config.json").get("_class_name") if (part / "config.json").is_file() else None
+    if described not in (None, class_name):
+        raise WrongArchitecture(f"config.json describes a {described!s:.100}, but the registered model is a {class_name}")
+    return bool(described)
 
 
 def _weights_among(files: Iterable[Path]) -> list[Path]:

@@ -10,7 +10,7 @@ from demo_models.emoji.data import MODEL
 from service.jobs.repository import LeaseRepository
 from worker.confinement import _server
 from worker.running import Work, run
-from worker.suspects import read_suspect
+from worker.suspects import read_confined
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def reading(context, job_id):
 
         def task(work: Work) -> None:
             work.context = type(work.context)(**vars(work.context) | {"settings": settings})
-            found = read_suspect(work, suspect, like, base=lambda: (suspect, "itself"))
+            found = read_confined(suspect, like, (suspect, "itself"), work=work)
             assert found.load().state_dict().keys() == load_model(MODEL).denoiser.state_dict().keys()
             assert (found.base_name, found.weights) == (None, digest(load_model(MODEL).denoiser.state_dict()))
             with context.database.session() as session:

@@ -14,7 +14,6 @@ from service.tables.keys import StoredKey
 from service.tables.verifications import Verification
 from tests.support.tiny import artifact, ready, report_of, row, submitted
 from worker import running
-from worker import verify as module
 from worker.verify import verify_suspect
 
 pytestmark = pytest.mark.usefixtures("same_seed")
@@ -137,7 +136,7 @@ def test_another_attempt_keeps_its_number(context, tiny, tested, monkeypatch):
         raise sa.exc.OperationalError("SELECT 1", {}, Exception("gone"))
 
     with monkeypatch.context() as away:
-        away.setattr(module, "verify", outage)
+        away.setattr("aiao_core.verification.examine.verify", outage)
         found, job = tested(first)
     assert (job.state, job.attempt, found.with_key, found.of_file, found.verdict) == ("queued", 1, 1, 1, None)
     assert tested(second)[0].with_key == 2
