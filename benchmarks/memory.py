@@ -1,4 +1,4 @@
-"""The service's estimates of a job's memory (service/jobs/memory.py) against what is counted and measured.
+"""Estimates of a job's memory (aiao_core/sizing.py) against what is counted and measured.
 
     python -m benchmarks.memory
 
@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from aiao_core import sizing
 from aiao_core.denoisers import Inputs, family_named, predict
 from aiao_core.key import Architecture
 from aiao_core.options import EmbeddingOptions
+from aiao_core.sizing import DenoiserSize
 from benchmarks.full_size import MODELS
 from benchmarks.steps import RANDOM, SHIPPED, SIDE, chosen_key, embedding_steps, measured, model_named, status_bytes
-from service.artifacts.denoisers import Denoiser
-from service.jobs import memory
 
 TOKENS = 128
 BATCH = 8
@@ -33,10 +33,10 @@ def main() -> None:
     for name, architecture in _architectures():
         size, counted = _counted(architecture, checkpointing=False)
         _, checkpointed = _counted(architecture, checkpointing=True)
-        estimate = memory.ACTIVATION_BYTES.get(architecture.class_name, memory.OTHER_ACTIVATION_BYTES)
+        estimate = sizing.activation_bytes(architecture.class_name)
         print(
             f"{name:18s} {size / 1e6:8.1f} M  {counted:7.1f}  {estimate:8d}  {checkpointed:12.1f}  "
-            f"{estimate / memory.CHECKPOINTED:8.1f}",
+            f"{estimate / sizing.CHECKPOINTED:8.1f}",
             flush=True,
         )
     print(f"\nembedding steps in batches of {BATCH}: weights, optimizer and activations, without the process")
@@ -102,9 +102,9 @@ def _measured(name: str) -> tuple[float, float]:
     _, height, width = family_named(model.architecture.class_name).shape(model.architecture.config)
     positions = min(height, SIDE) * min(width, SIDE)
     options = EmbeddingOptions(batch_size=BATCH)
-    estimate = memory.of_embedding(Denoiser(model.architecture.class_name, parameters, positions, 0), options) or 0
+    estimate = sizing.of_embedding(DenoiserSize(model.architecture.class_name, parameters, positions, 0), options) or 0
     cost = measured(embedding_steps, name, measured(chosen_key, name), BATCH, STEPS, "all")
-    return 4 * parameters + cost.memory, float(estimate - memory.PROCESS_BYTES)
+    return 4 * parameters + cost.memory, float(estimate - sizing.PROCESS_BYTES)
 
 
 if __name__ == "__main__":

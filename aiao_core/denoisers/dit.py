@@ -16,6 +16,7 @@ class DiT(DenoiserFamily):
 
     denoiser = DiTTransformer2DModel
     side = 32
+    activation_bytes = 30
 
     def random_conditions(self, config: Config, count: int, generator: torch.Generator) -> Conditions:
         return random_classes(config["num_embeds_ada_norm"], count, generator)

@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from aiao_core.sizing import OTHER_ACTIVATION_BYTES
+
 Config = Mapping[str, Any]
 """A denoiser's configuration, as its ``config.json`` has it."""
 
@@ -71,6 +73,8 @@ class DenoiserFamily(ABC):
     """The class of the denoiser, of diffusers or your own: ``from_config`` and ``config`` as ``ModelMixin`` has them."""
     side: ClassVar[int]
     """Positions a side of x_t where the configuration has no ``sample_size``."""
+    activation_bytes: ClassVar[int] = OTHER_ACTIVATION_BYTES
+    """Memory of a training step, as :func:`aiao_core.sizing.activation_bytes` reads it from the source: a plain number."""
 
     def shape(self, config: Config) -> tuple[int, int, int]:
         """(channels, height, width) of x_t at the size the model is made for."""

@@ -15,6 +15,7 @@ class PixArt(DenoiserFamily):
 
     denoiser = PixArtTransformer2DModel
     side = 128
+    activation_bytes = 30
 
     def random_conditions(self, config: Config, count: int, generator: torch.Generator) -> Conditions:
         width = config.get("caption_channels") or config["cross_attention_dim"]

@@ -18,6 +18,7 @@ class SD3(DenoiserFamily):
 
     denoiser = SD3Transformer2DModel
     side = 128
+    activation_bytes = 30
 
     def random_conditions(self, config: Config, count: int, generator: torch.Generator) -> Conditions:
         return joint_text(config, count, generator)

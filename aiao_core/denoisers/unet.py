@@ -16,6 +16,7 @@ class UNet2D(DenoiserFamily):
 
     denoiser = UNet2DModel
     side = 32
+    activation_bytes = 30
 
     def random_conditions(self, config: Config, count: int, generator: torch.Generator) -> Conditions:
         return random_classes(config.get("num_class_embeds"), count, generator)

@@ -21,6 +21,7 @@ class UNet2DCondition(DenoiserFamily):
 
     denoiser = UNet2DConditionModel
     side = 64
+    activation_bytes = 30
 
     def random_conditions(self, config: Config, count: int, generator: torch.Generator) -> Conditions:
         width = config.get("encoder_hid_dim") or config["cross_attention_dim"]

@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass
 from obstore.exceptions import BaseError
 from sqlalchemy.orm import Session
 
+from aiao_core.formats.inspection import inspect
+from aiao_core.sizing import UNKNOWN, DenoiserSize
 from service.activity.service import record
-from service.artifacts.denoisers import UNKNOWN, Denoiser, inspect
 from service.artifacts.kinds import kind_of
 from service.artifacts.repository import ArtifactRepository
 from service.artifacts.schemas import Kind
@@ -33,7 +34,7 @@ class ReceivedFile:
     sha256: str
     size: int
     kind: Kind
-    denoiser: Denoiser | None
+    denoiser: DenoiserSize | None
     """Of an archive."""
     object_name: str
 
@@ -84,16 +85,16 @@ def _check_digest(sha256: str, expected: str | None) -> None:
         raise InvalidArtifact(f"the upload was damaged on the way: its SHA-256 is {sha256}; send it again")
 
 
-def _recognised(storage: Storage, key: str, size: int, filename: str) -> tuple[Kind, Denoiser | None]:
+def _recognised(storage: Storage, key: str, size: int, filename: str) -> tuple[Kind, DenoiserSize | None]:
     with storage.open(key) as file:
         kind = kind_of(file, size, filename)
         return kind, inspect(file) if kind == "archive" else None
 
 
-def denoiser_of(storage: Storage, artifact: Artifact) -> Denoiser:
+def denoiser_of(storage: Storage, artifact: Artifact) -> DenoiserSize:
     """How large the model in an artifact is. One from before that was noted is looked at now."""
     if artifact.denoiser:
-        return Denoiser(**artifact.denoiser)
+        return DenoiserSize(**artifact.denoiser)
     try:
         with storage.open(artifact.object_name) as file:
             return inspect(file)

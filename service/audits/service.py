@@ -2,13 +2,13 @@
 
 from sqlalchemy.orm import Session
 
+from aiao_core import sizing
 from aiao_core.reports.audit import AttackResult, AuditReport
 from service.artifacts.repository import ArtifactRepository
 from service.artifacts.service import denoiser_of
 from service.audits.repository import AuditRepository
 from service.audits.schemas import AuditIn
 from service.context import Context
-from service.jobs import memory
 from service.jobs import service as jobs
 from service.keys import service as keys
 from service.kit.database import utc_now
@@ -33,7 +33,7 @@ def start(session: Session, context: Context, tenant_id: str, model_id: str, req
     if images and artifacts.get_for_use(images).kind not in ("images", "archive"):
         raise InvalidArtifact("images_artifact_id must be an image set: a .zip or .tar of images, or an .npz")
     audit_id = new_id("aud")
-    needed = context.settings.fleet.accepted(memory.of_audit(denoiser_of(context.storage, artifacts.get(model.artifact_id))))
+    needed = context.settings.fleet.accepted(sizing.of_audit(denoiser_of(context.storage, artifacts.get(model.artifact_id))))
     job = jobs.create(session, tenant_id, "audit", audit_id, needed)
     keys.lend(session, context.vault, model, job.id, request.secret_key)
     audit = Audit(

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
+from aiao_core import sizing
 from aiao_core.key import OwnerKey
 from aiao_core.reports.parts import BitTest
 from service.artifacts.repository import ArtifactRepository
 from service.artifacts.service import denoiser_of
 from service.context import Context
-from service.jobs import memory
 from service.jobs import service as jobs
 from service.keys import service as keys
 from service.kit.database import utc_now
@@ -37,7 +37,7 @@ def register(session: Session, context: Context, tenant_id: str, request: ModelI
     if request.images_artifact_id and artifacts.get_for_use(request.images_artifact_id).kind not in ("images", "archive"):
         raise InvalidArtifact("images_artifact_id must be an image set: a .zip or .tar of images, or an .npz")
     model_id = new_id("mdl")
-    needed = context.settings.fleet.accepted(memory.of_embedding(denoiser_of(context.storage, source), request.options))
+    needed = context.settings.fleet.accepted(sizing.of_embedding(denoiser_of(context.storage, source), request.options))
     job = jobs.create(session, tenant_id, "embed", model_id, needed)
     model = Model(
         id=model_id,

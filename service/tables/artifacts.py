@@ -25,7 +25,7 @@ class Artifact(Base):
     size: Mapped[int] = mapped_column(BigInteger)
     kind: Mapped[str]
     denoiser: Mapped[dict[str, Any] | None]
-    """Of an archive: how large its denoiser is, as :class:`service.artifacts.denoisers.Denoiser`."""
+    """Of an archive: how large its denoiser is, as :class:`aiao_core.sizing.DenoiserSize`."""
     object_name: Mapped[str] = mapped_column("storage_key", index=True)
     created_at: Mapped[datetime]
     deleted_at: Mapped[datetime | None]

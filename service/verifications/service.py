@@ -2,13 +2,13 @@
 
 from sqlalchemy.orm import Session
 
+from aiao_core import sizing
 from aiao_core.protocol import LIMIT_LOG10_P
 from aiao_core.reports.verification import Counts, Report
 from service.artifacts.adapters import is_adapter
 from service.artifacts.repository import ArtifactRepository
 from service.artifacts.service import denoiser_of, lock_tenant
 from service.context import Context
-from service.jobs import memory
 from service.jobs import service as jobs
 from service.keys import service as keys
 from service.kit.database import utc_now
@@ -53,7 +53,7 @@ def submit(session: Session, context: Context, caller: Caller, request: Verifica
         raise InvalidArtifact("base_artifact_id is an image set; the base of an adapter is a checkpoint")
     verification_id = new_id("ver")
     needed = context.settings.fleet.accepted(
-        memory.of_verification(denoiser_of(context.storage, artifacts.get(model.artifact_id)))
+        sizing.of_verification(denoiser_of(context.storage, artifacts.get(model.artifact_id)))
     )
     job = jobs.create(session, tenant_id, "verify", verification_id, needed)
     keys.lend(session, context.vault, model, job.id, request.secret_key)

@@ -9,8 +9,8 @@ import pytest
 import redis
 
 from aiao import ApiError, Client
+from aiao_core import sizing
 from demo_models.emoji.data import MODEL
-from service.jobs import memory
 from service.kit.ids import new_id
 from tests.conftest import QUICK_EMBEDDING
 from tests.support.processes import System, postgres_database, private_redis, stop, system, wait_for
@@ -78,7 +78,7 @@ def waiting(fleet: System, queue: str) -> bool:
 
 def test_a_job_goes_to_the_worker_that_has_the_memory_and_to_no_other(fleet, owner, registered):
     embedding, verification = owner.jobs.get(registered.job.id), owner.jobs.get(verified(owner, registered.model.id))
-    assert memory.PROCESS_BYTES < verification.memory_bytes < 2100 << 20 < embedding.memory_bytes < 2250 << 20
+    assert sizing.PROCESS_BYTES < verification.memory_bytes < 2100 << 20 < embedding.memory_bytes < 2250 << 20
     assert workers_of(fleet, embedding.id) == ["large"]
     assert workers_of(fleet, verification.id) == ["small"]
 

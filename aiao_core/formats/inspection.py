@@ -1,4 +1,4 @@
-"""What an uploaded pipeline folder says of its denoiser, without torch: enough to estimate the memory of its jobs.
+"""The size of an uploaded pipeline folder's denoiser, read without torch: enough to estimate the memory of its jobs.
 
 All of it is the client's word. A lie misleads the estimate of the client's own jobs; a worker checks everything.
 """
@@ -10,7 +10,6 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import PurePosixPath
@@ -18,19 +17,20 @@ from typing import IO, Any, BinaryIO
 
 from aiao_core.errors import UnsafeArchive
 from aiao_core.formats.archives import plain_tar
+from aiao_core.sizing import UNKNOWN, DenoiserSize
 
 DENOISERS = ("unet", "transformer")
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
-"""Bytes of a number by safetensors' names."""
+"""Bytes per number, by the names that safetensors gives its types."""
 
-HALF = 2
-"""Bytes of a number in a file that does not say: at most twice as many are counted as there are."""
+HALF_PRECISION_BYTES = 2
+"""Bytes per number in a file that does not state its type: at most twice as many numbers are counted as there are."""
 
 SHARD = re.compile(r"-\d{5}-of-\d{5}")
 DEFAULT_SIDE = 128
-"""Where the configuration names no size: that of the largest models."""
+"""Positions a side where the configuration gives no size: that of the largest models."""
 
 MAX_SIDE = 4096
 MAX_PARAMETERS = 1 << 40
@@ -38,36 +38,20 @@ MAX_CONFIG_BYTES = 64 << 10
 MAX_HEADER_BYTES = 1 << 20
 MAX_HEADERS = 64
 MAX_TAR_ENTRIES = 256
-"""Each costs a read somewhere in the file; a pipeline folder has some thirty."""
+"""Most entries of a TAR archive that are looked at: each costs a read somewhere in the file. A pipeline folder has about 30."""
 
 UNREADABLE = (
     OSError, EOFError, ValueError, TypeError, AttributeError, LookupError, RuntimeError, OverflowError,
     struct.error, zlib.error, zipfile.BadZipFile, tarfile.TarError, UnsafeArchive,
 )  # fmt: skip
-"""What the libraries raise for archives that no packer wrote."""
+"""Errors that the libraries raise for archives that no packer wrote."""
 
 Entry = tuple[PurePosixPath, int, Callable[[], IO[bytes] | None]]
 """A file of an archive: its path, its bytes, and how to open it."""
 
 
-@dataclass(frozen=True)
-class Denoiser:
-    """How large a model is."""
-
-    class_name: str
-    parameters: int | None
-    """Numbers of the denoiser; 0 if the archive holds none, None if that cannot be told, as in a compressed TAR archive."""
-    positions: int
-    """Height times width of x_t, at the size that the model is made for."""
-    text_parameters: int
-    """Numbers of the text encoders."""
-
-
-UNKNOWN = Denoiser("", None, 0, 0)
-
-
-def inspect(file: BinaryIO) -> Denoiser:
-    """The denoiser of a pipeline folder that is packed in ``file``."""
+def inspect(file: BinaryIO) -> DenoiserSize:
+    """Return the size of the denoiser of the pipeline folder that is packed in ``file``; ``UNKNOWN`` for a damaged one."""
     config: Any = {}
     numbers: dict[PurePosixPath, int] = {}
     headers = 0
@@ -83,8 +67,8 @@ def inspect(file: BinaryIO) -> Denoiser:
                 headers += 1
                 numbers[variant] = numbers.get(variant, 0) + _numbers(open_entry, size)
             elif path.suffix in (".safetensors", *PICKLES):
-                numbers[variant] = numbers.get(variant, 0) + size // HALF
-        return Denoiser(
+                numbers[variant] = numbers.get(variant, 0) + size // HALF_PRECISION_BYTES
+        return DenoiserSize(
             class_name=_identifier(config.get("_class_name")),
             parameters=min(MAX_PARAMETERS, _largest(numbers, *DENOISERS)),
             positions=_positions(config.get("sample_size")),
@@ -101,20 +85,20 @@ def _entries(file: BinaryIO) -> Iterator[Entry]:
                 yield PurePosixPath(entry.filename), entry.file_size, partial(archive.open, entry)
         return
     file.seek(0)
-    with plain_tar(file) as tar:  # a compressed one, of which all would have to be read, is an error
+    with plain_tar(file) as tar:  # a compressed one, which would have to be read whole, raises an error
         for number, member in enumerate(islice(tar, MAX_TAR_ENTRIES + 1)):
             if number == MAX_TAR_ENTRIES:
-                raise ValueError("this is hardly a model")
+                raise ValueError("too many entries for a model")
             if member.isreg():
                 yield PurePosixPath(member.name), member.size, partial(tar.extractfile, member)
 
 
 def _numbers(open_entry: Callable[[], IO[bytes] | None], size: int) -> int:
-    """How many numbers a safetensors file of ``size`` bytes holds, by its header."""
+    """Count the numbers in a safetensors file of ``size`` bytes, by its header."""
     prefix = _read(open_entry, 8)
     length = int.from_bytes(prefix, "little")
     if length > MAX_HEADER_BYTES:
-        return size // HALF
+        return size // HALF_PRECISION_BYTES
     header = json.loads(_read(open_entry, 8 + length)[8:])
     count = 0
     for name, tensor in header.items():
@@ -122,20 +106,20 @@ def _numbers(open_entry: Callable[[], IO[bytes] | None], size: int) -> int:
             start, end = tensor["data_offsets"]
             count += int(end - start) // WIDTHS.get(tensor["dtype"], 1)
     if not 0 <= count <= size:
-        raise ValueError("a header that announces so much is none")
+        raise ValueError("the header announces more than the file holds")
     return count
 
 
 def _read(open_entry: Callable[[], IO[bytes] | None], size: int) -> bytes:
     stream = open_entry()
     if stream is None:
-        raise ValueError("this is no plain file")
+        raise ValueError("not a plain file")
     with stream:
         return stream.read(size)
 
 
 def _largest(numbers: dict[PurePosixPath, int], *parts: str) -> int:
-    """Of the variants of a part, in half and in single precision, one is read: all have as many numbers."""
+    """Return the numbers of the largest variant of ``parts``: a worker reads one variant, in half or single precision."""
     return max((count for variant, count in numbers.items() if variant.parent.name in parts), default=0)
 
 

@@ -11,14 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aiao_core.formats import inspection
 from aiao_core.formats.archives import pack
+from aiao_core.formats.inspection import inspect
+from aiao_core.sizing import UNKNOWN, DenoiserSize
 from demo_models.emoji.data import MODEL
-from service.artifacts import denoisers
-from service.artifacts.denoisers import UNKNOWN, Denoiser, inspect
 from tests.support import uploads
 from tests.support.places import PROJECT
 
-EMOJI = Denoiser("UNet2DModel", 1_744_259, 16 * 16, 0)
+EMOJI = DenoiserSize("UNet2DModel", 1_744_259, 16 * 16, 0)
 
 
 def safetensors(numbers: int, dtype: str = "F32", width: int = 4, **header: object) -> bytes:
@@ -39,7 +40,7 @@ def zipped(files: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> 
     return buffer
 
 
-def found(files: dict[str, bytes]) -> Denoiser:
+def found(files: dict[str, bytes]) -> DenoiserSize:
     """What is found in a ZIP file and in a TAR archive of ``files``, which must be the same."""
     tar = io.BytesIO(uploads.tar_of(files))
     in_zip, in_tar = inspect(zipped(files)), inspect(tar)
@@ -62,15 +63,15 @@ def test_the_shipped_model_is_as_large_as_it_says(emoji):
 
 
 def test_a_model_in_half_precision_with_its_text_encoders(tmp_path):
-    pack(PROJECT / "examples/emoji_text/transformer", tmp_path / "model.zip")
+    pack(PROJECT / "demo_models/emoji_text/transformer", tmp_path / "model.zip")
     with (tmp_path / "model.zip").open("rb") as file:
-        assert inspect(file) == Denoiser("SD3Transformer2DModel", 1_332_304, 16 * 16, 298_496)
+        assert inspect(file) == DenoiserSize("SD3Transformer2DModel", 1_332_304, 16 * 16, 298_496)
 
 
 @pytest.mark.parametrize("root", ["", "model/", "./"])
 def test_a_folder_is_found_with_and_without_a_root(root):
     files = {f"{root}unet/config.json": CONFIG, f"{root}unet/diffusion_pytorch_model.safetensors": safetensors(1000)}
-    assert found(files) == Denoiser("SD3Transformer2DModel", 1000, 128 * 128, 0)
+    assert found(files) == DenoiserSize("SD3Transformer2DModel", 1000, 128 * 128, 0)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +101,7 @@ def test_text_encoders_are_added_up_and_other_parts_are_none():
         "safety_checker/model.safetensors": safetensors(5000),
         "a/b/unet/a.safetensors": safetensors(5000),
     }
-    assert found(files) == Denoiser("", 10, 128 * 128, 600)
+    assert found(files) == DenoiserSize("", 10, 128 * 128, 600)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ def test_text_encoders_are_added_up_and_other_parts_are_none():
 )
 def test_a_configuration_is_believed_where_it_makes_sense(config, class_name, positions):
     files = {"unet/config.json": json.dumps(config).encode(), "unet/a.safetensors": safetensors(10)}
-    assert found(files) == Denoiser(class_name, 10, positions, 0)
+    assert found(files) == DenoiserSize(class_name, 10, positions, 0)
 
 
 def tensor(dtype: object, start: object, end: object) -> dict[str, object]:
@@ -147,7 +148,7 @@ def test_a_header_that_no_library_wrote_tells_nothing(name):
 
 
 def test_a_header_longer_than_any_is_not_read():
-    content = struct.pack("<Q", denoisers.MAX_HEADER_BYTES + 1) + b"[" * 1992
+    content = struct.pack("<Q", inspection.MAX_HEADER_BYTES + 1) + b"[" * 1992
     assert found({"unet/a.safetensors": content}).parameters == 1000
 
 
@@ -178,7 +179,7 @@ def test_a_damaged_archive_is_looked_at_without_an_error(emoji, data):
     for _ in range(data.draw(st.integers(1, 20))):
         content[data.draw(st.integers(len(content) - 4000, len(content) - 1))] = data.draw(st.integers(0, 255))
     model = inspect(io.BytesIO(bytes(content)))
-    assert model.parameters is None or 0 <= model.parameters <= denoisers.MAX_PARAMETERS
+    assert model.parameters is None or 0 <= model.parameters <= inspection.MAX_PARAMETERS
 
 
 @settings(max_examples=200)
