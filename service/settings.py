@@ -12,60 +12,71 @@ from service.kit.queues import Fleet
 
 
 class Settings(BaseSettings):
-    """Where things are and how patient the service is."""
+    """The settings of the service's processes."""
 
     # An error must not repeat what was set: it may be a key.
     model_config = SettingsConfigDict(env_prefix="AIAO_", hide_input_in_errors=True)
 
     data_dir: Path = Field(
-        default_factory=lambda: platformdirs.user_data_path("aiao"), description="Folder of the embedded system's files."
+        default_factory=lambda: platformdirs.user_data_path("aiao"), description="Folder for the files of the embedded system."
     )
-    database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite in the data folder.")
-    broker_url: str = Field("", description="Celery broker; empty: the private Redis on a socket in the data folder.")
-    storage_url: str = Field("", description="Artifacts, as file://, s3://, gs:// or az:// URL; empty: in the data folder.")
+    database_url: str = Field("", description="SQLAlchemy URL of the database. Empty: SQLite in the data folder.")
+    broker_url: str = Field(
+        "",
+        description="URL of the Celery broker, `redis://…` or `amqp://…`. Empty: the private Redis on a socket in the data "
+        "folder.",
+    )
+    storage_url: str = Field(
+        "", description="Store of the artifacts, as file://, s3://, gs:// or az:// URL. Empty: a folder in the data folder."
+    )
     direct_upload_endpoint: str = Field(
         "",
         pattern=r"^(none|https?://[^/\s]+)?$",
-        description="Where clients reach the S3 store, to send large files straight to it; empty: where the service does; "
-        "none: they do not.",
+        description="Where clients reach the S3 store, to send large files directly to it; `none`: they do not. Empty: where "
+        "the service reaches it.",
     )
     key_encryption_key: SecretStr | None = Field(
         None,
-        description="Encrypts the owners' keys: 32 bytes in base64, file:PATH, aws-kms:KEY or vault-transit:KEY; absent: a "
-        "file in the data folder, mode 0600.",
+        description="Key that encrypts the owners' keys: 32 bytes in base64, `file:PATH`, `aws-kms:KEY` or "
+        "`vault-transit:KEY`. Absent: a file in the data folder, mode 0600.",
     )
     former_key_encryption_keys: SecretStr = Field(
-        SecretStr(""), description="Others under which owners' keys still lie, or soon will, with spaces between."
+        SecretStr(""),
+        description="Further keys that can open owners' keys while the key-encryption key is changed, separated by spaces.",
     )
-    max_upload_bytes: int = Field(16 << 30, ge=1, description="Largest artifact.")
-    max_unpacked_bytes: int = Field(64 << 30, ge=1, description="To how much an uploaded archive may expand.")
-    lease_seconds: float = Field(30, gt=0, description="How long a running job outlives the last sign of its worker.")
-    heartbeat_seconds: float = Field(1, gt=0, description="How often a worker renews its lease and writes progress.")
-    reap_seconds: float = Field(5, gt=0, description="How often the reaper looks for lost and forgotten jobs.")
-    max_attempts: int = Field(5, ge=1, description="How often a job is started before it counts as failed.")
-    grace_seconds: float = Field(20, ge=0, description="How long a worker that is told to stop lets its job go on.")
-    suspect_seconds: float = Field(1800, gt=0, description="How long a worker's child may read one suspect.")
+    max_upload_bytes: int = Field(16 << 30, ge=1, description="Maximum size of an artifact, in bytes.")
+    max_unpacked_bytes: int = Field(64 << 30, ge=1, description="Maximum unpacked size of an uploaded archive, in bytes.")
+    lease_seconds: float = Field(
+        30, gt=0, description="Time without a heartbeat after which a running job counts as lost, in seconds."
+    )
+    heartbeat_seconds: float = Field(
+        1, gt=0, description="Time between two heartbeats, in which a worker renews its lease and writes progress, in seconds."
+    )
+    reap_seconds: float = Field(
+        5, gt=0, description="Time between two rounds of the reaper, which queues lost jobs again, in seconds."
+    )
+    max_attempts: int = Field(5, ge=1, description="Maximum number of attempts at a job before it fails.")
+    grace_seconds: float = Field(20, ge=0, description="Time that a worker which is told to stop gives its job, in seconds.")
+    suspect_seconds: float = Field(1800, gt=0, description="Maximum time to read one suspect, in seconds.")
     suspect_memory_bytes: int = Field(
-        0, ge=0, description="How much memory it may take; 0: three quarters of the machine's or container's."
+        0, ge=0, description="Maximum memory to read one suspect, in bytes; 0: three quarters of the machine's or container's."
     )
     torch_threads: int = Field(0, ge=0, description="CPU threads of a worker; 0: one for each core.")
     queue: str = Field("aiao", description="Celery queue between the API and its workers.")
     queues: str = Field(
         "",
-        description="Instead of that one, queues by the memory that a job needs, the smallest first, such as "
-        "`cpu:8GiB gpu:22GiB`: then `aiao.cpu` and `aiao.gpu`; empty: one queue.",
+        description="Queues by the memory that a job needs, smallest first: `cpu:8GiB gpu:22GiB` makes `aiao.cpu` and "
+        "`aiao.gpu`. Empty: one queue.",
     )
-    job_seconds: float = Field(0, ge=0, description="How long one attempt at a job may take; 0: as long as it does.")
-    gpu: bool = Field(False, description="Whether a worker must have a GPU: it starts only where torch sees one, and no other.")
-    private_webhooks: bool = Field(
-        False, description="Whether webhooks may be private addresses, and http: for a closed network."
-    )
-    rate_limit: str = Field("", description="Calls that one token may make, such as `600/minute`; empty: no limit.")
-    redis_url: str = Field("", description="Redis that counts calls; empty: the broker, if that is one.")
-    metrics_port: int = Field(0, ge=0, le=65535, description="Where a worker answers Prometheus; 0: nowhere.")
-    log_format: Literal["text", "json"] = Field("text", description="How the processes write their logs.")
-    host: str = "127.0.0.1"
-    port: int = Field(8377, ge=0, le=65535)
+    job_seconds: float = Field(0, ge=0, description="Maximum time of one attempt at a job, in seconds; 0: no limit.")
+    gpu: bool = Field(False, description="Require a GPU: a worker starts only if torch sees exactly one.")
+    private_webhooks: bool = Field(False, description="Allow webhooks to private addresses and by http, for a closed network.")
+    rate_limit: str = Field("", description="Maximum number of calls by one token, such as `600/minute`. Empty: no limit.")
+    redis_url: str = Field("", description="URL of the Redis that counts calls. Empty: the broker, if that is a Redis.")
+    metrics_port: int = Field(0, ge=0, le=65535, description="Port on which a worker serves Prometheus metrics; 0: none.")
+    log_format: Literal["text", "json"] = Field("text", description="Format of the logs, `text` or `json`.")
+    host: str = Field("127.0.0.1", description="Address on which `aiao up` listens.")
+    port: int = Field(8377, ge=0, le=65535, description="Port on which `aiao up` listens.")
 
     @model_validator(mode="after")
     def _fill_in(self) -> Self:
@@ -75,7 +86,7 @@ class Settings(BaseSettings):
         self.storage_url = self.storage_url or (self.data_dir / "storage").as_uri()
         self.redis_url = self.redis_url or _as_redis(self.broker_url)
         if self.rate_limit and not self.redis_url:
-            raise ValueError("AIAO_RATE_LIMIT needs a Redis, and the broker is none; name one by AIAO_REDIS_URL")
+            raise ValueError("AIAO_RATE_LIMIT needs a Redis, and the broker is not a Redis: name one in AIAO_REDIS_URL")
         return self
 
     @field_validator("rate_limit")
@@ -98,16 +109,16 @@ class Settings(BaseSettings):
 
     @property
     def scratch_dir(self) -> Path:
-        """For files that live as long as one request or one attempt of a job."""
+        """Folder for files that live as long as one request or one attempt at a job."""
         return self.data_dir / "scratch"
 
 
 class InvalidSettings(Exception):
-    """A setting cannot be used; the sentence names it."""
+    """A setting that cannot be used; the sentence names it."""
 
 
 def read_settings() -> Settings:
-    """The settings of the environment. Raises :class:`InvalidSettings`."""
+    """Read the settings from the environment. Raises :class:`InvalidSettings`."""
     try:
         return Settings()
     except ValidationError as error:
@@ -118,7 +129,7 @@ def read_settings() -> Settings:
 
 
 def _as_redis(broker_url: str) -> str:
-    """The broker as a Redis URL, which names a socket otherwise than a Celery URL; empty for another broker."""
+    """Return the broker as a Redis URL, which names a socket differently from a Celery URL; empty for another broker."""
     if broker_url.startswith("redis+socket:"):
         return broker_url.replace("redis+socket:", "redis+unix:", 1)
     return broker_url if broker_url.startswith(("redis:", "rediss:")) else ""
