@@ -1,0 +1,3 @@
+from tests.support.places import PROJECT
+
+EXAMPLES = PROJECT / "examples"
