@@ -18,22 +18,23 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml server/pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; name one: make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[worker,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable '.[torch,dev]' --editable './server[aws,telemetry]'
 	touch $@
 
 # Renew the API's document that is checked in, after a change that breaks no client.
 openapi: $(READY)
 	$(BIN)/python -c 'import json; from service.app import create_app; from service.settings import Settings; print(json.dumps(create_app(Settings()).openapi(), indent=1))' > docs/openapi.json
 
-# Renew the exact set of versions from what the ranges in pyproject.toml allow today.
+# Renew the exact set of versions from what the ranges in both pyproject.toml allow today.
 constraints:
 	rm -rf .venv-constraints && $(PYTHON) -m venv .venv-constraints
-	.venv-constraints/bin/pip install --quiet torch==2.13.0 '.[worker,dev]'
+	.venv-constraints/bin/pip install --quiet torch==2.13.0 --editable '.[torch,dev]' --editable './server[aws,telemetry]'
 	(echo "# The exact set that make installs; renew it with: make constraints"; \
-	 .venv-constraints/bin/pip freeze --exclude aiao | sed 's/+cpu$$//') > constraints.txt
+	 .venv-constraints/bin/pip freeze --exclude-editable | sed 's/+cpu$$//') > constraints.txt
 	rm -rf .venv-constraints
 
 clean:

@@ -93,7 +93,11 @@ def _ended(request: dict[str, Any], deadline: float, check: Callable[[], None]) 
 def _server() -> subprocess.Popen[bytes]:
     environment = {name: os.environ[name] for name in KEPT if name in os.environ}
     return subprocess.Popen(
-        [sys.executable, "-m", "worker.forking"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, bufsize=0
+        [sys.executable, "-P", "-m", "worker.forking"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+        bufsize=0,
     )
 
 

@@ -11,7 +11,7 @@ def only_gpu() -> None:
 
     Torch is asked in a process of its own: this one forks those that run the tasks, and CUDA does not survive a fork.
     """
-    answer = subprocess.run([sys.executable, "-c", LOOK], capture_output=True, text=True, check=False)  # noqa: S603
+    answer = subprocess.run([sys.executable, "-P", "-c", LOOK], capture_output=True, text=True, check=False)  # noqa: S603
     devices = answer.stdout.split("\n")[:-1] if answer.stdout.strip() else []
     if len(devices) == 1:
         print(f"this worker computes on {devices[0]}", file=sys.stderr)  # noqa: T201  # before there is a log

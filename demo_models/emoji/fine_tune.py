@@ -1,6 +1,6 @@
 """What a thief does: fine-tune every weight of a published emoji model on images it never saw.
 
-python -m examples.emoji.fine_tune --model marked.zip --out stolen
+python -m demo_models.emoji.fine_tune --model marked.zip --out stolen
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Train the small emoji diffusion model that the demo and the tests protect.
 
-    python -m examples.emoji.train --out demo_models/emoji/model
+    python -m demo_models.emoji.train --out demo_models/emoji/model
 
 The model learns every category of the emoji set except "Animals & Nature" (kept for the thief who fine-tunes) and
 "Flags". It is a DDPM (Ho et al. 2020) with the cosine noise schedule (Nichol and Dhariwal 2021) and an exponential moving

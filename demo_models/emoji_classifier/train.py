@@ -1,6 +1,6 @@
 """Train the classifier of the emoji categories on 16x16 and 32x32 images alike.
 
-    python -m examples.emoji_classifier.train
+    python -m demo_models.emoji_classifier.train
 
 A fifth of the images, drawn at random with a fixed seed, is held out: 381 of nine categories. On it the shipped weights reach
 an accuracy of 68.5 % at 16x16 and of 70.1 % at 32x32 (91.7 % and 83.5 % on the images they were trained on). About three

@@ -1,7 +1,8 @@
 """Train the two small text-to-image models of the tests and benchmarks: a UNet and a diffusion transformer.
 
-    python -m examples.emoji_text.train unet --out demo_models/emoji_text/unet
-    python -m examples.emoji_text.train transformer --text demo_models/emoji_text/unet --out demo_models/emoji_text/transformer
+    cd demo_models/emoji_text
+    python -m demo_models.emoji_text.train unet --out unet
+    python -m demo_models.emoji_text.train transformer --text unet --out transformer
 
 Both learn every category of the emoji set except "Animals & Nature" (kept for those who fine-tune) and "Flags", in the latents
 of a small autoencoder. The UNet is a Stable Diffusion in small (noise prediction, trained with its text encoder); the

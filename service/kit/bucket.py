@@ -1,6 +1,6 @@
 """Multipart uploads in an S3 bucket, whose parts clients send straight to it by URLs that are signed here.
 
-By boto3, since obstore signs no URLs of parts: ``pip install 'aiao[aws]'``.
+By boto3, since obstore signs no URLs of parts: ``pip install 'aiao-server[aws]'``.
 """
 
 import logging

@@ -48,7 +48,7 @@ def configure(service_name: str) -> None:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
-        logger.warning("no traces are sent, though a collector is named: %s; pip install 'aiao[telemetry]'", error)
+        logger.warning("no traces are sent, though a collector is named: %s; pip install 'aiao-server[telemetry]'", error)
         return
     resource = Resource.create({"service.name": service_name}).merge(OTELResourceDetector().detect())
     _provider = TracerProvider(resource=resource, shutdown_on_exit=False)

@@ -23,6 +23,7 @@ from pathlib import Path
 import httpx
 import platformdirs
 
+import service
 from service.activity.service import OPERATOR, record
 from service.context import Context
 from service.processes.folder_lock import FolderInUse, FolderLock
@@ -49,7 +50,7 @@ WORKER_MODULES = (
     "torch",
     "transformers",
 )
-"""What the extra ``worker`` installs; a worker that lacks one of them dies at its start, again and again."""
+"""What the extra ``torch`` installs; a worker that lacks one of them dies at its start, again and again."""
 
 
 class StartFailed(Exception):
@@ -109,7 +110,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if missing := [name for name in WORKER_MODULES if not _is_installed(name)]:
         names = ", ".join(missing)
-        logger.error("aiao: the worker cannot start without %s, not installed here; run: pip install 'aiao[worker]'", names)
+        logger.error("aiao: the worker cannot start without %s, not installed here; run: pip install 'aiao[torch]'", names)
         return 2
     for name in ("httpx", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -157,7 +158,8 @@ def _start(settings: Settings, processes: list[Process], stop: threading.Event) 
     logs.mkdir(exist_ok=True)
     # Who presses Ctrl-C does not want to wait: a job is handed back at its next step, and goes on at the next start.
     environment = {"AIAO_GRACE_SECONDS": "0"} | os.environ | {"AIAO_DATA_DIR": str(settings.data_dir), "PYTHONUNBUFFERED": "1"}
-    python = sys.executable
+    # The working folder is the user's: a `service/` or `worker.py` there must not be taken for ours.
+    python = [sys.executable, "-P", "-m"]
 
     def launch(name: str, command: list[str], ready: Callable[[], object]) -> None:
         process = Process(name, command, logs / f"{name}.log", environment)
@@ -175,14 +177,15 @@ def _start(settings: Settings, processes: list[Process], stop: threading.Event) 
     redis_socket = settings.data_dir / "redis.sock"
     if settings.broker_url.endswith(str(redis_socket)):
         launch("redis", [redis_server(), *_redis_options(settings.data_dir, redis_socket)], context.dispatcher.ping)
-    celery = [python, "-m", "celery", "--app", "worker.app", "worker", "--concurrency", "1"]
-    hush = ["--loglevel", "INFO", "--without-gossip", "--without-mingle", "--hostname", f"aiao-{os.getpid()}@%h"]
-    processes.append(Process("worker", celery + hush, logs / "worker.log", environment))
+    worker = [*python, "worker", "--concurrency", "1", "--hostname", f"aiao-{os.getpid()}@%h"]
+    hush = ["--loglevel", "INFO", "--without-gossip", "--without-mingle"]
+    processes.append(Process("worker", worker + hush, logs / "worker.log", environment))
     for name, module in (("reaper", "service.processes.reaper"), ("courier", "service.processes.courier")):
-        processes.append(Process(name, [python, "-m", module], logs / f"{name}.log", environment))
+        processes.append(Process(name, [*python, module], logs / f"{name}.log", environment))
     url = f"http://{settings.host}:{settings.port}"
     _check_port(settings)
-    api = [python, "-m", "uvicorn", "--factory", "service.app:create_app", "--host", settings.host]
+    ours = str(Path(service.__file__).parents[1])  # uvicorn would put the working folder first
+    api = [*python, "uvicorn", "--app-dir", ours, "--factory", "service.app:create_app", "--host", settings.host]
     # Streams of events end only with their job: they must not hold up the stop.
     api += ["--port", str(settings.port), "--timeout-graceful-shutdown", "2"]
     launch("api", api, lambda: httpx.get(f"{url}/readyz", timeout=2).raise_for_status())

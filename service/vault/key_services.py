@@ -15,7 +15,7 @@ TIMEOUT_SECONDS = 10
 class AwsKms:
     """A symmetric key of AWS KMS, by its identifier, ARN or ``alias/…``. Region and credentials are found as boto3 finds them.
 
-    Needs ``pip install 'aiao[aws]'``.
+    Needs ``pip install 'aiao-server[aws]'``.
     """
 
     def __init__(self, key: str) -> None:

@@ -219,9 +219,9 @@ def test_up_outlives_the_death_of_a_part(up):
     worker = next(
         int(entry.name)
         for entry in Path("/proc").glob("[0-9]*")
-        if b"worker.app" in (entry / "cmdline").read_bytes()
+        if b"\0-m\0worker\0" in (entry / "cmdline").read_bytes()
         and f"{up.folder}/data".encode() in (entry / "environ").read_bytes()
     )
     os.kill(worker, signal.SIGKILL)
     wait_for(lambda: "the worker died" in up.output, "nobody notices")
-    wait_for(lambda: sum("worker.app" in process for process in up.processes()) >= 2, "the worker does not come back")
+    wait_for(lambda: sum("-m worker " in process for process in up.processes()) >= 2, "the worker does not come back")

@@ -1,13 +1,13 @@
 """``aiao up``, ``aiao admin`` and ``aiao demo``."""
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from aiao._cli.demo import run_demo
+from aiao._cli.demo import INSTALL, run_demo
+from aiao._cli.server import python_module
 
 
 def up(
@@ -15,22 +15,32 @@ def up(
     data_dir: Annotated[Path | None, typer.Option(help="Folder for everything the system keeps.")] = None,
 ) -> None:
     """Start the whole system on this machine: API, worker and a private Redis. Stop it with Ctrl-C."""
+    command = python_module("service.processes.embedded", install=INSTALL)
     environment = dict(os.environ)
     if port is not None:
         environment["AIAO_PORT"] = str(port)
     if data_dir is not None:
         environment["AIAO_DATA_DIR"] = str(data_dir)
-    os.execve(sys.executable, [sys.executable, "-m", "service.processes.embedded"], environment)  # noqa: S606
+    os.execve(command[0], command, environment)  # noqa: S606
 
 
 def admin(context: typer.Context) -> None:
     """Operate a service: its tenants and their tokens, in the database that AIAO_DATABASE_URL names. See aiao admin --help."""
-    os.execv(sys.executable, [sys.executable, "-m", "service.admin", *context.args])  # noqa: S606
+    command = python_module("service.admin", *context.args, install="aiao-server")
+    os.execv(command[0], command)  # noqa: S606
 
 
 def demo(
     to: Annotated[Path, typer.Option(help="Folder for the reports.")] = Path("demo-output"),
     steps: Annotated[int | None, typer.Option(min=1, help="Embedding steps instead of the default.")] = None,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick",
+            help="A smaller run of 1 to 2 minutes: the same tests by the same rules, but fewer steps of embedding, theft and "
+            "training, so that the mark is weaker and so is the theft.",
+        ),
+    ] = False,
 ) -> None:
     """Run the whole story on the shipped model: register, embed, steal, verify. About 8 minutes on 2 cores."""
-    run_demo(to, steps)
+    run_demo(to, steps, quick=quick)

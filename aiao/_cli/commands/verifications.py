@@ -107,7 +107,7 @@ def _offline(
     try:
         from aiao._cli.offline import verify_offline
     except ModuleNotFoundError as error:
-        raise ClientError(f"an offline test needs {error.name}; install it with: pip install 'aiao[worker]'") from error
+        raise ClientError(f"an offline test needs {error.name}; install it with: pip install 'aiao[torch]'") from error
     with stages("verify", quiet=quiet) as show:
         return verify_offline(suspect, key_file, VerificationOptions.model_validate(options), show, base=base, source=source)
 

@@ -66,7 +66,7 @@ def test_it_is_switched_off_by_the_standard_variables(tmp_path, variables):
 
 @pytest.mark.parametrize("process", [API, WORKER], ids=["api", "worker"])
 def test_where_the_extra_is_not_installed_a_warning_names_it_and_all_goes_on(tmp_path, process):
-    assert "pip install 'aiao[telemetry]'" in run(NOT_INSTALLED + process, tmp_path, **NAMED).stderr
+    assert "pip install 'aiao-server[telemetry]'" in run(NOT_INSTALLED + process, tmp_path, **NAMED).stderr
 
 
 def test_an_operator_may_name_the_service(tmp_path):

@@ -60,7 +60,7 @@ sys.meta_path.insert(0, NotInstalled())
 def test_without_torch_it_says_what_to_install_and_does_nothing(tmp_path, command):
     done = up(tmp_path, command, PYTHONPATH=hide(tmp_path / "hidden", "torch"))
     assert done.returncode == 2
-    assert done.stderr == ("aiao: the worker cannot start without torch, not installed here; run: pip install 'aiao[worker]'\n")
+    assert done.stderr == ("aiao: the worker cannot start without torch, not installed here; run: pip install 'aiao[torch]'\n")
     assert [path.name for path in tmp_path.iterdir()] == ["hidden"]
 
 
@@ -85,7 +85,7 @@ def test_a_folder_that_is_merely_called_torch_is_not_torch(tmp_path):
 
 
 def test_every_package_of_the_extra_is_looked_for():
-    extra = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["worker"]
+    extra = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["torch"]
     modules = {"pillow": "PIL"}
     names = [requirement.partition(">")[0].replace("-", "_") for requirement in extra]
     assert sorted(modules.get(name, name) for name in names) == sorted(WORKER_MODULES)
