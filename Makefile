@@ -38,4 +38,4 @@ constraints:
 	rm -rf .venv-constraints
 
 clean:
-	rm -rf .venv build demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist server/dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis

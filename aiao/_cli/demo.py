@@ -35,9 +35,7 @@ class Effort:
 
 
 FULL = Effort({}, theft_steps=800, innocent_steps=300, innocent_batch=32)
-QUICK = Effort(
-    {"steps": 160, "batch_size": 8, "samples": 32, "layers": 16}, theft_steps=100, innocent_steps=100, innocent_batch=8
-)
+QUICK = Effort({"steps": 80, "batch_size": 8, "samples": 32, "layers": 16}, theft_steps=40, innocent_steps=40, innocent_batch=8)
 
 
 def run_demo(folder: Path, steps: int | None, *, quick: bool) -> None:

@@ -1,6 +1,6 @@
 """Train the small emoji diffusion model that the demo and the tests protect.
 
-    python -m demo_models.emoji.train --out demo_models/emoji/model
+    python -m demo_models.emoji.train --out demo_models/emoji/model --samples demo_models/emoji/model/samples.png
 
 The model learns every category of the emoji set except "Animals & Nature" (kept for the thief who fine-tunes) and
 "Flags". It is a DDPM (Ho et al. 2020) with the cosine noise schedule (Nichol and Dhariwal 2021) and an exponential moving
@@ -57,7 +57,8 @@ def train(images: torch.Tensor, *, steps: int, batch: int, seed: int) -> tuple[n
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder that receives the pipeline and samples.png")
+    parser.add_argument("--out", type=Path, required=True, help="folder that receives the pipeline")
+    parser.add_argument("--samples", type=Path, help="PNG file that receives 48 samples")
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
@@ -73,15 +74,20 @@ def main() -> None:
     )
     pipeline = DDPMPipeline(denoiser.half(), scheduler)
     pipeline.save_pretrained(arguments.out)
+    if arguments.samples:
+        save_samples(arguments.out, arguments.samples)
 
+
+def save_samples(model: Path, picture: Path) -> None:
+    """Draw 48 samples of the pipeline in the folder ``model``."""
     logging.disable_progress_bar()
-    pipeline = DDPMPipeline.from_pretrained(arguments.out)
+    pipeline = DDPMPipeline.from_pretrained(model)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     samples = pipeline(
         batch_size=48, num_inference_steps=50, generator=torch.Generator().manual_seed(0), output_type="np"
     ).images
-    save_grid(samples, arguments.out / "samples.png", columns=12)
+    save_grid(samples, picture, columns=12)
 
 
 if __name__ == "__main__":

@@ -37,8 +37,8 @@ def demo(
         bool,
         typer.Option(
             "--quick",
-            help="A smaller run of 1 to 2 minutes: the same tests by the same rules, but fewer steps of embedding, theft and "
-            "training, so that the mark is weaker and so is the theft.",
+            help="A smaller run, about 2 minutes: the verdicts are by the same rules, but the mark, the theft and the "
+            "innocent model are trained for a fraction of the steps, and show less.",
         ),
     ] = False,
 ) -> None:
