@@ -70,7 +70,7 @@ def test_where_the_extra_is_not_installed_a_warning_names_it_and_all_goes_on(tmp
 
 
 def test_an_operator_may_name_the_service(tmp_path):
-    script = API + "from service import telemetry; print(telemetry._provider.resource.attributes['service.name'])"
+    script = API + "from service.kit import telemetry; print(telemetry._provider.resource.attributes['service.name'])"
     assert run(script, tmp_path, **NAMED).stdout == "aiao-api\n"
     assert run(script, tmp_path, **NAMED, OTEL_SERVICE_NAME="marks").stdout == "marks\n"
     assert run(script, tmp_path, **NAMED, OTEL_RESOURCE_ATTRIBUTES="service.name=marks").stdout == "marks\n"

@@ -23,7 +23,7 @@ UP = {
 HOLD = """
 import sys, time
 from pathlib import Path
-from service.folder_lock import FolderLock
+from service.processes.folder_lock import FolderLock
 lock = FolderLock(Path(sys.argv[1]))
 lock.tell("running", "http://127.0.0.1:1")
 print("held", flush=True)
@@ -74,7 +74,7 @@ def test_a_folder_that_is_merely_called_torch_is_not_torch(tmp_path):
     """Uninstalling leaves one where anything was added to it."""
     (tmp_path / "left" / "torch" / "__pycache__").mkdir(parents=True)
     script = (
-        "import sys; from service import embedded; sys.path[:] = sys.argv[1:]; sys.path_importer_cache.clear();"
+        "import sys; from service.processes import embedded; sys.path[:] = sys.argv[1:]; sys.path_importer_cache.clear();"
         "print(embedded._is_installed('torch'), embedded._is_installed('json'))"
     )
     standard = str(Path(json.__file__).parent.parent)
