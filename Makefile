@@ -3,14 +3,35 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint openapi constraints clean
+.PHONY: demo check test test-all quick-tests tests all-tests lint openapi constraints clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
 	$(BIN)/aiao demo
 
-test: lint $(READY)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# Before a commit: 90 seconds.
+check: $(READY)
+	+$(BESIDE) lint quick-tests
+
+# Before a push, and in CI: 8 minutes on 2 cores.
+test: $(READY)
+	+$(BESIDE) lint tests
+
+# Before a release, and in CI with AIAO_CI=all: storms, both brokers, every store, everything on both databases.
+test-all: $(READY)
+	+$(BESIDE) lint all-tests
+
+BESIDE = $(MAKE) --no-print-directory --jobs 2 --output-sync=target
+PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
+
+quick-tests: $(READY)
+	$(PYTEST) -m "not slow and not process"
+
+tests: $(READY)
+	$(PYTEST) -m "not slow"
+
+all-tests: $(READY)
+	$(PYTEST)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -33,7 +33,7 @@ from aiao_core.method.key_selection import select_key
 from aiao_core.options import EmbeddingOptions, VerificationOptions
 from aiao_core.verification.verify import Subject, verify
 from demo_models.emoji.data import MODEL, load_images
-from tests.aiao_core.conftest import make_tiny_model
+from tests.support.tiny_models import make_tiny_model
 
 EMOJI_EVERY = 40
 KEY_EVERY = 10

@@ -35,7 +35,8 @@ from service.kit.repository import TenantRepository
 from service.kit.schemas import Paging
 from service.models.repository import ModelRepository
 from service.verifications.repository import VerificationRepository
-from tests.support.processes import System, postgres_database, private_redis, system, wait_for
+from tests.support.databases import postgres_database
+from tests.support.processes import System, private_redis, system, wait_for
 from tests.support.storm import EMBEDDING
 
 CONNECTIONS = 16

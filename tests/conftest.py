@@ -1,7 +1,11 @@
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
+from typing import NoReturn
 
 # As the worker does, and before torch is imported: API, worker and tests share two cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -19,8 +23,9 @@ from service.kit import telemetry
 from service.settings import Settings
 from tests.support import stores
 from tests.support.collector import Collector, collector
+from tests.support.databases import postgres_database
 from tests.support.hub import Hub, hub
-from tests.support.processes import System, free_port, postgres_database, private_redis, system
+from tests.support.processes import QUICK_EMBEDDING, System, free_port, private_redis, system
 
 # A shell starts what it runs in the background with Ctrl-C ignored; the processes that tests interrupt would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -30,24 +35,49 @@ settings.register_profile("ci", derandomize=True, deadline=None, suppress_health
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
+STARTS_PROCESSES = {"redis_url", "apis", "bucket", "production", "kms"}
+"""Fixtures, of which every other one that starts a process is made."""
+
+LONGEST = ("e2e", "worker", "false_accusations", "benchmarks", "aiao_core")
+"""Folders, longest files first."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The end-to-end tests first: they wait much, and what runs last should be short, or one process ends long after others."""
-    items.sort(key=lambda item: "e2e" not in item.path.parts)
+    """Mark tests by what they use, and keep each file in one process of a run, where its fixtures are made once.
+
+    The longest files come first: what runs last should be short, or one process ends long after the others.
+    """
+    for item in items:
+        databases = _databases(item)
+        if STARTS_PROCESSES & set(item.fixturenames) or "postgresql" in databases or "e2e" in item.path.parts:
+            item.add_marker("process")
+        if "sqlite" in databases and item.get_closest_marker("dialect") is None:
+            item.add_marker("slow")
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.location[0]))
+    items.sort(key=lambda item: next((place for place, name in enumerate(LONGEST) if name in item.path.parts), len(LONGEST)))
 
 
-QUICK_EMBEDDING = {"steps": 160, "batch_size": 8, "samples": 32, "layers": 16, "checkpoint_every": 10}
-"""Enough for a proof far below 1e-9 on the emoji model, in half a minute."""
+def _databases(item: pytest.Item) -> set[object]:
+    """The kinds of database on which this run of the test is."""
+    parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    return {parameters.get("api"), parameters.get("database_url")}
+
+
+@pytest.fixture(autouse=True)
+def no_process(request, monkeypatch) -> None:
+    """`make check` runs the tests that start no process: one that does must be marked so."""
+    if request.node.get_closest_marker("process") is None:
+
+        def refuse(*_: object, **__: object) -> NoReturn:
+            pytest.fail("this test starts a process: mark it with @pytest.mark.process")
+
+        monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
 
 
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
     with private_redis() as url:
-        yield url
-
-
-@pytest.fixture(scope="session")
-def postgres_url() -> Iterator[str]:
-    with postgres_database() as url:
         yield url
 
 
@@ -58,18 +88,25 @@ def bucket(tmp_path_factory) -> Iterator[stores.Store]:
         yield store
 
 
-@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
-def api(request, tmp_path_factory, redis_url) -> Iterator[System]:
-    """The API on each database, without a worker: jobs stay queued."""
-    url = request.getfixturevalue("postgres_url") if request.param == "postgresql" else ""
-    with system(
-        tmp_path_factory.mktemp(f"api-{request.param}"),
-        database_url=url,
-        broker_url=redis_url,
-        AIAO_QUEUE=f"nobody-{request.param}",
-        AIAO_MAX_UPLOAD_BYTES=str(8 << 20),
-    ) as running:
-        yield running
+@pytest.fixture(scope="session")
+def apis(tmp_path_factory, redis_url) -> Iterator[Callable[[str], System]]:
+    """The API on a database of this kind, without a worker: jobs stay queued. It starts when it is first asked for."""
+    with ExitStack() as running:
+
+        @cache
+        def on(kind: str) -> System:
+            folder, settings = tmp_path_factory.mktemp(f"api-{kind}"), {"AIAO_QUEUE": f"nobody-{kind}"}
+            url = running.enter_context(postgres_database()) if kind == "postgresql" else ""
+            settings["AIAO_MAX_UPLOAD_BYTES"] = str(8 << 20)
+            return running.enter_context(system(folder, database_url=url, broker_url=redis_url, **settings))
+
+        yield on
+
+
+@pytest.fixture(scope="session", params=["postgresql", "sqlite"])
+def api(request, apis) -> System:
+    """The API on each database. Both go on until the end, for files of tests change between them."""
+    return apis(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -58,8 +58,8 @@ class ArtifactRepository(TenantRepository[Artifact]):
 
     def bytes_used(self) -> int:
         """Bytes of the tenant's uploads: each object once, and what uploads under way have announced."""
-        mine = self._mine().subquery()
-        objects = select(func.max(mine.c.size).label("size")).group_by(mine.c.object_name).subquery()
+        sizes = self._mine().with_only_columns(func.max(Artifact.size).label("size"))
+        objects = sizes.group_by(Artifact.object_name).subquery()
         stored = self.session.scalar(select(func.sum(objects.c.size))) or 0
         under_way = 0
         for table, announced in ((Upload, Upload.length), (DirectUpload, DirectUpload.size)):

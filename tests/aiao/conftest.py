@@ -1,7 +1,3 @@
-import json
-import os
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from hashlib import sha256
@@ -10,59 +6,13 @@ from pathlib import Path
 import pytest
 
 from aiao import Client
-from aiao._cli.main import main
 from service.context import Context
 from service.kit.ids import new_id
 from service.models.service import Checkpoint
 from service.tables.jobs import Job
 from tests.support import rows
 from tests.support.processes import System
-
-AIAO = str(Path(sys.executable).with_name("aiao"))
-
-
-class Shell:
-    """Somebody who types commands, in a folder and with an environment of their own."""
-
-    def __init__(self, folder: Path, **variables: str) -> None:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("AIAO_") and name != "COLUMNS"}
-        self.folder = folder
-        self.environment = kept | {"AIAO_CONFIG_FILE": str(folder / "config.toml"), "OMP_NUM_THREADS": "1"} | variables
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start a command without a terminal, as a script does."""
-        return subprocess.Popen(
-            [AIAO, *arguments], cwd=self.folder, env=self.environment, start_new_session=True, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-
-    def aiao(self, *arguments: str, status: int = 0, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """Run a command to its end, which must have this exit status; whatever happens, nobody sees a traceback."""
-        process = self.start(*arguments)
-        out, err = process.communicate(stdin, timeout=120)
-        assert process.returncode == status, f"exit status {process.returncode}\n{out}\n{err}"
-        assert "Traceback" not in err
-        return subprocess.CompletedProcess(arguments, status, out, err)
-
-    def json(self, *arguments: str):
-        """Run a command with --json and read what it printed."""
-        return json.loads(self.aiao(*arguments, "--json").stdout)
-
-    def error(self, *arguments: str, stdin: str = "") -> str:
-        """The sentence of a command that is refused."""
-        done = self.aiao(*arguments, status=2, stdin=stdin)
-        assert not done.stdout
-        sentence = done.stderr.splitlines()[-1]  # perhaps after what was left of a progress bar
-        assert sentence.startswith("error: ")
-        return sentence
-
-
-def run(monkeypatch, *arguments: str) -> int:
-    """Run a command in this process, which saves a second, and return its exit status."""
-    monkeypatch.setattr("sys.argv", ["aiao", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return ended.value.code
+from tests.support.shell import Shell
 
 
 @pytest.fixture
@@ -94,9 +44,11 @@ def client(api: System, token: str) -> Iterator[Client]:
 
 
 @pytest.fixture
-def user(api: System, token: str, tmp_path: Path) -> Shell:
+def user(api: System, token: str, client: Client, tmp_path: Path) -> Iterator[Shell]:
     """A user of the API: the same tenant as ``client``."""
-    return Shell(tmp_path, AIAO_URL=api.url, AIAO_TOKEN=token)
+    shell = Shell(tmp_path, AIAO_URL=api.url, AIAO_TOKEN=token)
+    yield shell
+    shell.end(client)
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ from benchmarks.rivals.uchida import Uchida
 from demo_models.emoji.data import MODEL, THIEF_CATEGORY, load_images
 from demo_models.emoji_text.parts import captions
 from demo_models.emoji_text.train import HELD_OUT
-from tests.aiao_core.conftest import make_tiny_model
 from tests.support.places import PROJECT
+from tests.support.tiny_models import make_tiny_model
 
 TEXT_MODEL = PROJECT / "demo_models" / "emoji_text" / "unet"
 IMAGES = load_images(without=["Flags", THIEF_CATEGORY])[:256]
@@ -33,13 +33,13 @@ NONE = -2
 """log10 p above which nothing is found: one unmarked suspect in a hundred is below it, and the seeds here are fixed."""
 
 
-def owner_of_images():
-    return Owner(MODEL, load_model(MODEL), Examples(IMAGES, {}))
+def owner_of_images(count=256):
+    return Owner(MODEL, load_model(MODEL), Examples(IMAGES[:count], {}))
 
 
-def owner_of_captions():
-    model, texts = load_model(TEXT_MODEL), captions(without=HELD_OUT)[:256]
-    latents = encode_images(load_autoencoder(TEXT_MODEL), load_images(size=32, without=HELD_OUT)[:256])
+def owner_of_captions(count=256):
+    model, texts = load_model(TEXT_MODEL), captions(without=HELD_OUT)[:count]
+    latents = encode_images(load_autoencoder(TEXT_MODEL), load_images(size=32, without=HELD_OUT)[:count])
     return Owner(TEXT_MODEL, model, Examples(latents, encode_captions(TEXT_MODEL, model, texts)), texts)
 
 
@@ -56,6 +56,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("owner_of", "rival", "steps"), CASES)
 def test_a_short_embedding_is_found_and_only_where_it_is(owner_of, rival, steps):
     owner = owner_of()
@@ -72,6 +73,29 @@ def test_a_short_embedding_is_found_and_only_where_it_is(owner_of, rival, steps)
         assert marked.log10_p < -4
     assert unmarked.log10_p > NONE
     assert rival.detect(owner.model, rival.draw_secret(owner, 2), seed=1).log10_p > NONE
+
+
+@pytest.mark.parametrize(
+    ("owner_of", "rival"),
+    [
+        pytest.param(owner_of_images, WatermarkDiffusionProcess(draws=1), id="WDM"),
+        pytest.param(owner_of_captions, PromptTrigger(draws=1), id="prompt trigger"),
+        pytest.param(owner_of_captions, TriggerResidual(draws=1), id="trigger residual"),
+        pytest.param(owner_of_images, Uchida(), id="Uchida"),
+    ],
+)
+def test_two_steps_change_the_model_and_it_can_be_tested(owner_of, rival):
+    owner = owner_of(16)
+    source = copy.deepcopy(owner.model)
+    reports = []
+    secret = rival.embed(owner, seed=1, steps=2, progress=reports.append)
+    assert [report.step for report in reports] == [1, 2]
+    assert not any(parameter.requires_grad for parameter in owner.model.denoiser.parameters())
+    pairs = zip(owner.model.denoiser.parameters(), source.denoiser.parameters(), strict=True)
+    assert not all(torch.equal(marked, unmarked) for marked, unmarked in pairs)
+    found = rival.detect(owner.model, secret, seed=1)
+    assert 0 <= found.rate <= 1
+    assert NONE < found.log10_p <= 0
 
 
 @pytest.mark.parametrize(("owner_of", "rival", "_steps"), CASES)

@@ -15,6 +15,7 @@ SERVICES = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())["service
 OURS = {name: service for name, service in SERVICES.items() if service["image"].startswith("aiao-")}
 
 
+@pytest.mark.process
 def test_it_is_valid():
     tool = shutil.which("docker-compose")
     if tool is None:

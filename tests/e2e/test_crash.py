@@ -12,7 +12,8 @@ from aiao_core.key import decode_secret
 from aiao_core.method.embedding import embed
 from aiao_core.options import EmbeddingOptions
 from demo_models.emoji.data import MODEL
-from tests.support.processes import postgres_database, private_redis, stop, system, wait_for
+from tests.support.databases import postgres_database
+from tests.support.processes import private_redis, stop, system, wait_for
 
 OPTIONS = {"steps": 100, "batch_size": 8, "samples": 16, "layers": 12, "checkpoint_every": 8}
 MAX_ATTEMPTS = 2

@@ -13,9 +13,8 @@ import pytest
 
 from aiao._client.config import load_config
 from demo_models.emoji.data import MODEL
-from tests.conftest import QUICK_EMBEDDING
 from tests.support.places import PROJECT
-from tests.support.processes import free_port, wait_for
+from tests.support.processes import QUICK_EMBEDDING, free_port, wait_for
 
 AIAO = str(Path(sys.executable).with_name("aiao"))
 

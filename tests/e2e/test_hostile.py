@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from aiao import ApiError, JobFailed
 from demo_models.emoji.data import MODEL
-from tests.aiao_core.conftest import make_tiny_model
+from tests.support.tiny_models import make_tiny_model
 
 WEIGHTS = MODEL / "unet" / "diffusion_pytorch_model.safetensors"
 

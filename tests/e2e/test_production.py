@@ -21,7 +21,7 @@ from aiao_core.method.fine_tuning import Examples, fine_tune
 from aiao_core.options import VerificationOptions
 from aiao_core.reports.verification import Report
 from demo_models.emoji.data import DATA, MODEL, THIEF_CATEGORY, load_images
-from tests.conftest import QUICK_EMBEDDING
+from tests.support.processes import QUICK_EMBEDDING
 
 
 def verified(owner, model_id, suspect) -> Report:

@@ -12,8 +12,8 @@ from aiao import ApiError, Client
 from aiao_core import sizing
 from demo_models.emoji.data import MODEL
 from service.kit.ids import new_id
-from tests.conftest import QUICK_EMBEDDING
-from tests.support.processes import System, postgres_database, private_redis, stop, system, wait_for
+from tests.support.databases import postgres_database
+from tests.support.processes import QUICK_EMBEDDING, System, private_redis, stop, system, wait_for
 from tests.support.storm import RABBITMQ_PORT
 
 QUEUES = "small:2100MiB large:2250MiB"

@@ -17,6 +17,8 @@ from service.processes.courier import http_client, post
 from service.tables.webhooks import Delivery, Webhook
 from tests.examples.conftest import EXAMPLES
 
+pytestmark = pytest.mark.process
+
 SECRET = "whsec_" + "c2VjcmV0" * 4
 JOB = {"id": "job_1", "kind": "verify", "verification": {"sentence": "A match."}}
 BODY = json.dumps({"type": "job.succeeded", "data": JOB})

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import torch
 from diffusers import DDPMPipeline
 from safetensors.torch import save_file
 from torch import nn
@@ -16,16 +15,9 @@ from torch import nn
 from aiao._cli.offline import verify_offline
 from aiao_core.denoisers.model import DiffusionModel
 from aiao_core.key import OwnerKey
-from aiao_core.method.embedding import embed
-from aiao_core.method.fine_tuning import Examples
-from aiao_core.options import EmbeddingOptions, VerificationOptions
+from aiao_core.options import VerificationOptions
 from aiao_core.reports.verification import Report
-from demo_models.emoji.data import load_images
-from tests.aiao_core.conftest import make_tiny_model
-
-SEED = bytes(range(32))
-MARKING = EmbeddingOptions(steps=200, batch_size=16, layers=39, learning_rate=3e-3)
-"""Enough for the tiny model to carry a mark, in some seconds."""
+from tests.support.tiny_models import make_marked, make_tiny_model
 
 
 class Owner(NamedTuple):
@@ -44,9 +36,7 @@ Test = Callable[..., Report]
 def owner(tmp_path_factory) -> Owner:
     """The tiny model with a mark: ``source/``, ``marked/`` and ``my.key.json``."""
     folder = tmp_path_factory.mktemp("owner")
-    source, marked = make_tiny_model(), make_tiny_model()
-    examples = Examples(load_images(without=["Flags"], size=8)[:64], {})
-    key = embed(marked, SEED, examples=examples, options=MARKING).key
+    source, (marked, key) = make_tiny_model(), make_marked()
     for name, model in (("source", source), ("marked", marked)):
         DDPMPipeline(model.denoiser, model.schedule.scheduler).save_pretrained(folder / name)
     (folder / "my.key.json").write_text(key.to_json())
@@ -86,13 +76,3 @@ def _file(model: nn.Module | Path | None, file: Path) -> Path | None:
         return model
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, file)
     return file
-
-
-def fine_tuned(model: DiffusionModel, amount: float = 0.02, seed: int = 3) -> nn.Module:
-    """A relative of ``model`` that knows no key: every weight moved a little."""
-    random = torch.Generator().manual_seed(seed)
-    other = make_tiny_model().denoiser
-    other.load_state_dict(model.denoiser.state_dict())
-    for parameter in other.parameters():
-        parameter.data += amount * parameter.data.std().nan_to_num(0) * torch.randn(parameter.shape, generator=random)
-    return other

@@ -7,8 +7,8 @@ import pytest
 from peft import LoraConfig, get_peft_model
 
 from aiao_core.errors import AiaoError
-from tests.aiao.conftest import run
-from tests.aiao_core.conftest import make_tiny_model
+from tests.support.shell import run
+from tests.support.tiny_models import make_tiny_model
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,7 @@ from aiao_core.method.inputs import plain_noise
 from aiao_core.method.tracing import eligible_layers
 from aiao_core.method.watermark import Watermark
 from aiao_core.verification.decoding import Draws, observe
-from tests.aiao_core.conftest import make_tiny_model
-from tests.false_accusations.conftest import fine_tuned
+from tests.support.tiny_models import fine_tuned, make_tiny_model
 
 ANCESTOR = make_tiny_model()
 """A public model. Its fine-tunes are innocent."""

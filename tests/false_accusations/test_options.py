@@ -7,7 +7,7 @@ import pytest
 
 from aiao_core.options import VerificationOptions
 from aiao_core.verification.verify import Subject, verify
-from tests.aiao_core.conftest import make_tiny_model
+from tests.support.tiny_models import make_tiny_model
 
 LAX = [
     {"max_log10_p": -0.000001},

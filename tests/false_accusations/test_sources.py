@@ -12,7 +12,7 @@ from aiao_core.method.inputs import plain_noise
 from aiao_core.method.tracing import channel_axis, trace
 from aiao_core.method.watermark import Watermark
 from aiao_core.verification.decoding import make_draws, observe
-from tests.false_accusations.conftest import fine_tuned
+from tests.support.tiny_models import fine_tuned
 
 STEPS = 200
 

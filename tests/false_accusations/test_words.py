@@ -4,7 +4,7 @@ import re
 
 from aiao_core.reports.summary import Summary
 from aiao_core.reports.verification_page import summary_to_html, to_html
-from tests.aiao.conftest import run
+from tests.support.shell import run
 
 TOO_MUCH = re.compile(
     r"descends? from the marked|stolen|\bthief\b|copied from|probability of innocence|proves that", re.IGNORECASE

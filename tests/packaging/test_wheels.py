@@ -23,6 +23,8 @@ from tests.aiao_core.conftest import MARKING, make_tiny_model
 from tests.support.places import PROJECT
 from tests.support.processes import free_port, wait_for
 
+pytestmark = pytest.mark.process
+
 PACKAGES = {"aiao": ["aiao", "aiao_core"], "aiao_server": ["migrations", "service", "worker"]}
 TRAPS = ["aiao_core/__init__.py", "client/__init__.py", "service/__init__.py", "worker.py"]
 SUSPECTS = ["published", "stolen", "innocent"]

@@ -10,14 +10,15 @@ from service.kit.ids import new_id
 from service.settings import Settings
 from tests.support import rows
 from tests.support.calls import Owned, callers, own
-from tests.support.processes import System, postgres_database
+from tests.support.databases import postgres_database, sqlite_database
+from tests.support.processes import System
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["postgresql", "sqlite"])
 def database_url(request, tmp_path) -> Iterator[str]:
-    """An empty database of each kind."""
+    """A database of each kind, with every table."""
     if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'data' / 'aiao.sqlite'}"
+        yield sqlite_database(tmp_path / "data" / "aiao.sqlite")
     else:
         with postgres_database() as url:
             yield url
@@ -27,7 +28,6 @@ def database_url(request, tmp_path) -> Iterator[str]:
 def database(database_url) -> Iterator[Database]:
     """A database with every table."""
     database = Database(database_url)
-    database.migrate()
     yield database
     database.dispose()
 

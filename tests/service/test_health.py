@@ -8,7 +8,8 @@ import pytest
 from service.kit.database import Database
 from tests.support import rows
 from tests.support.calls import post, problem, register, send
-from tests.support.processes import POSTGRES, System, free_port, postgres_database, wait_for
+from tests.support.databases import POSTGRES, postgres_database
+from tests.support.processes import System, free_port, wait_for
 
 
 def test_the_process_says_that_it_is_alive_and_ready(api):
@@ -22,7 +23,6 @@ def without_broker(tmp_path_factory) -> Iterator[tuple[System, httpx.Client]]:
     """An API whose broker is down from the start."""
     with postgres_database() as url:
         database = Database(url)
-        database.migrate()
         headers = {"Authorization": f"Bearer {rows.token(database)}"}
         database.dispose()
         port, broker = str(free_port()), f"redis://:hush@127.0.0.1:{free_port()}/0"
@@ -37,6 +37,7 @@ def without_broker(tmp_path_factory) -> Iterator[tuple[System, httpx.Client]]:
             system.stop()
 
 
+@pytest.mark.process
 def test_a_broker_that_is_down_is_named_and_loses_no_job(without_broker):
     system, http = without_broker
     assert "broker" in problem(http.get("/readyz"), 503, "not-ready")
@@ -47,6 +48,7 @@ def test_a_broker_that_is_down_is_named_and_loses_no_job(without_broker):
     assert "hush" not in system.log("api")
 
 
+@pytest.mark.process
 def test_a_database_that_is_gone_is_named(without_broker):
     """The last test of this API."""
     system, http = without_broker

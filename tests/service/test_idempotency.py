@@ -8,6 +8,8 @@ from service.kit.ids import new_id
 from tests.support import uploads
 from tests.support.calls import count, files, make_ready, post, problem, register, send, upload
 
+pytestmark = pytest.mark.dialect
+
 
 def twice(call: Callable[[], httpx.Response]) -> tuple[httpx.Response, httpx.Response]:
     first, second = call(), call()

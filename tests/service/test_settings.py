@@ -26,6 +26,7 @@ def test_queues_that_cannot_be_read_are_told_in_our_own_words(monkeypatch):
         read_settings()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("name", "value"), [("AIAO_RATE_LIMIT", "many"), ("AIAO_KEY_ENCRYPTION_KEY", "no base64")])
 @pytest.mark.parametrize("command", [["service.processes.embedded"], ["service.admin", "migrate"]])
 def test_a_start_with_such_a_setting_ends_in_a_sentence(tmp_path, command, name, value):

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import pytest
+from huggingface_hub import constants
+
 from tests.support.http_server import Handler, serving
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -92,3 +95,10 @@ def hub(root: Path) -> Iterator[Hub]:
     with serving(Answers) as port:
         running.url = f"http://127.0.0.1:{port}"
         yield running
+
+
+def use_hub(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """What HF_ENDPOINT does, for a library that has been loaded already."""
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + template)

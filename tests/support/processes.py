@@ -14,20 +14,22 @@ from pathlib import Path
 
 import httpx
 import psycopg
-import pytest
 import redis
 
 from aiao import Client
-from service.kit.ids import new_id
+from service.kit.database import Database
 from service.processes.embedded import redis_server
+from service.tokens.schemas import TokenIn
+from service.tokens.service import issue, tenant_named
+from tests.support.databases import sqlite_database
 from tests.support.places import PROJECT
-
-POSTGRES = os.environ.get("AIAO_TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432/postgres")
-"""A server on which tests may create databases of their own."""
 
 PATIENCE = 60
 """Seconds until a part must be up. A limit against hanging, not a measurement."""
 
+
+QUICK_EMBEDDING = {"steps": 160, "batch_size": 8, "samples": 32, "layers": 16, "checkpoint_every": 10}
+"""Enough for a proof far below 1e-9 on the emoji model, in half a minute."""
 
 PORTS = 1000
 """So many each process of a test run has for itself."""
@@ -93,24 +95,6 @@ def private_redis() -> Iterator[str]:
         stop(process)
 
 
-@contextmanager
-def postgres_database() -> Iterator[str]:
-    """A database of its own on the PostgreSQL server; the block gets its SQLAlchemy URL."""
-    try:
-        server = psycopg.connect(POSTGRES, autocommit=True, connect_timeout=3)
-    except psycopg.OperationalError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(f"no PostgreSQL at AIAO_TEST_POSTGRES ({POSTGRES}): {error}")
-    name = new_id("aiao_test")
-    with server:
-        server.execute(f'CREATE DATABASE "{name}"')
-        try:
-            yield POSTGRES.replace("postgresql://", "postgresql+psycopg://").rpartition("/")[0] + f"/{name}"
-        finally:
-            server.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
-
-
 @dataclass
 class System:
     """The service as a company runs it: every part a process of its own, on servers that its environment names."""
@@ -167,8 +151,9 @@ class System:
         self.start("reaper", "service.processes.reaper")
 
     def token(self, tenant: str = "default") -> str:
-        """A fresh token of ``tenant``."""
-        return self.run("service.admin", "tokens", "issue", tenant)
+        """A fresh token of ``tenant``, as `aiao admin tokens issue` issues them."""
+        with _opened(self.settings["AIAO_DATABASE_URL"]) as database, database.session() as session:
+            return issue(session, tenant_named(session, tenant).id, TokenIn(name="of a test", scopes={"admin"}))[1]
 
     def client(self, tenant: str = "default") -> Client:
         return Client(self.url, self.token(tenant))
@@ -195,13 +180,24 @@ def system(
 ) -> Iterator[System]:
     """API and reaper on a migrated database, without a worker yet; patient settings are shortened for tests."""
     quick = {"AIAO_LEASE_SECONDS": "3", "AIAO_HEARTBEAT_SECONDS": "0.5", "AIAO_REAP_SECONDS": "0.5"}
+    database_url = database_url or sqlite_database(data_dir / "aiao.sqlite")
     places = {"AIAO_DATABASE_URL": database_url, "AIAO_BROKER_URL": broker_url, "AIAO_PORT": str(free_port())}
     data_dir.mkdir(parents=True, exist_ok=True)
     running = System(data_dir, quick | places | settings, log_dir=log_dir)
     try:
-        running.run("alembic", "upgrade", "head")
+        with _opened(database_url) as database:
+            database.migrate()
         running.start_api()
         running.start_reaper()
         yield running
     finally:
         running.stop()
+
+
+@contextmanager
+def _opened(url: str) -> Iterator[Database]:
+    database = Database(url)
+    try:
+        yield database
+    finally:
+        database.dispose()

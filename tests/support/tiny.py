@@ -16,10 +16,7 @@ from safetensors.torch import load_file, save_file
 from aiao_core.denoisers.model import DiffusionModel
 from aiao_core.formats.archives import pack
 from aiao_core.key import OwnerKey
-from aiao_core.method.embedding import embed
-from aiao_core.method.fine_tuning import Examples
 from aiao_core.reports.verification import Report
-from demo_models.emoji.data import load_images
 from service.artifacts.kinds import kind_of
 from service.context import Context
 from service.jobs.leases import Lease
@@ -34,10 +31,9 @@ from service.tables.verifications import Verification
 from service.tokens.service import Caller
 from service.verifications.schemas import VerificationIn
 from service.verifications.service import submit
-from tests.aiao_core.conftest import MARKING, make_tiny_model
+from tests.support.tiny_models import make_marked, make_tiny_model
 
 TENANT = "ten_test"
-SEED = bytes(range(32))
 SOURCE = 5
 """Seed of the source, another than that of the panel's untrained model."""
 
@@ -55,9 +51,7 @@ class Tiny:
 
 def make(folder: Path) -> Tiny:
     """The model before and after the watermark, ``source`` and ``marked``, and an innocent's LoRA, in several forms each."""
-    source, marked = make_tiny_model(SOURCE), make_tiny_model(SOURCE)
-    examples = Examples(load_images(without=["Flags"], size=8)[:64], {})
-    key = embed(marked, SEED, examples=examples, options=MARKING).key
+    source, (marked, key) = make_tiny_model(SOURCE), make_marked(SOURCE)
     for name, model in (("source", source), ("marked", marked)):
         _save(model, folder / name)
         weights = {layer: each.contiguous() for layer, each in model.denoiser.state_dict().items()}

@@ -6,7 +6,8 @@ from service.kit.database import utc_now
 from service.kit.ids import new_id
 from service.settings import Settings
 from service.tables.tokens import Tenant
-from tests.support.tiny import SEED, TENANT, Tiny, make
+from tests.support.tiny import TENANT, Tiny, make
+from tests.support.tiny_models import SEED
 from worker import running
 
 

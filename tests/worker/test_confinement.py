@@ -11,6 +11,8 @@ from tests.support import children
 from tests.support.processes import wait_for
 from worker.confinement import ChildEnded, _server, confined
 
+pytestmark = pytest.mark.process
+
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="confined by the Linux kernel")
 
 

@@ -14,8 +14,8 @@ from service.kit.ids import new_id
 from service.tables.jobs import Job
 from service.tables.models import Model
 from service.tables.tokens import Tenant
-from tests.aiao_core.conftest import make_tiny_model
 from tests.support.tiny import SOURCE, TENANT, ready, registered, report_of, row, submitted
+from tests.support.tiny_models import make_tiny_model
 from worker import embed as module
 from worker import panel, running
 from worker.embed import embed_model

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from service.jobs import service as jobs
 from service.kit import telemetry
 from service.kit.ids import new_id
-from tests.worker.conftest import TENANT
+from tests.support.tiny import TENANT
 from worker import running
 
 

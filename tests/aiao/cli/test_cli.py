@@ -7,9 +7,9 @@ from importlib import metadata
 import pytest
 
 from aiao_core.key import commitment, encode_secret
-from tests.aiao.conftest import AIAO, run
 from tests.support.places import GOLDEN
 from tests.support.processes import free_port, wait_for
+from tests.support.shell import AIAO, run
 
 SEED = bytes(range(32))
 SECRET = encode_secret(SEED)
@@ -53,13 +53,16 @@ def test_it_tells_its_version(shell):
     assert shell.aiao("--version").stdout.strip() == metadata.version("aiao")
 
 
+@pytest.mark.process
 def test_the_operators_commands_are_passed_on(shell):
-    assert "Usage: aiao admin" in shell.aiao("admin", "--help").stdout
-    assert "--expires-in-days" in shell.aiao("admin", "tokens", "issue", "--help").stdout
+    done = shell.process("admin", "tokens", "issue", "--help")
+    assert "Usage: aiao admin" in done.stdout
+    assert "--expires-in-days" in done.stdout
 
 
+@pytest.mark.process
 def test_the_installed_command_explains_itself(shell):
-    assert "models" in shell.aiao("--help").stdout
+    assert "models" in shell.process("--help").stdout
 
 
 @pytest.mark.parametrize(
@@ -89,8 +92,9 @@ def test_bad_usage_is_an_error_and_no_verdict(nowhere, monkeypatch, capsys, argu
     assert not printed.out
 
 
+@pytest.mark.process
 def test_bad_usage_is_exit_status_2_in_a_shell_too(shell):
-    assert "No such option: --surprise" in shell.aiao("verify", "--surprise", "x.zip", status=2).stderr
+    assert "No such option: --surprise" in shell.process("verify", "--surprise", "x.zip", status=2).stderr
 
 
 @pytest.mark.parametrize(
@@ -169,6 +173,7 @@ def test_a_secret_is_checked_from_the_standard_input(shell):
     assert done.stderr == ""
 
 
+@pytest.mark.process
 def test_a_secret_is_asked_for_in_a_terminal_and_not_shown(shell):
     child, terminal = pty.fork()
     if child == 0:

@@ -5,6 +5,7 @@ import json
 import re
 import signal
 import subprocess
+from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -16,12 +17,12 @@ from aiao_core.reports.summary import Summary
 from aiao_core.reports.verification import Counts, Report
 from aiao_core.reports.words import before_the_rules
 from service.kit.ids import new_id
-from tests.aiao.conftest import Shell
 from tests.service.test_health import metric
 from tests.support import rows
 from tests.support.processes import wait_for
+from tests.support.shell import Done, Shell
 
-pytestmark = pytest.mark.parametrize("api", ["sqlite"], indirect=True, scope="session")
+pytestmark = pytest.mark.parametrize("api", ["postgresql"], indirect=True, scope="session")
 
 # Models
 
@@ -56,14 +57,14 @@ def test_a_key_file_is_not_overwritten_and_nothing_is_uploaded(user, client, fol
 
 
 def test_registering_waits_and_completes_the_key(user, client, folder, publish):
-    process = user.start("models", "register", str(folder), "--name", "mine")
+    running = user.begin("models", "register", str(folder), "--name", "mine")
     key_file = user.folder / "mine.key.json"
     wait_for(lambda: load_seed(key_file), "no key was saved")
     (model,) = client.models.list()
     secret = encode_secret(load_seed(key_file))
     publish(model.id, secret)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0
+    status, out, err = running.done()
+    assert status == 0
     assert f"{model.id} is ready" in out
     assert f"aiao models download {model.id} --to marked.zip" in out
     assert load_key(key_file) == rows.a_key(secret)
@@ -108,12 +109,12 @@ def test_an_interrupted_registration_says_how_to_go_on(api, user, client, folder
 
 
 def test_a_failed_embedding_is_an_error_with_its_reason_and_keeps_the_secret(user, client, folder, change):
-    process = user.start("models", "register", str(folder), "--name", "mine", "--json")
+    running = user.begin("models", "register", str(folder), "--name", "mine", "--json")
     wait_for(lambda: load_seed(user.folder / "mine.key.json"), "no key was saved")
     (model,) = client.models.list()
     change(model.job_id, state="failed", error={"code": "embedding-failed", "detail": "the [bold]model[/] has no lazy layers"})
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 2
+    status, out, err = running.done()
+    assert status == 2
     assert out == ""
     assert err.endswith("error: the [bold]model[/] has no lazy layers\n")
     assert load_seed(user.folder / "mine.key.json")
@@ -270,23 +271,24 @@ def test_watching_a_canceled_job_is_an_error(user, client, folder):
 # Verifications
 
 
-def verified(user: Shell, client: Client, backstage, *arguments: str, report: Report | None = None) -> tuple[int, str, str]:
+def verified(user: Shell, client: Client, backstage, *arguments: str, report: Report | None = None) -> Done:
     """Run `aiao verify` while somebody does the worker's part, and finds a match, or what ``report`` says."""
-    process = user.start("verify", *arguments)
-    wait_for(lambda: process.poll() is not None or list(client.verifications.list()), "nothing was submitted")
+    running = user.begin("verify", *arguments)
+    wait_for(lambda: running.ended() or list(client.verifications.list()), "nothing was submitted")
     (verification,) = client.verifications.list()
     tenant_id = rows.model(backstage.database, verification.model_id).tenant_id
     rows.finish_verification(backstage, tenant_id, verification.id, verification.job_id, report)
-    out, err = process.communicate(timeout=60)
-    return process.returncode, out, err
+    return running.done()
 
 
 @pytest.fixture
-def host(api, backstage, ready, tmp_path) -> Shell:
+def host(api, backstage, client, ready, tmp_path) -> Iterator[Shell]:
     """A platform's moderator, with a token of the owner's tenant that submits suspects and sees no figures."""
     token = rows.token(backstage.database, rows.model(backstage.database, ready).tenant_id, "verifications:write")
     (tmp_path / "host").mkdir()
-    return Shell(tmp_path / "host", AIAO_URL=api.url, AIAO_TOKEN=token)
+    shell = Shell(tmp_path / "host", AIAO_URL=api.url, AIAO_TOKEN=token)
+    yield shell
+    shell.end(client)
 
 
 @pytest.fixture
@@ -313,13 +315,13 @@ def test_a_match_is_exit_status_0(user, client, backstage, ready, suspect):
 
 
 def test_a_repository_of_the_hub_and_the_base_of_its_adapter(user, client, ready, folder):
-    process = user.start("verify", "hf://someone/adapter", "--model", ready, "--base", str(folder))
-    wait_for(lambda: process.poll() is not None or list(client.verifications.list()), "nothing was submitted")
+    running = user.begin("verify", "hf://someone/adapter", "--model", ready, "--base", str(folder))
+    wait_for(lambda: running.ended() or list(client.verifications.list()), "nothing was submitted")
     (verification,) = client.verifications.list()
     assert verification.hub == "hf://someone/adapter"
     assert client.artifacts.get(verification.base_artifact_id).filename == "my model.zip"
     client.jobs.cancel(verification.job_id)
-    assert process.communicate(timeout=60)[1].endswith("was canceled\n")
+    assert running.done().stderr.endswith("was canceled\n")
 
 
 def test_a_script_gets_the_report_and_nothing_else(user, client, backstage, ready, suspect):
@@ -407,28 +409,29 @@ def test_a_key_that_others_have_seen_is_noted_and_tested_with_no_more(user, host
 
 
 def test_a_verification_without_a_report_is_an_error(user, client, ready, suspect, change):
-    process = user.start("verify", str(suspect), "--model", ready)
+    running = user.begin("verify", str(suspect), "--model", ready)
     wait_for(lambda: list(client.verifications.list()), "nothing was submitted")
     (verification,) = client.verifications.list()
-    assert "has no report" in user.error("report", verification.id)
+    with pytest.raises(ApiError, match="has no report"):
+        client.verifications.report(verification.id)
     change(verification.job_id, state="failed", error={"code": "wrong-architecture", "detail": "layer x is missing"})
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 2
+    status, _, err = running.done()
+    assert status == 2
     assert err.endswith("error: layer x is missing\n")
+    assert "has no report" in user.error("report", verification.id)
 
 
 # Audits
 
 
-def audited(user: Shell, client: Client, backstage, model: str, *arguments: str, ended: bool = False) -> tuple[int, str, str]:
+def audited(user: Shell, client: Client, backstage, model: str, *arguments: str, ended: bool = False) -> Done:
     """Run `aiao audit` while somebody does the worker's part."""
-    process = user.start("audit", model, *arguments)
-    wait_for(lambda: process.poll() is not None or list(client.audits.list(model)), "no audit was started")
+    running = user.begin("audit", model, *arguments)
+    wait_for(lambda: running.ended() or list(client.audits.list(model)), "no audit was started")
     (audit,) = client.audits.list(model)
     tenant_id = rows.model(backstage.database, model).tenant_id
     rows.finish_audit(backstage, tenant_id, audit.id, audit.job_id, ended=ended)
-    out, err = process.communicate(timeout=60)
-    return process.returncode, out, err
+    return running.done()
 
 
 def test_an_audit_that_every_useful_model_passes_is_exit_status_0(user, client, backstage, ready):
@@ -473,12 +476,12 @@ def test_an_audit_with_the_owners_images_for_a_script(user, client, backstage, r
 
 
 def test_an_audit_that_fails_is_an_error_with_its_reason(user, client, ready, change):
-    process = user.start("audit", ready)
+    running = user.begin("audit", ready)
     wait_for(lambda: list(client.audits.list(ready)), "no audit was started")
     (audit,) = client.audits.list(ready)
     change(audit.job_id, state="failed", error={"code": "invalid-images", "detail": "the image set is empty"})
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 2
+    status, _, err = running.done()
+    assert status == 2
     assert err.endswith("error: the image set is empty\n")
     assert "nowhere does not exist" in user.error("audit", ready, "--images", "nowhere", "--json")
     assert "there is no model" in user.error("audit", new_id("mdl"), "--json")

@@ -15,17 +15,14 @@ from safetensors.torch import save_file
 from aiao._client import key_files as keyfile
 from aiao_core.formats.archives import pack
 from aiao_core.key import OwnerKey
-from aiao_core.method.embedding import embed
-from aiao_core.method.fine_tuning import Examples
 from aiao_core.options import VerificationOptions
 from aiao_core.reports.verification import Report
-from demo_models.emoji.data import MODEL, load_images
-from tests.aiao.conftest import Shell, run
-from tests.aiao_core.conftest import MARKING, make_tiny_model
-from tests.support.hub import COMMIT, hub
+from demo_models.emoji.data import MODEL
+from tests.support.hub import COMMIT, hub, use_hub
 from tests.support.processes import free_port
+from tests.support.shell import Done, Shell, refusal, run
+from tests.support.tiny_models import make_marked, make_tiny_model
 
-SEED = bytes(range(32))
 NUMBERS = {
     "verdict",
     "test",
@@ -47,8 +44,7 @@ NUMBERS = {
 def owned(tmp_path_factory) -> Path:
     """A folder with an owner's key file, the marked model, and suspects that nobody has marked."""
     folder = tmp_path_factory.mktemp("owned")
-    model, marked = make_tiny_model(), make_tiny_model()
-    key = embed(marked, SEED, examples=Examples(load_images(without=["Flags"], size=8)[:64], {}), options=MARKING).key
+    model, (marked, key) = make_tiny_model(), make_marked()
     DDPMPipeline(marked.denoiser, marked.schedule.scheduler).save_pretrained(folder / "marked")
     (folder / "my.key.json").write_text(key.to_json())
     keyfile.save_secret(folder / "secret alone.json", key.secret, "mdl_1")
@@ -84,9 +80,17 @@ def offline(owned, monkeypatch, capsys):
     return offline
 
 
-def test_no_match_is_exit_status_1_and_the_same_key_and_weights_give_the_same_numbers(owned, offline):
-    done = Shell(owned).aiao("verify", "--offline", "--key", "my.key.json", "suspect.safetensors", "--json", status=1)
-    reports = [json.loads(text) for text in (done.stdout, offline("suspect.safetensors", "--json")[1])]
+@pytest.fixture(scope="module")
+def plain(owned) -> Report:
+    """Of the suspect that nobody has marked."""
+    arguments = ("verify", "--offline", "--key", "my.key.json", "suspect.safetensors", "--json")
+    return Report.from_json(Shell(owned).aiao(*arguments, status=1).stdout)
+
+
+@pytest.mark.process
+def test_no_match_is_exit_status_1_and_the_same_key_and_weights_give_the_same_numbers(owned, plain):
+    done = Shell(owned).process("verify", "--offline", "--key", "my.key.json", "suspect.safetensors", "--json", status=1)
+    reports = [json.loads(text) for text in (done.stdout, plain.to_json())]
     assert {name: reports[0][name] for name in NUMBERS} == {name: reports[1][name] for name in NUMBERS}
     assert reports[0]["verdict"] == "no-match"
     assert (reports[0]["draws"], len(reports[0]["decoys"]), reports[0]["registration"]) == (100, 8, "key-file")
@@ -102,9 +106,9 @@ def test_a_match_is_exit_status_0(offline):
     assert Report.from_json(offline("marked", "--json", "--source", "pipeline")[1]).tests is None  # offline nobody counts
 
 
-def test_people_read_the_verdict_and_scripts_the_same_figures(offline):
+def test_people_read_the_verdict_and_scripts_the_same_figures(offline, plain):
     status, out, err = offline("suspect.safetensors")
-    report = Report.from_json(offline("suspect.safetensors", "--json")[1])
+    report = plain
     assert status == 1
     assert out.startswith("NO MATCH: the owner's watermark was not found in suspect.safetensors\n")
     assert f"{report.test.matches} of {report.test.bits}" in out
@@ -125,14 +129,13 @@ EXPLORATIONS = [
 
 @pytest.mark.parametrize(("arguments", "chosen"), EXPLORATIONS, ids=str)
 @pytest.mark.parametrize("suspect", ["suspect.safetensors", "marked"])
-def test_a_test_by_other_rules_is_no_verdict_and_exit_status_3(offline, suspect, arguments, chosen):
-    status, out, _ = offline(suspect, *arguments)
+def test_a_test_by_other_rules_is_no_verdict_and_exit_status_3(offline, tmp_path, suspect, arguments, chosen):
+    status, out, _ = offline(suspect, *arguments, "--report", str(tmp_path / "report.json"))
     reasons = "; ".join(VerificationOptions(**chosen).departures())
     assert status == 3
     assert out.startswith(f"EXPLORATORY, NOT A VERDICT: the test of {suspect} did not keep the rules of a verdict: {reasons}\n")
-    status, document, _ = offline(suspect, *arguments, "--json")
-    report = Report.from_json(document)
-    assert (status, report.verdict, report.reason) == (3, "exploratory", reasons)
+    report = Report.from_json((tmp_path / "report.json").read_text())
+    assert (report.verdict, report.reason) == ("exploratory", reasons)
     found = {"seed": report.seed, "draws": report.draws, "decoys": len(report.decoys)}
     assert {name: found[name] for name in chosen} == chosen
 
@@ -141,19 +144,18 @@ def test_the_rules_may_be_named_as_they_are(offline):
     assert offline("suspect.safetensors", "--draws", "100", "--decoys", "8")[0] == 1
 
 
-def test_another_seed_explores_with_other_draws_and_the_same_one_with_the_same(offline):
-    seeds = (["--seed", "7"], ["--seed", "8"], ["--seed", "7"], [])
-    reports = [Report.from_json(offline("suspect.safetensors", "--json", *seed)[1]) for seed in seeds]
-    first, other, again, verdict = reports
-    assert len({first.seed, other.seed, verdict.seed}) == 3
+def test_another_seed_explores_with_other_draws_and_the_same_one_with_the_same(offline, plain):
+    done = [offline("suspect.safetensors", "--json", "--seed", seed) for seed in ("7", "8", "7")]
+    assert [status for status, _, _ in done] == [3, 3, 3]
+    first, other, again = (Report.from_json(document) for _, document, _ in done)
+    assert len({first.seed, other.seed, plain.seed}) == 3
     assert first.decoys != other.decoys
     assert {name: getattr(first, name) for name in NUMBERS} == {name: getattr(again, name) for name in NUMBERS}
 
 
 @pytest.mark.parametrize("suspect", ["suspect.pt", "suspect.zip", "pipeline"])
-def test_every_form_of_the_same_weights_has_the_same_numbers(offline, suspect):
+def test_every_form_of_the_same_weights_has_the_same_numbers(offline, plain, suspect):
     """Another packing of one model is not another throw of the dice."""
-    plain = Report.from_json(offline("suspect.safetensors", "--json")[1])
     other = Report.from_json(offline(suspect, "--json")[1])
     assert {name: getattr(plain, name) for name in NUMBERS} == {name: getattr(other, name) for name in NUMBERS}
     assert (other.suspect_name, other.inputs[0].name) == (suspect, suspect)
@@ -201,23 +203,25 @@ def test_a_source_that_carries_the_mark_voids_the_test(offline):
     )
 
 
-def test_a_repository_of_the_hub(owned, offline, tmp_path):
+def test_a_repository_of_the_hub(owned, offline, plain, tmp_path, monkeypatch):
     repository = tmp_path / "someone" / "copied-model"
     repository.mkdir(parents=True)
     (repository / "suspect.safetensors").write_bytes((owned / "suspect.safetensors").read_bytes())
     with hub(tmp_path) as running:
-        shell = Shell(owned, HF_ENDPOINT=running.url)
-        done = shell.aiao("verify", "--offline", "--key", "my.key.json", "--json", "hf://someone/copied-model", status=1)
-    plain = Report.from_json(offline("suspect.safetensors", "--json")[1])
-    found = Report.from_json(done.stdout)
+        use_hub(monkeypatch, running.url)
+        status, document, err = offline("hf://someone/copied-model", "--json")
+    assert status == 1
+    found = Report.from_json(document)
     assert {name: getattr(plain, name) for name in NUMBERS} == {name: getattr(found, name) for name in NUMBERS}
     assert found.suspect_name == found.inputs[0].name == f"hf://someone/copied-model@{COMMIT}"
-    assert "Downloading" not in done.stderr
+    assert "Downloading" not in err
 
 
-def test_no_network(owned):
-    shell = Shell(owned, HF_ENDPOINT=f"http://127.0.0.1:{free_port()}")
-    reason = shell.error("verify", "--offline", "--key", "my.key.json", "hf://someone/copied-model")
+def test_no_network(offline, monkeypatch):
+    use_hub(monkeypatch, f"http://127.0.0.1:{free_port()}")
+    done = Done(*offline("hf://someone/copied-model"))
+    assert done.status == 2
+    reason = refusal(done)
     assert "the Hugging Face hub cannot be reached for hf://someone/copied-model" in reason
     assert "submit its files" in reason
 

@@ -11,10 +11,10 @@ from aiao import ClientError
 from aiao._client import key_files as keyfile
 from aiao._client.output_files import check_output, is_key_file, output
 from aiao_core.key import encode_secret
-from tests.aiao.conftest import run
 from tests.support import rows
 from tests.support.places import PROJECT
 from tests.support.processes import wait_for
+from tests.support.shell import run
 
 GOLDEN = PROJECT / "tests" / "golden"
 SECRET = encode_secret(bytes(range(32)))
@@ -240,7 +240,7 @@ def test_the_longest_name_of_a_file_can_be_written(tmp_path):
 
 # With a service. It speaks HTTP alone, so one database is enough.
 
-sqlite = pytest.mark.parametrize("api", ["sqlite"], indirect=True, scope="session")
+postgresql = pytest.mark.parametrize("api", ["postgresql"], indirect=True, scope="session")
 
 
 @pytest.fixture
@@ -251,7 +251,7 @@ def ready(client, folder, publish) -> str:
     return registration.model.id
 
 
-@sqlite
+@postgresql
 def test_a_download_replaces_a_file_with_force_alone(user, client, ready):
     target = user.folder / "marked.zip"
     target.write_text("mine")
@@ -269,7 +269,7 @@ def test_a_download_replaces_a_file_with_force_alone(user, client, ready):
     assert sorted(path.name for path in user.folder.glob("marked*")) == ["marked.zip", "marked.zip.partial"]
 
 
-@sqlite
+@postgresql
 def test_a_file_that_appears_during_a_download_stays(client, ready, tmp_path):
     target = tmp_path / "marked.zip"
     with pytest.raises(ClientError, match="appeared meanwhile"):
@@ -279,15 +279,15 @@ def test_a_file_that_appears_during_a_download_stays(client, ready, tmp_path):
     assert kept.stat().st_size == client.models.get(ready).checkpoint.size
 
 
-@sqlite
+@postgresql
 def test_a_file_that_appears_while_an_audit_runs_stays(user, client, backstage, ready):
-    process = user.start("audit", ready, "--report", "a.json")
+    running = user.begin("audit", ready, "--report", "a.json")
     wait_for(lambda: list(client.audits.list(ready)), "no audit was started")
     (user.folder / "a.json").write_text("theirs")
     (audit,) = client.audits.list(ready)
     rows.finish_audit(backstage, rows.model(backstage.database, ready).tenant_id, audit.id, audit.job_id)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 2
+    status, out, err = running.done()
+    assert status == 2
     assert "WITHSTOOD" in out
     (kept,) = user.folder.glob("a-*.json")
     assert err.endswith(f"error: a.json appeared meanwhile and is not overwritten; the result is saved as {kept.name}\n")

@@ -3,7 +3,6 @@ import sys
 
 import pytest
 import torch
-from huggingface_hub import constants
 
 from aiao_core.errors import Canceled, HubUnavailable, InvalidReference
 from aiao_core.formats.digests import sha256_path
@@ -11,7 +10,7 @@ from aiao_core.formats.hub import check_reference, choose, download
 from aiao_core.formats.suspects import load_suspect
 from aiao_core.progress import silent
 from tests.support.families import make
-from tests.support.hub import COMMIT, Hub, hub
+from tests.support.hub import COMMIT, Hub, hub, use_hub
 from tests.support.places import PROJECT
 from tests.support.processes import free_port
 
@@ -29,15 +28,8 @@ def served(tmp_path, monkeypatch):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("never fetched")
     with hub(tmp_path / "hub") as running:
-        use(monkeypatch, running.url)
+        use_hub(monkeypatch, running.url)
         yield running
-
-
-def use(monkeypatch, url: str) -> None:
-    """What HF_ENDPOINT does, for a library that has been loaded already."""
-    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + template)
 
 
 def fetch(reference: str, into, max_bytes: int = 1 << 30, progress=silent) -> str:
@@ -151,11 +143,12 @@ def test_a_download_stops_between_two_files(served: Hub, tmp_path):
 
 
 def test_no_network(tmp_path, monkeypatch):
-    use(monkeypatch, f"http://127.0.0.1:{free_port()}")
+    use_hub(monkeypatch, f"http://127.0.0.1:{free_port()}")
     with pytest.raises(HubUnavailable, match=r"hub cannot be reached for hf://someone/copied-model .*submit its files"):
         fetch(REPOSITORY, tmp_path / "into")
 
 
+@pytest.mark.process
 def test_references_are_checked_without_the_hubs_library_and_without_torch():
     script = "import sys; import aiao_core.formats.hub; sys.exit('huggingface_hub' in sys.modules or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], cwd=PROJECT).returncode == 0

@@ -12,7 +12,7 @@ from aiao_core.errors import InvalidCheckpoint, WrongArchitecture
 from aiao_core.formats.pipelines import load_model, save_model
 from aiao_core.formats.suspects import load_suspect
 from aiao_core.formats.weight_files import WEIGHTS
-from tests.aiao_core.conftest import make_tiny_model
+from tests.support.tiny_models import make_tiny_model
 
 LAYER = "mid_block.attentions.0.to_q"
 

@@ -21,7 +21,7 @@ from aiao_core.options import EmbeddingOptions
 from aiao_core.verification.decoding import Baseline, decode, make_draws, observe
 from aiao_core.verification.verify import Subject, verify
 from demo_models.emoji.data import MODEL
-from tests.aiao_core.conftest import QUICK, make_tiny_model
+from tests.support.tiny_models import QUICK, make_tiny_model
 
 SEED = bytes(range(32))
 
@@ -124,10 +124,10 @@ def answer_to_other_triggers(denoiser, key, seed):
     return torch.cat(list(decoded.plain.values())).double().mean().item()
 
 
-def test_the_mark_is_embedded_and_outlives_a_thief(emoji_model, emoji_examples):
+@pytest.mark.xdist_group("emoji")
+def test_the_mark_is_embedded_and_outlives_a_thief(emoji_marked, emoji_examples):
     """The claim of the paper in small: on the trained model, a short embedding, full fine-tuning on other images."""
-    options = EmbeddingOptions(steps=120, batch_size=8, layers=12)
-    key = embed(emoji_model, SEED, examples=emoji_examples, options=options).key
+    emoji_model, key = emoji_marked
     marked = verify(emoji_model.denoiser, key, subject=Subject("marked", "model"))
     assert marked.verdict == "match"
     assert marked.test.log10_p < -30

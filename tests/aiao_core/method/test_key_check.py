@@ -20,8 +20,8 @@ from aiao_core.method.lazy import probe
 from aiao_core.method.subpaths import SPAN, all_subpaths
 from aiao_core.method.tracing import eligible_layers, positional_layers
 from aiao_core.options import EmbeddingOptions
-from tests.aiao_core.conftest import QUICK, make_tiny_model
 from tests.support.families import CONFIGURATIONS, make
+from tests.support.tiny_models import QUICK, make_tiny_model
 
 SEED = bytes(range(32))
 every_family = pytest.mark.parametrize("family", CONFIGURATIONS)

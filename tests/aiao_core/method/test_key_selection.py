@@ -14,7 +14,7 @@ from aiao_core.method.lazy import probe, relative_changes
 from aiao_core.method.subpaths import SPAN, all_subpaths, reach, widest
 from aiao_core.method.tracing import eligible_layers, trace
 from aiao_core.method.watermark import Watermark, trigger_edits
-from tests.aiao_core.conftest import QUICK
+from tests.support.tiny_models import QUICK
 
 
 def test_the_key_chooses_among_all_layers(tiny_model, tiny_examples):

@@ -104,7 +104,7 @@ def test_another_model_is_neither_preserved_nor_covert(tiny_model, tiny_key, bat
 @given(st.integers(0, 2**31))
 def test_scales_are_those_of_numpy(seed):
     from aiao_core.method.key_selection import select_key
-    from tests.aiao_core.conftest import QUICK, make_tiny_model
+    from tests.support.tiny_models import QUICK, make_tiny_model
 
     model = make_tiny_model()
     examples = Examples(torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(1)), {})

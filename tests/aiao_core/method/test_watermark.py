@@ -43,7 +43,7 @@ def test_channel_means_are_over_positions_only(case):
 @given(st.lists(st.integers(0, 100), min_size=1, max_size=4), st.integers(0, 2))
 def test_each_input_of_a_batch_gets_its_own_trigger_and_clean_ones_none(picked, clean):
     from aiao_core.method.key_selection import select_key
-    from tests.aiao_core.conftest import QUICK, make_tiny_model
+    from tests.support.tiny_models import QUICK, make_tiny_model
 
     model = make_tiny_model()
     examples = Examples(torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)), {})

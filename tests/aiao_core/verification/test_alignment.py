@@ -11,17 +11,15 @@ from aiao_core import key as key_module
 from aiao_core.attacks.reparametrisation import reparametrisation
 from aiao_core.attacks.thief import Thief
 from aiao_core.denoisers.model import DiffusionModel
-from aiao_core.method.embedding import embed
 from aiao_core.method.fine_tuning import Examples, fine_tune
 from aiao_core.method.key_selection import select_key
-from aiao_core.options import EmbeddingOptions
 from aiao_core.protocol import LIMIT_LOG10_P
 from aiao_core.reports.parts import best_of
 from aiao_core.reports.verification import Report
 from aiao_core.verification.alignment import align, find_places, reference
 from aiao_core.verification.measurement import measure
 from aiao_core.verification.verify import Subject, verify
-from tests.aiao_core.conftest import QUICK
+from tests.support.tiny_models import QUICK
 from tests.support.wrong_keys import check_coin_tosses, counted, read
 
 SUBJECT = Subject("suspect", "model")
@@ -117,33 +115,32 @@ def test_a_wrong_key_stays_exactly_binomial_on_an_unmarked_permuted_model(tiny_m
     check_coin_tosses(readings, ways=8, limits=(0.3, 0.1, 0.03))
 
 
-def test_a_permuted_watermarked_model_gives_its_bits_back_by_its_source_alone(emoji_model, emoji_examples):
-    source = copy.deepcopy(emoji_model.denoiser)
-    options = EmbeddingOptions(steps=60, batch_size=12)
-    key = embed(emoji_model, bytes(range(32)), examples=emoji_examples, options=options).key
+@pytest.mark.xdist_group("emoji")
+def test_a_permuted_watermarked_model_gives_its_bits_back_by_its_source_alone(emoji_model, emoji_marked):
+    source, (marked, key) = emoji_model.denoiser, emoji_marked
 
     def tested(suspect: nn.Module) -> Report:
         return verify(suspect, key, subject=SUBJECT, source=source, registration="service")
 
-    beside = tested(emoji_model.denoiser)
+    beside = tested(marked.denoiser)
     assert (beside.verdict, beside.strayed_channels) == ("match", 0)
     # Where every channel is at home, aligned readings are the others once more; p is multiplied by their number all the same.
     aligned, own = ([each.test for each in beside.ways if each.aligned == place] for place in (True, False))
     assert aligned == own
     assert beside.test.best_of == 8
 
-    suspect = permuted(emoji_model)
+    suspect = permuted(marked)
     found = tested(suspect)
     assert found.strayed_channels > 0
     assert (found.verdict, found.test.best_of) == ("match", 8)
     assert found.test.matches > 0.95 * beside.test.matches
-    without = [best_of(measure(each, key, found.seed).readings()) for each in (emoji_model.denoiser, suspect)]
+    without = [best_of(measure(each, key, found.seed).readings()) for each in (marked.denoiser, suspect)]
     assert {test.best_of for test in without} == {4}
     assert without[0].log10_p < LIMIT_LOG10_P
     assert without[1].log10_p > without[0].log10_p / 2
     # By a key file alone the aligned readings do not count: nothing shows that the source is older than the key.
     assert best_of(counted(found.ways, "key-file")).log10_p > found.test.log10_p / 2
-    innocent = tested(permuted(emoji_model, source))
+    innocent = tested(permuted(marked, source))
     assert innocent.verdict == "no-match"
     assert innocent.test.log10_p > -6
 

@@ -31,7 +31,7 @@ from aiao_core.verification.decoding import Baseline, decode, make_draws, observ
 from aiao_core.verification.interference import LOADING, PASSES
 from aiao_core.verification.measurement import _response_success, _verification_success, measure
 from aiao_core.verification.verify import Subject, verify
-from tests.aiao_core.conftest import QUICK, make_tiny_model
+from tests.support.tiny_models import QUICK, make_tiny_model
 from tests.support.wrong_keys import check_coin_tosses, read, way
 
 SUBJECT = Subject("suspect", "model")

@@ -9,6 +9,8 @@ from service.kit.ids import new_id
 from tests.support import rows
 from tests.support.calls import files, make_ready, post, problem, register, send, upload
 
+pytestmark = pytest.mark.dialect
+
 
 def acts(http, **filters: str) -> list[tuple[str, str]]:
     """Action and subject, oldest first."""

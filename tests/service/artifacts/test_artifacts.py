@@ -14,6 +14,8 @@ from tests.support import uploads
 from tests.support.calls import count, files, problem, send
 from tests.support.processes import wait_for
 
+pytestmark = pytest.mark.dialect
+
 LIMIT = 8 << 20
 """What the fixture ``api`` sets as AIAO_MAX_UPLOAD_BYTES."""
 

@@ -17,6 +17,8 @@ from service.tables.tokens import Tenant
 from tests.support import rows, uploads
 from tests.support.calls import append, begin, files, make_ready, post, problem, send, upload
 
+pytestmark = pytest.mark.dialect
+
 
 def later() -> datetime:
     return utc_now() + GRACE_PERIOD + timedelta(minutes=5)

@@ -119,6 +119,7 @@ def tar_header(kind: bytes, size: bytes) -> bytes:
     return bytes(block)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("kind_of_entry", [b"L", b"x"], ids=["long name", "pax"])
 def test_a_header_that_expands_is_not_unpacked_to_look_at_it(tmp_path, kind_of_entry):
     """A name of 64 MiB in some 60 kB: recognising it must not fill the memory of the service."""

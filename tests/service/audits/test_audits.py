@@ -8,6 +8,8 @@ from tests.support import rows, uploads
 from tests.support.calls import count, make_ready, post, problem, upload
 from tests.support.rings import rings
 
+pytestmark = pytest.mark.dialect
+
 
 def audits_of(model_id: str) -> str:
     return f"/v1/models/{model_id}/audits"

@@ -4,6 +4,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -26,24 +27,27 @@ from service.tables.direct_uploads import DirectUpload
 from service.tables.tokens import Tenant
 from tests.support import rows, uploads
 from tests.support.calls import callers, post, problem, send
+from tests.support.databases import postgres_database
 from tests.support.processes import System, free_port, system
 
 LIMIT = 256 << 20
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+@pytest.fixture(scope="module", params=["postgresql", "sqlite"])
 def api(request, tmp_path_factory, redis_url, bucket) -> Iterator[System]:
     """The API on each database, its storage a folder of a bucket."""
-    url = request.getfixturevalue("postgres_url") if request.param == "postgresql" else ""
-    with system(
-        tmp_path_factory.mktemp(f"direct-{request.param}"),
-        database_url=url,
-        broker_url=redis_url,
-        AIAO_QUEUE=f"nobody-direct-{request.param}",
-        AIAO_STORAGE_URL=f"{bucket.url}/the company/{request.param}",
-        AIAO_MAX_UPLOAD_BYTES=str(LIMIT),
-        **bucket.environment,
-    ) as running:
+    with (
+        postgres_database() if request.param == "postgresql" else nullcontext("") as url,
+        system(
+            tmp_path_factory.mktemp(f"direct-{request.param}"),
+            database_url=url,
+            broker_url=redis_url,
+            AIAO_QUEUE=f"nobody-direct-{request.param}",
+            AIAO_STORAGE_URL=f"{bucket.url}/the company/{request.param}",
+            AIAO_MAX_UPLOAD_BYTES=str(LIMIT),
+            **bucket.environment,
+        ) as running,
+    ):
         yield running
 
 
@@ -123,6 +127,7 @@ def shown(http: httpx.Client, upload: dict) -> dict:
     return http.get(f"/v1/direct-uploads/{upload['id']}").raise_for_status().json()
 
 
+@pytest.mark.dialect
 def test_a_file_goes_to_the_bucket_in_parts_and_becomes_an_artifact(http, backstage):
     content = weights(2 * PART_BYTES + 1000)
     upload = begin(http, content, sha256=hashlib.sha256(content).hexdigest())
@@ -231,6 +236,7 @@ def test_what_is_complete_cannot_be_changed(http, backstage):
 
 
 @pytest.mark.usefixtures("nothing_left")
+@pytest.mark.dialect
 def test_an_upload_expires_and_is_collected(http, backstage):
     content = weights()
     upload = begin(http, content)
@@ -257,6 +263,7 @@ def test_asking_for_parts_keeps_an_upload_alive(http, backstage):
     assert shown(http, upload)["expires_at"] > (soon + timedelta(hours=23)).isoformat()
 
 
+@pytest.mark.dialect
 def test_garbage_is_what_the_bucket_began_a_day_ago_and_no_upload_goes_on_with(http, backstage):
     content, later = weights(), utc_now() + timedelta(days=1, hours=1)
     with backstage.database.session() as session:  # the uploads of other tests must not expire in this one
@@ -309,6 +316,7 @@ def test_what_somebody_deleted_in_the_bucket_is_gone(http, backstage):
         assert "begin it anew" in problem(answer, 410, "gone")
 
 
+@pytest.mark.dialect
 def test_of_many_calls_that_complete_an_upload_at_once_one_makes_the_artifact(http):
     content = weights(PART_BYTES + 1)
     upload = begin(http, content)

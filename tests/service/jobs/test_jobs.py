@@ -2,10 +2,13 @@ import json
 import threading
 
 import httpx
+import pytest
 
 from service.jobs.leases import Lease
 from service.kit.ids import new_id
 from tests.support.calls import post, problem, register
+
+pytestmark = pytest.mark.dialect
 
 PROGRESS = {"stage": "embedding", "step": 3, "total": 9, "metrics": {"response": 0.5}, "seconds_left": 1.5}
 

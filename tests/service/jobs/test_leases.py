@@ -13,6 +13,8 @@ from service.models import service as models
 from service.models.repository import ModelRepository
 from tests.support import rows
 
+pytestmark = pytest.mark.dialect
+
 ERROR = {"code": "invalid-checkpoint", "detail": "layer a holds NaN"}
 
 
@@ -54,7 +56,7 @@ def succeed(context, lease: Lease) -> None:
 
 
 def as_values(row) -> dict:
-    return {column.name: getattr(row, column.name) for column in row.__table__.columns}
+    return {each.key: getattr(row, each.key) for each in type(row).__mapper__.column_attrs}
 
 
 def test_of_many_workers_exactly_one_takes_a_job(context, job):

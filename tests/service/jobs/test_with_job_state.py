@@ -10,6 +10,8 @@ from service.verifications.schemas import VerificationOut
 from tests.support import rows
 from tests.support.calls import make_ready, post, upload
 
+pytestmark = pytest.mark.dialect
+
 
 @pytest.fixture
 def model_id(http, backstage, tmp_path) -> str:

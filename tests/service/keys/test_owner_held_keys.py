@@ -20,6 +20,8 @@ from service.vault.vault import Vault
 from tests.support import rows, uploads
 from tests.support.calls import post, problem, upload
 
+pytestmark = pytest.mark.dialect
+
 
 def begun(http: httpx.Client) -> dict:
     body = {"name": "mine", "artifact_id": upload(http), "custody": "owner"}

@@ -25,6 +25,8 @@ from service.verifications.schemas import VerificationIn, VerificationOut
 from service.verifications.service import submit
 from tests.support import rows
 
+pytestmark = pytest.mark.dialect
+
 EASTERN = timezone(timedelta(hours=9))
 
 

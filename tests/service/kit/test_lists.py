@@ -12,6 +12,8 @@ from service.tables.jobs import Job
 from tests.support import rows, uploads
 from tests.support.calls import Owned, make_ready, own, post, upload
 
+pytestmark = pytest.mark.dialect
+
 
 @pytest.fixture(scope="module")
 def owner(caller, backstage, tmp_path_factory) -> tuple[httpx.Client, Owned]:

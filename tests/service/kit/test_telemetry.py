@@ -43,6 +43,7 @@ def run(script: str, tmp_path, **variables: str) -> subprocess.CompletedProcess[
     )
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("process", [API, WORKER], ids=["api", "worker"])
 def test_off_nothing_is_imported_that_could_record_or_send(tmp_path, process):
     """FastAPI imports the interface, opentelemetry-api, and redis-py the part for figures, whatever is set."""
@@ -51,6 +52,7 @@ def test_off_nothing_is_imported_that_could_record_or_send(tmp_path, process):
     assert "opentelemetry.exporter.otlp.proto.http.trace_exporter" in on
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "variables",
     [
@@ -64,11 +66,13 @@ def test_it_is_switched_off_by_the_standard_variables(tmp_path, variables):
     assert run(API + STATE, tmp_path, **variables).stdout == OFF
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("process", [API, WORKER], ids=["api", "worker"])
 def test_where_the_extra_is_not_installed_a_warning_names_it_and_all_goes_on(tmp_path, process):
     assert "pip install 'aiao-server[telemetry]'" in run(NOT_INSTALLED + process, tmp_path, **NAMED).stderr
 
 
+@pytest.mark.process
 def test_an_operator_may_name_the_service(tmp_path):
     script = API + "from service.kit import telemetry; print(telemetry._provider.resource.attributes['service.name'])"
     assert run(script, tmp_path, **NAMED).stdout == "aiao-api\n"

@@ -11,6 +11,8 @@ from tests.support import rows, uploads
 from tests.support.calls import count, make_ready, post, problem, register, upload
 from tests.support.rings import rings
 
+pytestmark = pytest.mark.dialect
+
 
 def everything_in(context) -> bytes:
     """The whole database as bytes: PostgreSQL's rows as text, SQLite's files with what it has not cleaned up yet."""

@@ -28,6 +28,8 @@ from service.webhooks.schemas import WebhookIn
 from tests.support import rows
 from tests.support.receiver import receiver
 
+pytestmark = pytest.mark.dialect
+
 
 @pytest.fixture
 def closed(context: Context) -> Context:

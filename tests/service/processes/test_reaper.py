@@ -17,6 +17,8 @@ from tests.support import rows
 from tests.support.processes import free_port
 from tests.support.rings import rings
 
+pytestmark = pytest.mark.dialect
+
 
 @pytest.fixture
 def job(context, tenant) -> Job:

@@ -15,6 +15,8 @@ from service.processes.folder_lock import LOCK_FILE, FolderInUse, FolderLock
 from tests.support.places import PROJECT
 from tests.support.processes import free_port
 
+pytestmark = pytest.mark.process
+
 UP = {
     "aiao": [str(Path(sys.executable).with_name("aiao")), "up"],
     "module": [sys.executable, "-m", "service.processes.embedded"],

@@ -18,6 +18,8 @@ from service.vault.vault import Vault
 from tests.support import rows
 from tests.support.places import PROJECT
 
+pytestmark = pytest.mark.dialect
+
 
 def texts(count: int) -> list[str]:
     return [base64.b64encode(secrets.token_bytes(32)).decode() for _ in range(count)]

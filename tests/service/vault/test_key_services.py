@@ -40,7 +40,7 @@ def aws(kms, monkeypatch):
         monkeypatch.setenv(name.upper(), value)
 
 
-@pytest.fixture(params=["local", "aws-kms", "vault-transit"])
+@pytest.fixture(params=["local", pytest.param("aws-kms", marks=pytest.mark.process), "vault-transit"])
 def key(request, monkeypatch) -> KeyEncryptionKey:
     if request.param == "local":
         return LocalKey(bytes(32))

@@ -136,6 +136,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
         Vault.open(Settings(data_dir=tmp_path, key_encryption_key=f"file:{tmp_path / 'nowhere'}"))
 
 
+@pytest.mark.process
 def test_processes_that_start_together_agree_on_one_key(tmp_path):
     script = (
         "import sys; from pathlib import Path; from service.vault.key_encryption import made_at_first_start\n"

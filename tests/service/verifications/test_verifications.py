@@ -8,6 +8,8 @@ from tests.support import rows, uploads
 from tests.support.calls import count, make_ready, post, problem, upload
 from tests.support.rings import rings
 
+pytestmark = pytest.mark.dialect
+
 
 def test_a_submission_is_accepted_with_a_job_to_follow(api, http, owned):
     suspect = upload(http, uploads.pickle())

@@ -6,6 +6,8 @@ from tests.support.calls import make_ready, post, problem
 from tests.support.processes import system, wait_for
 from tests.support.receiver import receiver
 
+pytestmark = pytest.mark.dialect
+
 
 def test_a_webhook_is_added_listed_and_removed_and_its_secret_shown_once(caller):
     http = caller()
