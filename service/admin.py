@@ -31,8 +31,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,  # a traceback must not show what a variable holds
 )
-tenants = typer.Typer(help="Who shares this service; no tenant sees another's things.", no_args_is_help=True)
-tokens = typer.Typer(help="Bearer tokens of a tenant.", no_args_is_help=True)
+tenants = typer.Typer(help="Manage tenants. No tenant sees another's things.", no_args_is_help=True)
+tokens = typer.Typer(help="Manage the bearer tokens of a tenant.", no_args_is_help=True)
 app.add_typer(tenants, name="tenants")
 app.add_typer(tokens, name="tokens")
 
@@ -44,17 +44,17 @@ TenantName = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's 
 
 @app.command()
 def migrate() -> None:
-    """Bring the database to this version's schema. Safe to repeat."""
+    """Migrate the database to this version's schema. Safe to repeat."""
     with _context() as context:
         context.database.migrate()
 
 
 @app.command()
 def rotate_kek() -> None:
-    """Seal every secret under AIAO_KEY_ENCRYPTION_KEY, owners' keys above all. The service goes on; may be repeated.
+    """Seal every secret again under AIAO_KEY_ENCRYPTION_KEY. Safe to repeat; the service keeps running.
 
-    Before it: give every process the new key as one of AIAO_FORMER_KEY_ENCRYPTION_KEYS, and then all of them the new one as
-    AIAO_KEY_ENCRYPTION_KEY and the old one as a former. After it the old one can go.
+    First give every process the new key as one of AIAO_FORMER_KEY_ENCRYPTION_KEYS. Then give every process the new one as
+    AIAO_KEY_ENCRYPTION_KEY and the old one as a former key. Afterwards remove the old one.
     """
     done, count = 0, 1
     with _context() as context:
@@ -62,19 +62,19 @@ def rotate_kek() -> None:
             with context.database.session() as session:
                 count = rotate(session, context.vault, ROTATED_AT_ONCE)
             done += count
-        print(f"{done} secrets were sealed anew; all lie under {context.vault.key_id}")  # noqa: T201
+        print(f"{done} secrets were sealed again; every secret is now under {context.vault.key_id}")  # noqa: T201
 
 
 @tenants.command("create")
 def create_tenant(name: TenantName) -> None:
-    """Make a tenant. One that exists stays as it is."""
+    """Create a tenant, unless it exists, and print its identifier."""
     with _session() as session:
         print(service.tenant_named(session, name).id)  # noqa: T201
 
 
 @tenants.command("list")
 def list_tenants() -> None:
-    """Identifier and name of each, as a line."""
+    """List the identifier and the name of each tenant, one a line."""
     with _session() as session:
         for tenant in TenantsRepository(session).all():
             print(tenant.id, tenant.name)  # noqa: T201
@@ -84,12 +84,12 @@ def list_tenants() -> None:
 def quota(
     name: TenantName,
     limit: Annotated[
-        str | None, typer.Argument(metavar="[BYTES]", help="How many bytes of uploads it may keep, or none for no limit.")
+        str | None, typer.Argument(metavar="[BYTES]", help="Maximum bytes of its uploads, or none for no limit.")
     ] = None,
 ) -> None:
-    """Print how many bytes a tenant's uploads take, and of how many; with BYTES, set that first."""
+    """Print the bytes that a tenant's uploads take, and their maximum. With BYTES, set the maximum first."""
     if limit not in (None, "none") and not (limit.isascii() and limit.isdigit()):
-        raise typer.BadParameter(f"{limit} is no number of bytes, and not none")
+        raise typer.BadParameter(f"{limit} is neither a number of bytes nor none")
     with _session() as session:
         tenant = _existing(session, name)
         if limit is not None:
@@ -101,13 +101,15 @@ def quota(
 @tokens.command()
 def issue(
     tenant: TenantName,
-    name: Annotated[str, typer.Option(help="What it is for, for people.")] = "issued by the operator",
+    name: Annotated[str, typer.Option(help="Purpose of the token, for people.")] = "issued by the operator",
     scope: Annotated[
-        list[str] | None, typer.Option(help="read, models:write, verifications:write or admin (default); may be repeated.")
+        list[str] | None, typer.Option(help="read, models:write, verifications:write or admin (default). Repeatable.")
     ] = None,
-    expires_in_days: Annotated[int | None, typer.Option(help="Without it the token holds until it is revoked.")] = None,
+    expires_in_days: Annotated[
+        int | None, typer.Option(help="Days until the token ends. Default: it holds until it is revoked.")
+    ] = None,
 ) -> None:
-    """Print a new token of the tenant, which is made if there is none. It is not shown again."""
+    """Print a new token of a tenant, which is created unless it exists. The token is not shown again."""
     try:
         request = TokenIn(name=name, scopes=scope or ["admin"], expires_in_days=expires_in_days)
     except ValidationError as error:
@@ -120,7 +122,7 @@ def issue(
 
 @tokens.command("list")
 def list_tokens(tenant: TenantName) -> None:
-    """The tenant's tokens without their secrets, newest first, each as a line of JSON."""
+    """List a tenant's tokens without their secrets, newest first, each as a line of JSON."""
     with _session() as session:
         repository = TokenRepository(session, _existing(session, tenant).id)
         cursor: str | None = None
@@ -144,13 +146,13 @@ def revoke(tenant: TenantName, token_id: Annotated[str, typer.Argument(help="tok
 def _existing(session: Session, name: str) -> Tenant:
     tenant = TenantsRepository(session).named(name)
     if tenant is None:
-        raise NotFound(f"there is no tenant {name}; aiao admin tenants list shows them")
+        raise NotFound(f"unknown tenant {name}; list the tenants with: aiao admin tenants list")
     return tenant
 
 
 @contextmanager
 def _context() -> Iterator[Context]:
-    """What the settings name. What is wrong is said in a sentence, and not by a traceback."""
+    """Open what the settings name. Print errors as one sentence, without a traceback."""
     try:
         with closing(Context.open(read_settings())) as context:
             yield context

@@ -157,8 +157,8 @@ def test_the_operator_sets_and_shows_a_quota(api):
 @pytest.mark.parametrize(
     ("arguments", "cause"),
     [
-        (["tenants", "quota", "nobody", "much"], "much is no number of bytes"),
-        (["tokens", "list", "nobody"], "there is no tenant nobody"),
+        (["tenants", "quota", "nobody", "much"], "much is neither a number of bytes nor none"),
+        (["tokens", "list", "nobody"], "unknown tenant nobody"),
         (["tokens", "issue", "a", "--scope", "everything"], "scopes"),
         (["tokens", "issue", "a", "--expires-in-days", "0"], "expires_in_days"),
     ],

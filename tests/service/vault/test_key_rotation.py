@@ -48,12 +48,12 @@ def test_after_a_rotation_the_former_key_is_needed_no_more(context):
     (new,) = texts(1)
     former = (context.settings.data_dir / "key-encryption-key").read_text().strip()
     key = LocalKey.of_text(new)
-    assert f"6 secrets were sealed anew; all lie under {key.id}" in rotate_kek(context, new, former)
+    assert f"6 secrets were sealed again; every secret is now under {key.id}" in rotate_kek(context, new, former)
     for tenant, (model, _, secret) in registered:
         assert secret_of(context.database, Vault(key), tenant, model.id) == secret
         with pytest.raises(VaultError):
             secret_of(context.database, context.vault, tenant, model.id)
-    assert "0 secrets were sealed anew" in rotate_kek(context, new, former)
+    assert "0 secrets were sealed again" in rotate_kek(context, new, former)
 
 
 def test_a_rotation_goes_on_until_no_key_is_left(context, tenant, monkeypatch, capsys):
@@ -66,7 +66,7 @@ def test_a_rotation_goes_on_until_no_key_is_left(context, tenant, monkeypatch, c
     monkeypatch.setenv("AIAO_FORMER_KEY_ENCRYPTION_KEYS", former)
     monkeypatch.setattr(admin, "ROTATED_AT_ONCE", 2)
     admin.rotate_kek()
-    assert "5 secrets were sealed anew" in capsys.readouterr().out
+    assert "5 secrets were sealed again" in capsys.readouterr().out
 
 
 def test_keys_of_the_first_release_are_rotated_too(context, tenant):
