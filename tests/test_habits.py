@@ -20,6 +20,7 @@ WORDS = (
     "trigger", "response", "subpath", "reach", "draw", "decoy", "reading", "lease", "attempt", "custody", "commitment",
     "verdict", "panel", "control",
 )  # fmt: skip
+TARGETS = re.findall(r"^([\w-]+):", (PROJECT / "Makefile").read_text("utf-8"), re.MULTILINE)
 
 
 def names(documents: list[Path]) -> list[str]:
@@ -67,6 +68,12 @@ def test_modules_that_documents_run_exist(document):
     ours = [module for module in run if module.split(".")[0] in ROOMS]
     files = [PROJECT / module.replace(".", "/") for module in ours]
     assert [file for file in files if not file.with_suffix(".py").exists() and not (file / "__main__.py").exists()] == []
+
+
+@pytest.mark.parametrize("document", OF_TODAY, ids=names(OF_TODAY))
+def test_commands_that_documents_name_are_in_the_makefile(document):
+    commands = re.findall(r"(?:^|`)make ([a-z][\w-]*)", document.read_text("utf-8"), re.MULTILINE)
+    assert [command for command in commands if command not in TARGETS] == []
 
 
 def test_the_readme_describes_every_setting_in_its_own_words():
