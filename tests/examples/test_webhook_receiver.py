@@ -19,6 +19,8 @@ from tests.examples.conftest import EXAMPLES
 
 pytestmark = pytest.mark.process
 
+pytestmark = pytest.mark.process
+
 SECRET = "whsec_" + "c2VjcmV0" * 4
 JOB = {"id": "job_1", "kind": "verify", "verification": {"sentence": "A match."}}
 BODY = json.dumps({"type": "job.succeeded", "data": JOB})
