@@ -1,7 +1,5 @@
 """What can go wrong, in words for the person who can mend it. Each message names the cause and the fix."""
 
-from typing import ClassVar
-
 
 def printable(text: str) -> str:
     """``text`` on one line, with whatever a terminal would obey or a database refuse written out."""
@@ -11,7 +9,8 @@ def printable(text: str) -> str:
 class AiaoError(Exception):
     """Base of every error that this library raises on purpose; ``str(error)`` may be shown to a user."""
 
-    code: ClassVar[str] = "error"
+    code = "error"
+    """Stable slug."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(printable(message))
@@ -87,6 +86,12 @@ class AttackNotPossible(AiaoError):
     """A removal attack that has nothing to work on in this denoiser, or not what it needs."""
 
     code = "attack-not-possible"
+
+
+class MissingDependency(AiaoError):
+    """A package that this needs is not installed; the message names the command that installs it."""
+
+    code = "missing-dependency"
 
 
 class Canceled(AiaoError):

@@ -235,13 +235,12 @@ def dispatch() -> None:
 
 def dispatched(client: Client) -> Iterator[timedelta]:
     registration = client.models.register(MODEL, name="emoji", options=EMBEDDING)
-    registration.job.wait()
+    client.jobs.wait(registration)
     suspect = client.artifacts.get(registration.model.artifact_id)
     body = {"model_id": registration.model.id, "artifact_id": suspect.id}
     for number in range(WORKERS + DISPATCHED):
-        job_id = client.post("/v1/verifications", json=body).json()["job"]["id"]
-        client.jobs.get(job_id).wait()
-        job = client.jobs.get(job_id)
+        job_id = client.transport.post("/v1/verifications", json=body).json()["job"]["id"]
+        job = client.jobs.wait(job_id)
         if number >= WORKERS:  # the first one of each worker imports torch
             yield job.started_at - job.created_at
 

@@ -83,7 +83,7 @@ def post(client: Client, file: Path) -> None:
                 yield chunk
 
     timeout = httpx.Timeout(60, read=3600)
-    client.send("POST", "/v1/artifacts", params={"filename": file.name}, content=chunks(), timeout=timeout)
+    client.transport.send("POST", "/v1/artifacts", params={"filename": file.name}, content=chunks(), timeout=timeout)
 
 
 def resumable(client: Client, file: Path) -> None:

@@ -185,7 +185,7 @@ def owner(production: System) -> Iterator[Client]:
 def registered(owner: Client) -> Registration:
     """The emoji model with its watermark embedded, on the production system."""
     registration = owner.models.register(MODEL, name="emoji", options=QUICK_EMBEDDING)
-    registration.job.wait()
+    owner.jobs.wait(registration)
     return registration
 
 

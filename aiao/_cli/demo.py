@@ -65,8 +65,8 @@ def _story(client: Client, scratch: Path, folder: Path, effort: Effort) -> list[
     keyfile.save_secret(key_file, registration.secret_key or "", registration.model.id)
     _say("2. The service embeds the watermark.")
     with follow("embed") as show:
-        registration.job.wait(progress=show)
-    keyfile.complete(key_file, client)
+        client.jobs.wait(registration, progress=show)
+    keyfile.complete(key_file, client.models.public_key)
     _say("3. The owner publishes the watermarked checkpoint.")
     marked = client.models.download(registration.model.id, scratch / "marked.zip")
     _say(f'4. A thief fine-tunes every weight of it on other images ("Animals & Nature"), {effort.theft_steps} steps.')
@@ -84,7 +84,7 @@ def _story(client: Client, scratch: Path, folder: Path, effort: Effort) -> list[
 def _verify(client: Client, model_id: str, name: str, path: Path, folder: Path) -> list[str]:
     submission = client.verifications.create(model_id, path)
     with follow(name) as show:
-        submission.job.wait(progress=show)
+        client.jobs.wait(submission, progress=show)
     report = folder / f"{name}.html"
     report.write_text(client.verifications.report_html(submission.verification.id), encoding="utf-8")
     (folder / f"{name}.json").write_text(client.verifications.report(submission.verification.id), encoding="utf-8")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from aiao_core.reports.verification import Report
 
 
-Stage = progress.Progress | documents.Progress
+Stage = progress.Progress | documents.JobProgress
 """Where a computation stands, on this machine or in the service."""
 
 

@@ -1,38 +1,43 @@
 """The client: one connection to one service."""
 
-import uuid
-from typing import Any, Self
-
-import httpx
+from typing import Self
 
 from aiao._client.artifacts import Artifacts
+from aiao._client.audits import Audits
 from aiao._client.config import load_config
-from aiao._client.http import check, checked_token, checked_url, reachable
-from aiao._client.resources import Audits, Jobs, Models, Verifications
+from aiao._client.jobs import Jobs
+from aiao._client.models import Models
 from aiao._client.tokens import Tokens
+from aiao._client.transport import Transport
+from aiao._client.verifications import Verifications
 from aiao._client.webhooks import Webhooks
 
 
 class Client:
-    """Synchronous client. Close it, or use it in a ``with`` block.
+    """A client of the service. Close it, or use it in a ``with`` block. Threads may share it.
 
-    ``url`` and ``token`` default to ``AIAO_URL`` and ``AIAO_TOKEN``, then to the file that ``aiao up`` wrote. Every method
-    raises :class:`aiao._client.errors.ApiError` if the service refuses, and its base :class:`aiao._client.errors.ClientError`
+    Every method of its resources raises :class:`aiao.ApiError` if the service refuses, and its base :class:`aiao.ClientError`
     if nothing answers.
     """
 
     def __init__(self, url: str | None = None, token: str | None = None, *, timeout: float = 60) -> None:
+        """``url`` and ``token`` default to ``AIAO_URL`` and ``AIAO_TOKEN``, then to the file that ``aiao up`` wrote.
+
+        ``timeout`` is in seconds, for each read or write. Raises :class:`aiao.ClientError` if no service is known, or address
+        or token are malformed.
+        """
         config = load_config(url=url, token=token)
-        self.url = checked_url(config.url)
-        headers = {"Authorization": f"Bearer {checked_token(config.token)}"}
-        self.http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout)
-        self.artifacts = Artifacts(self)
-        self.models = Models(self)
-        self.verifications = Verifications(self)
-        self.audits = Audits(self)
-        self.jobs = Jobs(self)
-        self.tokens = Tokens(self)
-        self.webhooks = Webhooks(self)
+        self.transport = Transport(config.url, config.token, timeout=timeout)
+        """HTTP underneath, for calls that have no method here."""
+        self.url = self.transport.url
+        """Address of the service."""
+        self.artifacts = Artifacts(self.transport)
+        self.models = Models(self.transport, self.artifacts)
+        self.verifications = Verifications(self.transport, self.artifacts)
+        self.audits = Audits(self.transport, self.artifacts)
+        self.jobs = Jobs(self.transport)
+        self.tokens = Tokens(self.transport)
+        self.webhooks = Webhooks(self.transport)
 
     def __enter__(self) -> Self:
         return self
@@ -41,28 +46,5 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        self.http.close()
-
-    def get(self, path: str, *, accept: str = "application/json", **params: str | int) -> httpx.Response:
-        return self.send("GET", path, params=params, headers={"Accept": accept})
-
-    def post(
-        self,
-        path: str,
-        *,
-        json: dict[str, Any] | None = None,
-        idempotency_key: str | None = None,
-    ) -> httpx.Response:
-        """A POST with an Idempotency-Key, so that repeating it after a broken connection does nothing twice."""
-        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
-        return self.send("POST", path, json=json, headers=headers)
-
-    def delete(self, path: str) -> None:
-        self.send("DELETE", path)
-
-    def send(self, method: str, path: str, **arguments: Any) -> httpx.Response:
-        """A request as httpx takes it. Raises :class:`aiao._client.errors.ClientError`."""
-        with reachable(self.url):
-            response = self.http.request(method, path, **arguments)
-        check(response)
-        return response
+        """Close the connections."""
+        self.transport.close()

@@ -1,4 +1,4 @@
-"""Where the service is, and the token to use."""
+"""Where the service is, and which token to use."""
 
 import os
 import tomllib
@@ -19,14 +19,14 @@ class Config:
 
 
 def config_file() -> Path:
-    """The file that ``aiao up`` writes; ``AIAO_CONFIG_FILE`` names another one."""
+    """Return the path of the file that ``aiao up`` writes; ``AIAO_CONFIG_FILE`` names another one."""
     return Path(os.environ.get("AIAO_CONFIG_FILE") or platformdirs.user_config_path("aiao") / "config.toml")
 
 
 def load_config(file: Path | None = None, *, url: str | None = None, token: str | None = None) -> Config:
-    """From ``file``; without it what is given, then ``AIAO_URL`` and ``AIAO_TOKEN``, then what :func:`config_file` says.
+    """Read ``file``; without it take the arguments, then ``AIAO_URL`` and ``AIAO_TOKEN``, then the file of :func:`config_file`.
 
-    Raises :class:`ClientError` if none is there.
+    Raises :class:`ClientError` if none of these names a service.
     """
     if file is not None:
         return _read(file)

@@ -1,34 +1,32 @@
 """Send a large file straight to the bucket of the service, some parts at a time, each as often as it needs."""
 
-import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import httpx
 from pydantic import BaseModel
 
-from aiao._client.documents import Artifact
+from aiao._client.documents import Artifact, read
 from aiao._client.errors import ApiError, ClientError
-from aiao._client.http import is_transient, read
-from aiao._client.resource import CHUNK_BYTES, LAST_ANSWER_SECONDS, RECONNECT_SECONDS, RECONNECT_TRIES, TransferProgress
-
-if TYPE_CHECKING:
-    from aiao._client.api import Client
+from aiao._client.stopping import check_stopped
+from aiao._client.transport import LAST_ANSWER_SECONDS, Retries, TransferProgress, Transport, chunks, is_transient
 
 AT_ONCE = 4
-"""Parts on their way; S3 gives each connection a share of its speed alone."""
+"""Parts that are sent at a time; S3 gives each connection only a share of its speed."""
+
 PAGE = 100
 """Parts whose URLs are asked for at once: few enough to be sent while the URLs are good."""
+
 CONNECT_SECONDS = 10
+"""Seconds to wait for a connection to the bucket."""
+
 UNREACHABLE_TRIES = 3
-"""After so many without any part in the bucket it cannot be reached from here."""
+"""Tries without any part in the bucket after which it counts as unreachable from here."""
 
 
 class Unavailable(ClientError):
-    """Send the file through the service."""
+    """The file must go through the service."""
 
 
 class _Begun(BaseModel):
@@ -49,67 +47,69 @@ class _Parts(BaseModel):
     next_after: int | None
 
 
-def send(client: "Client", file: Path, name: str, sha256: str, progress: TransferProgress | None) -> Artifact:
-    """Raises :class:`Unavailable` if the service takes no such uploads, or its bucket none from here."""
+def send(transport: Transport, file: Path, name: str, sha256: str, progress: TransferProgress | None) -> Artifact:
+    """Send ``file`` to the bucket. Raises :class:`Unavailable` if the service or its bucket takes no such upload from here."""
     body = {"filename": name, "size": file.stat().st_size, "sha256": sha256}
     try:
-        begun = read(_Begun, client.post("/v1/direct-uploads", json=body).content)
+        begun = read(_Begun, transport.post("/v1/direct-uploads", json=body).content)
     except ApiError as error:
         older = error.status in (404, 405)
         if error.type == "no-direct-uploads" or older or is_transient(error):
             raise Unavailable(str(error)) from error
         raise
-    timeout = httpx.Timeout(client.http.timeout.read, connect=CONNECT_SECONDS)
+    timeout = httpx.Timeout(transport.http.timeout.read, connect=CONNECT_SECONDS)
     with httpx.Client(timeout=timeout) as bucket:  # the token is not for the bucket
-        return _Sending(client, bucket, file, begun, progress).send()
+        return _Sending(transport, bucket, file, begun, progress).send()
 
 
 class _Sending:
     """One file on its way."""
 
     def __init__(
-        self, client: "Client", bucket: httpx.Client, file: Path, begun: _Begun, progress: TransferProgress | None
+        self, transport: Transport, bucket: httpx.Client, file: Path, begun: _Begun, progress: TransferProgress | None
     ) -> None:
-        self._client, self._bucket, self._file, self._begun, self._progress = client, bucket, file, begun, progress
+        self._transport, self._bucket, self._file, self._begun, self._progress = transport, bucket, file, begun, progress
         self._size = file.stat().st_size
         self._etags: dict[int, str] = {}
         self._path = f"/v1/direct-uploads/{begun.id}"
 
     def send(self) -> Artifact:
-        tries = 0
+        """Send every part and complete the upload, however often the connection breaks."""
+        tries, retries = 0, Retries()
         while True:
             before = len(self._etags)
             try:
                 self._send_missing()
                 return self._complete()
             except ClientError as error:
-                tries = 0 if len(self._etags) > before else tries + 1
+                tries += 1
                 if not self._etags and tries >= UNREACHABLE_TRIES:
                     with suppress(ClientError):
-                        self._client.delete(self._path)
+                        self._transport.delete(self._path)
                     raise Unavailable(str(error)) from error
-                if tries > RECONNECT_TRIES or not is_transient(error):
-                    raise
-            time.sleep(RECONNECT_SECONDS)
+                if len(self._etags) > before:
+                    retries.progressed()
+                retries.wait(error)
 
     def _send_missing(self) -> None:
-        """Send each part that is not in the bucket yet. Raises what the first one met that did not get there.
+        """Send each part that is not in the bucket yet. Raises the error of the first one that did not get there.
 
-        The others then wait too: a bucket that has no room, or does not answer, is not sent the rest of the file in vain.
+        The others then wait too: a bucket that is full, or does not answer, is not sent the rest of the file in vain.
         """
         after: int | None = 0 if len(self._etags) < self._begun.parts else None
         while after is not None:
             limit = PAGE if self._etags else AT_ONCE  # the first ones show whether there is a way to the bucket
-            page = read(_Parts, self._client.get(f"{self._path}/parts", after=after, limit=limit).content)
+            page = read(_Parts, self._transport.get(f"{self._path}/parts", after=after, limit=limit).content)
             missing = [part for part in page.items if part.number not in self._etags]
             with ThreadPoolExecutor(AT_ONCE) as pool:
                 for part, etag in zip(missing, pool.map(self._etag, missing), strict=True):
+                    check_stopped()
                     self._etags[part.number] = etag
                     self._tell()
             after = page.next_after
 
     def _etag(self, part: _Part) -> str:
-        """Of a part that is in the bucket now. Raises ClientError, without the URL, which is as good as a token."""
+        """Send a part if the bucket lacks it, and return its ETag. Errors do not show the URL, which is as good as a token."""
         if part.etag:
             return part.etag
         content = chunks(self._file, (part.number - 1) * self._begun.part_bytes, part.size)
@@ -130,14 +130,5 @@ class _Sending:
 
     def _complete(self) -> Artifact:
         body = {"parts": [{"number": number, "etag": etag} for number, etag in sorted(self._etags.items())]}
-        timeout = httpx.Timeout(self._client.http.timeout.connect, read=LAST_ANSWER_SECONDS)
-        return read(Artifact, self._client.send("POST", f"{self._path}/complete", json=body, timeout=timeout).content)
-
-
-def chunks(file: Path, offset: int, size: int) -> Iterator[bytes]:
-    """So many bytes of ``file`` from ``offset`` on, some at a time."""
-    with file.open("rb") as stream:
-        stream.seek(offset)
-        while size and (chunk := stream.read(min(CHUNK_BYTES, size))):
-            size -= len(chunk)
-            yield chunk
+        timeout = httpx.Timeout(self._transport.http.timeout.connect, read=LAST_ANSWER_SECONDS)
+        return read(Artifact, self._transport.send("POST", f"{self._path}/complete", json=body, timeout=timeout).content)

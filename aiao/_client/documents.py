@@ -1,16 +1,27 @@
-"""What the service answers, as typed objects. Unknown fields of a newer service are ignored."""
+"""Answers of the service, as typed objects. Unknown fields of a newer service are ignored."""
 
-from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from aiao._client.errors import JobCanceled, JobFailed
+from aiao._client.errors import ClientError
 from aiao_core.key import PublicKey
 
-if TYPE_CHECKING:
-    from aiao._client.resources import Jobs
+Document = TypeVar("Document", bound=BaseModel)
+
+
+def read(kind: type[Document], answer: str | bytes | dict[str, Any]) -> Document:
+    """Return the document in an answer. Raises :class:`ClientError` if there is none, as when a proxy answered."""
+    try:
+        return kind.model_validate(answer) if isinstance(answer, dict) else kind.model_validate_json(answer)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole of it"
+        raise ClientError(
+            f"the answer is not a {kind.__name__} that this client understands ({where}: {first['msg']}); "
+            "is it an AIAO service at this address, and as new as this client?"
+        ) from error
 
 
 class _Document(BaseModel):
@@ -21,17 +32,21 @@ class Failure(_Document):
     """Why a job failed."""
 
     code: str
+    """Stable slug, such as ``invalid-checkpoint``."""
     detail: str
+    """What failed and why, in a sentence."""
 
 
-class Progress(_Document):
-    """Where a running job stands."""
+class JobProgress(_Document):
+    """Where a running job stands: ``step`` of ``total`` in ``stage``."""
 
     stage: str
     step: int
     total: int
     metrics: dict[str, float]
+    """Figures of the computation so far, by their names."""
     seconds_left: float | None
+    """Estimate for this stage; None while none can be made."""
 
 
 class Artifact(_Document):
@@ -41,6 +56,7 @@ class Artifact(_Document):
     filename: str
     sha256: str
     size: int
+    """Bytes."""
     kind: Literal["archive", "safetensors", "pickle", "gguf", "images"]
 
 
@@ -59,36 +75,22 @@ class Job(_Document):
     state: Literal["queued", "running", "succeeded", "failed", "canceled"]
     attempt: int
     subject_id: str
+    """The model, verification or audit that it serves."""
     memory_bytes: int | None = None
-    progress: Progress | None
+    """Estimated memory that it needs."""
+    progress: JobProgress | None
     result: str | None
+    """Path of the result, once it has succeeded."""
     error: Failure | None
     cancel_requested: bool
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
-    _jobs: "Jobs | None" = PrivateAttr(None)
 
     @property
     def finished(self) -> bool:
+        """Whether it has ended, well or not."""
         return self.state in ("succeeded", "failed", "canceled")
-
-    def wait(self, progress: "Callable[[Job], None] | None" = None) -> "Job":
-        """Follow the job until it has succeeded, calling ``progress`` with every change of it.
-
-        Raises :class:`JobFailed` or :class:`JobCanceled`.
-        """
-        if self._jobs is None:
-            raise RuntimeError("this job came from no client; get it with Client().jobs.get(id)")
-        latest = self
-        for latest in self._jobs.follow(self.id):
-            if progress:
-                progress(latest)
-        if latest.state == "canceled":
-            raise JobCanceled(f"{self.id} was canceled")
-        if latest.error:
-            raise JobFailed(latest.error.code, latest.error.detail)
-        return latest
 
 
 class Checkpoint(_Document):
@@ -96,9 +98,10 @@ class Checkpoint(_Document):
 
     sha256: str
     size: int
+    """Bytes."""
 
 
-class Model(_Document):
+class RegisteredModel(_Document):
     """A registered model."""
 
     id: str
@@ -110,6 +113,7 @@ class Model(_Document):
     options: dict[str, Any]
     checkpoint: Checkpoint | None
     commitment: str
+    """Digest that binds the owner to the key without revealing it."""
     job_id: str
     error: Failure | None
     created_at: datetime
@@ -141,7 +145,8 @@ class Verification(_Document):
     options: dict[str, Any]
     status: str
     verdict: str | None
-    """match, no-match, base-marked (an adapter's base carries the mark; nothing is said of the adapter) or invalid."""
+    """match, no-match, base-marked (an adapter's base carries the mark; nothing is said of the adapter) or invalid; None before
+    the job has succeeded."""
     reason: str | None = None
     tested: str | None = None
     base_name: str | None = None
@@ -233,7 +238,7 @@ class Delivery(_Document):
 class Registration(_Document):
     """A model under embedding, its job, and its secret key: keep it, it is never shown again."""
 
-    model: Model
+    model: RegisteredModel
     job: Job
     secret_key: str | None
 

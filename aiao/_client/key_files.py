@@ -2,42 +2,50 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
+from aiao._client.documents import read
 from aiao._client.errors import ClientError
-from aiao._client.http import read
 from aiao_core.errors import InvalidKey
 from aiao_core.key import OwnerKey, PublicKey, decode_secret, encode_secret
 
-if TYPE_CHECKING:
-    from aiao._client.api import Client
-
 SAVED_SECRET = "aiao.secret"  # noqa: S105
+"""Format of a file that holds the secret alone, until the embedding has chosen the key's layers."""
 
 
 def check_free(path: Path) -> None:
     """Raise :class:`ClientError` if there is a file already, perhaps the only copy of another key, or none can be made."""
     if os.path.lexists(path):
-        raise ClientError(f"{path} exists and is not overwritten; name another file with --key-file")
+        raise ClientError(f"{path} exists and is not overwritten; name another file")
     if not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
-        raise ClientError(f"{path.parent} is no folder that you can write to; name another file with --key-file")
+        raise ClientError(f"{path.parent} is not a folder that you can write to; name another file")
     try:
         _write(path, "")  # a try is the only sure test, and a secret that cannot be saved later is lost
         path.unlink()
     except OSError as error:
-        raise ClientError(f"{path} cannot be written ({error.strerror}); name another file with --key-file") from error
+        raise ClientError(f"{path} cannot be written ({error.strerror}); name another file") from error
 
 
 def save_secret(path: Path, secret: str, model_id: str) -> None:
-    """The secret as soon as the service has shown it."""
+    """Save the secret, as soon as the service has shown it."""
     _write(path, json.dumps({"format": SAVED_SECRET, "secret": secret, "model_id": model_id}, indent=1) + "\n")
 
 
-def complete(path: Path, client: "Client") -> OwnerKey:
-    """Turn a saved secret into the whole key file, once the embedding has chosen its layers."""
+def save_key(path: Path, key: OwnerKey) -> None:
+    """Save a whole key. Raises :class:`ClientError` as :func:`check_free` does."""
+    check_free(path)
+    _write(path, key.to_json())
+
+
+def complete(path: Path, public_key: Callable[[str], dict[str, Any]]) -> OwnerKey:
+    """Turn a saved secret into the whole key file, once the embedding has chosen its layers.
+
+    ``public_key`` returns the public part of a model's key, by the model's identifier, as ``client.models.public_key`` does.
+    """
     document = _secret_document(path)
-    public = read(PublicKey, client.models.public_key(document["model_id"]))
+    public = read(PublicKey, public_key(document["model_id"]))
     key = OwnerKey.from_public(public, document["secret"])
     partial = path.with_name(path.name + ".partial")
     partial.unlink(missing_ok=True)
@@ -55,7 +63,7 @@ def load_key(path: Path) -> OwnerKey:
 
 
 def load_seed(path: Path) -> bytes:
-    """The checked seed of a key file, of a saved secret or of a text file with a printable secret."""
+    """Return the checked seed of a key file, of a saved secret or of a text file with a printable secret."""
     text = _read(path)
     if not text.lstrip().startswith("{"):
         return decode_secret(text)
@@ -65,7 +73,7 @@ def load_seed(path: Path) -> bytes:
 
 
 def secret_of(path: Path | None) -> str | None:
-    """The printable secret of a file as :func:`load_seed` reads it, for a service that does not keep the key."""
+    """Return the printable secret of a file as :func:`load_seed` reads it, for a service that does not keep the key."""
     return None if path is None else encode_secret(load_seed(path))
 
 
@@ -73,7 +81,7 @@ def _secret_document(path: Path) -> dict[str, str]:
     try:
         document = json.loads(_read(path))
         if document["format"] != SAVED_SECRET:
-            raise InvalidKey(f"{path} is no saved secret; a key file that is complete needs nothing more")
+            raise InvalidKey(f"{path} is not a saved secret; a key file that is complete needs nothing more")
         return {"secret": str(document["secret"]), "model_id": str(document["model_id"])}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InvalidKey(f"{path} is damaged; restore it from a copy") from error

@@ -1,4 +1,4 @@
-"""Files that a command writes where its user says: never over a key file, and over another file only if told to."""
+"""Files that are written where the user says: never over a key file, and over another file only if told to."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from aiao_core.key import PREFIX
 OWNER_KEY = "aiao.owner-key"
 
 KEY_FILE_BYTES = 64 << 20
-"""More than any key file has: a multi-gigabyte checkpoint is not read to its end before it is replaced."""
+"""Bytes that are searched, more than any key file has: a checkpoint of gigabytes is not read to its end first."""
 
 _PREFIX = PREFIX.encode()
 _KEY = re.compile(
@@ -33,7 +33,7 @@ _KEY = re.compile(
 
 
 def is_key_file(file: Path) -> bool:
-    """Whether it is a key file, a saved secret or a text with a printable secret, even a damaged one; links are followed."""
+    """Return whether it holds a key, a saved secret or a printable secret, even a damaged one. Links are followed."""
     try:
         if not file.is_file():
             return False
@@ -60,7 +60,7 @@ def check_output(file: Path, *, force: bool) -> None:
 
 @contextmanager
 def output(file: Path, *, force: bool) -> Iterator[BufferedWriter]:
-    """A new file for the block to write, which takes the place of ``file`` when the block ends well.
+    """Open a new file for the block to write, which takes the place of ``file`` when the block ends well.
 
     If a file that must stay has appeared at the place meanwhile, the new one is kept beside it, and a :class:`ClientError` says
     where: it may be the result of hours.
@@ -88,7 +88,7 @@ def _check_free(file: Path, *, force: bool) -> None:
     if is_key_file(file):
         raise ClientError(f"{file} is a key file, perhaps the only copy; it is never overwritten, so name another file")
     if not force:
-        raise ClientError(f"{file} exists; name another file, or replace it with --force")
+        raise ClientError(f"{file} exists; name another file, or replace it with --force (in Python overwrite=True)")
     if file.exists() and not file.is_file():
         raise ClientError(f"{file} is a device or a pipe and is not replaced; name a file")
 
@@ -121,5 +121,5 @@ def _link(partial: Path, file: Path) -> None:
 
 
 def _beside(file: Path, suffix: str) -> Path:
-    """A name that nothing has, in the same folder. It is cut: the longest name that a file can have leaves no room for more."""
+    """Return an unused name in the same folder. It is cut: the longest name that a file can have leaves no room for more."""
     return file.with_name(f"{file.stem[:40]}-{secrets.token_hex(4)}{suffix}")

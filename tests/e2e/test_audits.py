@@ -23,7 +23,7 @@ def report_of(owner, audit_id) -> AuditReport:
 def audit(owner, registered):
     """An audit of three attacks with the owner's images."""
     start = owner.audits.create(registered.model.id, attacks=CHEAP, images=DATA, options={"seed": 7})
-    start.job.wait()
+    owner.jobs.wait(start)
     return owner.audits.get(start.audit.id)
 
 
@@ -57,7 +57,7 @@ def test_the_report_is_json_or_a_page_and_tells_no_secret(owner, registered, aud
 def test_without_images_the_model_draws_its_own(owner, registered):
     start = owner.audits.create(registered.model.id, attacks=CHEAP[:1])
     stages = []
-    start.job.wait(progress=lambda job: stages.append(job.progress and job.progress.stage))
+    owner.jobs.wait(start, progress=lambda job: stages.append(job.progress and job.progress.stage))
     report = report_of(owner, start.audit.id)
     assert (report.data, report.attack_examples + report.held_out_examples, report.draws) == ("own-samples", 32, 100)
     assert report.summary.withstood == ("quantisation-8",)
@@ -66,7 +66,7 @@ def test_without_images_the_model_draws_its_own(owner, registered):
 def test_a_pipeline_is_no_image_set(owner, registered):
     start = owner.audits.create(registered.model.id, attacks=CHEAP[:1], images=MODEL / "unet")
     with pytest.raises(JobFailed, match="the image set is empty"):
-        start.job.wait()
+        owner.jobs.wait(start)
     assert owner.audits.get(start.audit.id).status == "failed"
 
 
@@ -87,7 +87,7 @@ def test_a_killed_worker_tries_no_attack_twice(production, owner, registered):
         if job.attempt == 2 and job.progress:
             stages.append(job.progress.stage)
 
-    assert start.job.wait(progress=note).attempt == 2
+    assert owner.jobs.wait(start, progress=note).attempt == 2
     assert stages
     assert not [stage for stage in stages[1:] if stage.startswith("1/")]  # the first is the killed attempt's last
     assert [attack.id for attack in report_of(owner, start.audit.id).attacks] == ["weight-clipping", "lora-4-100"]
@@ -98,5 +98,5 @@ def test_a_canceled_audit_stops(owner, registered):
     wait_for(lambda: attack_under_way(owner, start.job.id, 1), "the attack does not begin", 180)
     owner.jobs.cancel(start.job.id)
     with pytest.raises(JobCanceled):
-        start.job.wait()
+        owner.jobs.wait(start)
     assert owner.audits.get(start.audit.id).status == "canceled"

@@ -33,7 +33,7 @@ def work(running: System) -> None:
     with running.client() as client:
         registration = client.models.register(MODEL, name="emoji", options=TOO_SHORT)
         with pytest.raises(JobFailed, match="cannot be proved"):
-            registration.job.wait()
+            client.jobs.wait(registration)
         for _ in range(20):
             client.jobs.get(registration.job.id)
 

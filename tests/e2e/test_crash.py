@@ -64,7 +64,7 @@ def test_a_killed_worker_loses_nothing(fragile, owner, tmp_path):
     fragile.start_worker()
 
     second_attempt = []
-    finished = registration.job.wait(progress=lambda job: second_attempt.append(job) if job.attempt == 2 else None)
+    finished = owner.jobs.wait(registration, progress=lambda job: second_attempt.append(job) if job.attempt == 2 else None)
     assert (finished.state, finished.attempt) == ("succeeded", 2)
     steps = [job.progress.step for job in second_attempt if job.progress and job.progress.stage == "embedding"]
     assert steps
@@ -89,7 +89,7 @@ def test_a_worker_that_is_told_to_stop_hands_its_job_back(fragile, owner):
         assert fragile.processes["worker"].wait(60) == 0
         assert owner.jobs.get(job_id).state == "queued"
         fragile.start_worker()
-    assert registration.job.wait().state == "succeeded"
+    assert owner.jobs.wait(registration).state == "succeeded"
     assert "Traceback" not in fragile.log("worker")
 
 
@@ -98,14 +98,14 @@ def test_a_canceled_embedding_stops_and_the_worker_goes_on(fragile, owner):
     wait_for(lambda: embedding_step(owner, registration.job.id) >= 10, "the embedding does not get going", 120)
     assert owner.jobs.cancel(registration.job.id).cancel_requested
     with pytest.raises(JobCanceled):
-        owner.jobs.get(registration.job.id).wait()
+        owner.jobs.wait(registration.job.id)
     model = owner.models.get(registration.model.id)
     assert (model.status, model.error.code) == ("failed", "canceled")
     wait_for(lambda: not leftovers(fragile), "scratch files or a training checkpoint stay behind", 10)
 
     ready = next(model for model in owner.models.list() if model.name == "emoji")
     submission = owner.verifications.create(ready.id, MODEL)
-    assert submission.job.wait().state == "succeeded"
+    assert owner.jobs.wait(submission).state == "succeeded"
 
 
 def test_a_job_that_kills_every_worker_fails_in_the_end(fragile, owner):
@@ -132,4 +132,4 @@ def test_a_ring_that_redis_forgot_is_repeated(fragile, owner):
         broker.flushall()
     fragile.change_job(submission.job.id, "rung_at = now() - interval '1 hour'")
     fragile.start_worker()
-    assert submission.job.wait().state == "succeeded"
+    assert owner.jobs.wait(submission).state == "succeeded"

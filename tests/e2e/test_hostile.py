@@ -100,7 +100,7 @@ def test_a_hostile_suspect_is_a_failed_job_with_its_reason(production, owner, re
     code, words = FAILED_JOBS[case]
     submission = owner.verifications.create(registered.model.id, make(case, tmp_path))
     with pytest.raises(JobFailed, match=words) as failure:
-        submission.job.wait()
+        owner.jobs.wait(submission)
     assert failure.value.code == code
     verification = owner.verifications.get(submission.verification.id)
     assert (verification.status, verification.verdict, verification.error.code) == ("failed", None, code)
@@ -132,7 +132,7 @@ def broken_picture(folder: Path) -> Path:
 def test_an_unusable_image_set_fails_the_registration(owner, tmp_path, images, words):
     registration = owner.models.register(MODEL, name="no images", images=images(tmp_path), options={"steps": 1})
     with pytest.raises(JobFailed, match=words):
-        registration.job.wait()
+        owner.jobs.wait(registration)
     model = owner.models.get(registration.model.id)
     assert (model.status, model.error.code, model.checkpoint) == ("failed", "invalid-images", None)
 
@@ -140,13 +140,13 @@ def test_an_unusable_image_set_fails_the_registration(owner, tmp_path, images, w
 def test_a_folder_that_is_no_pipeline_fails_the_registration(owner, tmp_path):
     registration = owner.models.register(write_zip(tmp_path / "a.zip", {"readme.txt": b"hi"}), name="nothing")
     with pytest.raises(JobFailed, match=r"model_index\.json, or unet/ or transformer/, is missing"):
-        registration.job.wait()
+        owner.jobs.wait(registration)
 
 
 def test_a_watermark_that_cannot_be_proved_is_not_handed_out(owner):
     registration = owner.models.register(MODEL, name="too short", options={"steps": 1, "samples": 4})
     with pytest.raises(JobFailed, match="use more steps or more layers") as failure:
-        registration.job.wait()
+        owner.jobs.wait(registration)
     assert failure.value.code == "embedding-failed"
     assert owner.models.get(registration.model.id).checkpoint is None
 
@@ -160,5 +160,5 @@ def test_a_pickle_of_plain_weights_is_read(owner, registered, marked):
     marked_weights.write_bytes(content.getvalue())
     torch.save({"state_dict": load_file(marked_weights)}, file)
     submission = owner.verifications.create(registered.model.id, file)
-    submission.job.wait()
+    owner.jobs.wait(submission)
     assert owner.verifications.get(submission.verification.id).verdict == "match"

@@ -30,7 +30,7 @@ def test_one_identifier_leads_from_the_request_to_the_workers_lines(production, 
     answer = owner.send("POST", "/v1/verifications", json=body, headers={"X-Request-ID": request_id})
     assert answer.headers["x-request-id"] == request_id
     job_id = answer.json()["job"]["id"]
-    owner.jobs.get(job_id).wait()
+    owner.jobs.wait(job_id)
     wait_for(lambda: about(production, "worker", request_id), "the worker writes nothing of the request")
     (request,) = (event for event in about(production, "api", request_id) if event["message"] == "/v1/verifications")
     assert (request["method"], request["status"], request["level"]) == ("POST", 202, "info")
@@ -43,13 +43,13 @@ def test_one_identifier_leads_from_the_request_to_the_workers_lines(production, 
 @pytest.mark.parametrize("sent", [None, "", "a b", "x" * 65, "ü".encode("latin-1"), '{"a":1}'])
 def test_a_request_without_a_sensible_identifier_gets_one(owner, sent):
     headers = [] if sent is None else [("X-Request-ID", sent)]
-    answer = owner.http.get("/v1/models", headers=headers)
+    answer = owner.transport.http.get("/v1/models", headers=headers)
     assert re.fullmatch(r"req_\w{26}", answer.headers["x-request-id"])
 
 
 def test_a_path_that_somebody_typed_is_not_in_the_log(production, owner):
-    owner.http.get("/v1/secret-path-aiao1abc?token=aiao_secret")
-    owner.http.get("/v1/models/mdl_secret-aiao1abc")
+    owner.transport.http.get("/v1/secret-path-aiao1abc?token=aiao_secret")
+    owner.transport.http.get("/v1/models/mdl_secret-aiao1abc")
     assert "aiao1abc" not in production.log("api")
     assert "aiao_secret" not in production.log("api")
 

@@ -11,14 +11,13 @@ import pytest
 import redis
 from diffusers import DDPMPipeline
 
+import aiao
 from aiao import ApiError
-from aiao._cli.offline import verify_offline
 from aiao_core.formats.archives import unpack
 from aiao_core.formats.digests import sha256_file
 from aiao_core.formats.pipelines import load_model, save_model
 from aiao_core.key import OwnerKey, PublicKey, decode_secret
 from aiao_core.method.fine_tuning import Examples, fine_tune
-from aiao_core.options import VerificationOptions
 from aiao_core.reports.verification import Report
 from demo_models.emoji.data import DATA, MODEL, THIEF_CATEGORY, load_images
 from tests.support.processes import QUICK_EMBEDDING
@@ -26,7 +25,7 @@ from tests.support.processes import QUICK_EMBEDDING
 
 def verified(owner, model_id, suspect) -> Report:
     submission = owner.verifications.create(model_id, suspect)
-    submission.job.wait()
+    owner.jobs.wait(submission)
     return Report.from_json(owner.verifications.report(submission.verification.id))
 
 
@@ -64,12 +63,12 @@ def test_the_published_checkpoint_is_a_folder_that_diffusers_loads(owner, regist
 
 def test_an_owner_may_hold_the_key(production, owner, tmp_path):
     registration = owner.models.register(MODEL, name="held", options=QUICK_EMBEDDING, custody="owner")
-    registration.job.wait()
+    owner.jobs.wait(registration)
     marked = owner.models.download(registration.model.id, tmp_path / "marked.zip")
     with pytest.raises(ApiError, match="you hold the key"):
         owner.verifications.create(registration.model.id, marked)
     submission = owner.verifications.create(registration.model.id, marked, secret_key=registration.secret_key)
-    submission.job.wait()
+    owner.jobs.wait(submission)
     assert Report.from_json(owner.verifications.report(submission.verification.id)).verdict == "match"
     with psycopg.connect(production.settings["AIAO_DATABASE_URL"].replace("+psycopg", "")) as connection:
         assert connection.execute("SELECT count(*) FROM lent_secrets").fetchone() == (0,)
@@ -111,7 +110,7 @@ def test_offline_gives_the_same_numbers_whatever_the_packing(owner, registered, 
     deciding = {"test", "ways", "layers", "triggered_alone", "untriggered", "bound_log10_p"}
     assert by_service.strayed_channels == 0  # no fine-tuned channel is taken for another
     for suspect in (marked, marked_folder):
-        offline = verify_offline(suspect, key_file, VerificationOptions(), source=MODEL)
+        offline = aiao.verify(suspect, key_file, source=MODEL).details
         assert offline.model_dump(exclude=differing | deciding) == by_service.model_dump(exclude=differing | deciding)
         assert [way.test for way in offline.ways] == [way.test for way in by_service.ways]
         assert [way.counts for way in offline.ways] == [True, True, *[False] * 6]
@@ -120,7 +119,7 @@ def test_offline_gives_the_same_numbers_whatever_the_packing(owner, registered, 
 
 def test_the_report_is_json_or_a_page(owner, registered, marked):
     submission = owner.verifications.create(registered.model.id, marked)
-    submission.job.wait()
+    owner.jobs.wait(submission)
     document = json.loads(owner.verifications.report(submission.verification.id))
     assert document["format"] == "aiao.report"
     page = owner.verifications.report_html(submission.verification.id)
@@ -138,7 +137,7 @@ def test_the_key_is_kept_encrypted_and_its_public_part_tells_no_secret(productio
     everything |= {"spans": our_collector.text}
     assert all(sent in everything["spans"] for sent in (registered.job.id, "INSERT INTO owner_keys"))
     key_encryption_key = (production.data_dir / "key-encryption-key").read_text().strip()
-    token = owner.http.headers["authorization"].removeprefix("Bearer ")
+    token = owner.transport.http.headers["authorization"].removeprefix("Bearer ")
     # The database shows bytes as hex.
     forms = (secret, seed.hex(), secret.encode().hex(), key_encryption_key, token, token.encode().hex())
     assert not [(form, place) for form in forms for place, text in everything.items() if form in text]
@@ -186,7 +185,7 @@ def test_an_owner_may_bring_images_and_follow_the_progress(owner):
     seen = []
     options = QUICK_EMBEDDING | {"steps": 60}
     registration = owner.models.register(MODEL, name="with images", images=DATA, options=options)
-    job = registration.job.wait(progress=seen.append)
+    job = owner.jobs.wait(registration, progress=seen.append)
     assert job.state == "succeeded"
     stages = list(dict.fromkeys(job.progress.stage for job in seen if job.progress))
     assert "embedding" in stages

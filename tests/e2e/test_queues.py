@@ -52,13 +52,13 @@ def owner(fleet) -> Iterator[Client]:
 @pytest.fixture(scope="module")
 def registered(owner):
     registration = owner.models.register(MODEL, name="emoji", options=QUICK_EMBEDDING | {"steps": 100})
-    registration.job.wait()
+    owner.jobs.wait(registration)
     return registration
 
 
 def verified(owner: Client, model_id: str) -> str:
     """The job of a verification that is done."""
-    return owner.verifications.create(model_id, MODEL).job.wait().id
+    return owner.jobs.wait(owner.verifications.create(model_id, MODEL)).id
 
 
 def workers_of(fleet: System, job_id: str) -> list[str]:
@@ -121,5 +121,5 @@ def test_a_job_of_which_nobody_knows_what_it_needs_goes_to_the_largest_worker(fl
     fleet.change_job(job.id, "memory_bytes = NULL, rung_at = now() - interval '1 hour'")
     assert owner.jobs.get(job.id).memory_bytes is None
     fleet.start_worker("large", f"{fleet.settings['AIAO_QUEUE']}.large")
-    job.wait()
+    owner.jobs.wait(job)
     assert workers_of(fleet, job.id) == ["large"]

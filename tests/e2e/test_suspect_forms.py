@@ -40,7 +40,7 @@ def adapter(published, tmp_path_factory) -> Path:
 
 def verified(owner, model_id, suspect, **arguments):
     submission = owner.verifications.create(model_id, suspect, **arguments)
-    submission.job.wait()
+    owner.jobs.wait(submission)
     verification = owner.verifications.get(submission.verification.id)
     return verification, Report.from_json(owner.verifications.report(verification.id))
 
@@ -53,7 +53,7 @@ def test_an_adapter_without_its_base_is_not_merged_into_the_registered_marked_mo
     torch.save(load_file(adapter / "adapter_model.safetensors"), tmp_path / "adapter.bin")
     for suspect in (adapter, tmp_path / "adapter.bin"):
         with pytest.raises(JobFailed, match="base_artifact_id") as failed:
-            owner.verifications.create(registered.model.id, suspect).job.wait()
+            owner.jobs.wait(owner.verifications.create(registered.model.id, suspect))
         assert failed.value.code == "adapter-without-base"
 
 
@@ -77,9 +77,9 @@ def test_an_adapter_may_name_itself_as_its_base_in_vain(owner, registered, adapt
     file = adapter / "adapter_model.safetensors"
     artifact = owner.artifacts.upload(file).id
     body = {"model_id": registered.model.id, "artifact_id": artifact, "base_artifact_id": artifact}
-    job = owner.post("/v1/verifications", json=body).json()["job"]
+    job = owner.transport.post("/v1/verifications", json=body).json()["job"]
     with pytest.raises(JobFailed, match="the base model cannot be used: this is an adapter"):
-        owner.jobs.get(job["id"]).wait()
+        owner.jobs.wait(job["id"])
 
 
 def test_a_gguf_file(owner, registered, published, tmp_path):
@@ -116,5 +116,5 @@ def test_a_repository_that_cannot_be_fetched(owner, registered, our_hub):
         file.truncate((256 << 20) + 1)
     for reference, words in (("hf://thief/nothing", "no public repository"), ("hf://thief/large", "more than the 268435456")):
         with pytest.raises(JobFailed, match=words) as failure:
-            owner.verifications.create(registered.model.id, reference).job.wait()
+            owner.jobs.wait(owner.verifications.create(registered.model.id, reference))
         assert failure.value.code == "invalid-reference"

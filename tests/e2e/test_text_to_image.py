@@ -23,14 +23,14 @@ def published(owner, tmp_path_factory):
     pixels = np.random.default_rng(0).integers(0, 255, (8, 32, 32, 3), dtype=np.uint8)
     np.savez(folder / "set.npz", x=pixels, text=np.array(captions()[:8]))
     registration = owner.models.register(MODELS / "unet", name="text", images=folder / "set.npz", options=OPTIONS)
-    registration.job.wait()
+    owner.jobs.wait(registration)
     marked = owner.models.download(registration.model.id, folder / "marked.zip")
     return registration.model.id, unpack(marked, folder / "marked")
 
 
 def judged(owner, model_id, suspect) -> Report:
     submission = owner.verifications.create(model_id, suspect)
-    submission.job.wait()
+    owner.jobs.wait(submission)
     return Report.from_json(owner.verifications.report(submission.verification.id))
 
 

@@ -52,7 +52,7 @@ def verify(owner, registered):
 
 def test_one_trace_leads_from_the_client_to_the_workers_stages(production, our_collector, owner, verify, caller):
     job_id = verify(caller.headers())
-    owner.jobs.get(job_id).wait()
+    owner.jobs.wait(job_id)
     wait_for_requests(our_collector, caller)
 
     def ended() -> bool:
@@ -97,7 +97,7 @@ def test_one_trace_leads_from_the_client_to_the_workers_stages(production, our_c
 
 def test_the_log_names_the_trace(production, owner, verify, caller):
     job_id = verify(caller.headers())
-    owner.jobs.get(job_id).wait()
+    owner.jobs.wait(job_id)
     for process, words in {"api": "/v1/verifications", "worker": f"{job_id}: succeeded in attempt 1"}.items():
 
         def line(process=process, words=words) -> dict:
@@ -109,15 +109,15 @@ def test_the_log_names_the_trace(production, owner, verify, caller):
 
 
 def test_a_client_that_does_not_trace_its_call_is_not_traced(our_collector, owner, verify, caller):
-    owner.jobs.get(verify(caller.headers(flags="00"))).wait()
-    owner.http.get("/v1/models", headers=(later := Caller()).headers())
+    owner.jobs.wait(verify(caller.headers(flags="00")))
+    owner.transport.http.get("/v1/models", headers=(later := Caller()).headers())
     wait_for_requests(our_collector, later)
     assert our_collector.spans(caller.trace_id) == []
 
 
 def test_a_stream_of_events_is_one_query_in_its_trace(our_collector, owner, verify, caller):
     """It asks again for as long as the job runs."""
-    owner.http.get(f"/v1/jobs/{verify({})}/events", headers=caller.headers()).raise_for_status()
+    owner.transport.http.get(f"/v1/jobs/{verify({})}/events", headers=caller.headers()).raise_for_status()
     wait_for_requests(our_collector, caller)
     texts = [span.attributes.get("db.query.text", "") for span in our_collector.spans(caller.trace_id)]
     assert len([text for text in texts if "FROM jobs" in text]) == 1
@@ -125,18 +125,18 @@ def test_a_stream_of_events_is_one_query_in_its_trace(our_collector, owner, veri
 
 def test_what_somebody_typed_is_in_no_span(our_collector, owner, caller):
     typed = {"tracestate": "aiao1abc=aiao1abc", "baggage": "aiao1abc=1", "user-agent": "aiao1abc", "host": "aiao1abc"}
-    owner.http.get("/v1/models/mdl_aiao1abc?name=aiao1abc", headers=caller.headers() | typed)
-    owner.http.request("PROPFIND", "/v1/aiao1abc", headers=caller.headers())
+    owner.transport.http.get("/v1/models/mdl_aiao1abc?name=aiao1abc", headers=caller.headers() | typed)
+    owner.transport.http.request("PROPFIND", "/v1/aiao1abc", headers=caller.headers())
     assert wait_for_requests(our_collector, caller, 2) == ["GET /v1/models/{model_id}", "_OTHER unknown"]
     assert "aiao1abc" not in our_collector.text
 
 
 @pytest.mark.parametrize("sent", ["", "00", "00-" + "0" * 32 + "-" + "0" * 16 + "-01", "ü".encode("latin-1"), "0" * 20_000])
 def test_a_traceparent_that_is_none_begins_a_trace(owner, sent):
-    assert owner.http.get("/v1/models", headers=[("traceparent", sent)]).status_code == 200
+    assert owner.transport.http.get("/v1/models", headers=[("traceparent", sent)]).status_code == 200
 
 
 def test_probes_are_not_traced(our_collector, owner, caller):
     for path in ("/healthz", "/readyz", "/metrics", "/v1/models"):
-        owner.http.get(path, headers=caller.headers())
+        owner.transport.http.get(path, headers=caller.headers())
     assert wait_for_requests(our_collector, caller) == ["GET /v1/models"]

@@ -12,7 +12,7 @@ from diffusers import DDPMPipeline
 from safetensors.torch import save_file
 from torch import nn
 
-from aiao._cli.offline import verify_offline
+import aiao
 from aiao_core.denoisers.model import DiffusionModel
 from aiao_core.key import OwnerKey
 from aiao_core.options import VerificationOptions
@@ -60,13 +60,13 @@ def tested(tmp_path) -> Test:
             file.unlink(missing_ok=True)
             file.write_text(key.to_json())
             key = file
-        return verify_offline(
+        return aiao.verify(
             _file(suspect, tmp_path / "suspect.safetensors"),
             key,
-            VerificationOptions(**options),
             source=_file(source, tmp_path / "source.safetensors"),
             base=_file(base, tmp_path / "base.safetensors"),
-        )
+            options=VerificationOptions(**options),
+        ).details
 
     return run
 

@@ -152,9 +152,9 @@ def brewing(folder: Path, *, rabbitmq: bool, workers: int, seed: int):
 def weather(storm: Storm, *, jobs: int, rounds: int, patience: float) -> dict[str, Any]:
     """Send ``jobs`` jobs through the storm, one in ten an embedding, and check what is left. Returns what there was."""
     with storm.system.client("owner") as client:
-        client.post("/v1/webhooks", json={"url": "https://example.com/nobody"})
+        client.transport.post("/v1/webhooks", json={"url": "https://example.com/nobody"})
         first = client.models.register(MODEL, name="first", options=EMBEDDING)
-        first.job.wait()
+        client.jobs.wait(first)
         source = client.artifacts.get(first.model.artifact_id)
         marked = client.artifacts.upload(client.models.download(first.model.id, storm.system.data_dir / "marked.zip"))
 
@@ -187,7 +187,7 @@ def insist(client: Client, path: str, body: dict[str, Any], key: str) -> dict[st
     """Post until the answer comes; the key sees to it that it is done once."""
     while True:
         try:
-            answer: dict[str, Any] = client.post(path, json=body, idempotency_key=key).json()
+            answer: dict[str, Any] = client.transport.post(path, json=body, idempotency_key=key).json()
             return answer
         except ClientError as error:
             if "Idempotency-Key was used" in str(error):

@@ -7,10 +7,11 @@ import typer
 
 from aiao._cli.commands.models import Force, Json, ModelId
 from aiao._cli.display import follow, out, print_table, transfer
-from aiao._cli.report_files import check_report_file, save_report
+from aiao._cli.report_files import save_report
 from aiao._client import key_files as keyfile
 from aiao._client.api import Client
 from aiao._client.errors import ClientError
+from aiao._client.report_files import check_report_file
 from aiao_core.audit_options import ATTACKS, Preset
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def audit(
         if not json:
             out.print(f"Audit {start.audit.id}")
         with follow("audit", quiet=json, latest=True) as show:
-            start.job.wait(progress=show)
+            client.jobs.wait(start, progress=show)
         result = read(client.audits.report(start.audit.id))
     if json:
         out.print(result.to_json(), end="")

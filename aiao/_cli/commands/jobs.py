@@ -30,10 +30,10 @@ def watch(job: JobId, json: Json = False) -> None:
     """Follow a job to its end. With --json every change is a line."""
     with Client() as client:
         if json:
-            client.jobs.get(job).wait(progress=lambda latest: print(latest.model_dump_json(), flush=True))  # noqa: T201
+            client.jobs.wait(job, progress=lambda latest: print(latest.model_dump_json(), flush=True))  # noqa: T201
             return
         with follow(job) as show:
-            finished = client.jobs.get(job).wait(progress=show)
+            finished = client.jobs.wait(job, progress=show)
     out.print(f"{job} has {finished.state}: {finished.result}")
 
 

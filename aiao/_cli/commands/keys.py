@@ -52,5 +52,5 @@ def opened(model: ModelId, json: Json = False) -> None:
 def complete(file: Annotated[Path, typer.Argument(help="The file that `aiao models register` saved.")]) -> None:
     """Turn a saved secret into the whole key file, once the embedding is done."""
     with Client() as client:
-        key = keyfile.complete(file, client)
+        key = keyfile.complete(file, client.models.public_key)
     out.print(f"{file} is complete: {len(key.layers)} layers, {key.bits} bits.")

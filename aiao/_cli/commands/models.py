@@ -56,12 +56,12 @@ def register(
             return
         try:
             with follow("embed", quiet=json) as show:
-                registration.job.wait(progress=show)
+                client.jobs.wait(registration, progress=show)
         except KeyboardInterrupt:
             err.print(f"The embedding goes on. Follow it: aiao jobs watch {registration.job.id}")
             err.print(f"When it is done: aiao key complete {target}")
             raise
-        keyfile.complete(target, client)
+        keyfile.complete(target, client.models.public_key)
         model = client.models.get(registration.model.id)
     if json:
         print_json(model)

@@ -8,9 +8,11 @@ import typer
 from aiao._cli.commands import audits, verifications
 from aiao._cli.commands.models import Force, Json
 from aiao._cli.display import out, print_verdict
-from aiao._cli.report_files import check_report_file, save_report
+from aiao._cli.report_files import save_report
 from aiao._client.api import Client
-from aiao._client.resources import Audits, Verifications
+from aiao._client.audits import Audits
+from aiao._client.report_files import check_report_file
+from aiao._client.verifications import Verifications
 
 
 def report(

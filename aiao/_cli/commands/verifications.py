@@ -7,10 +7,11 @@ import typer
 
 from aiao._cli.commands.models import Force, Json
 from aiao._cli.display import err, follow, out, print_verdict, stages, transfer
-from aiao._cli.report_files import check_report_file, save_report
+from aiao._cli.report_files import save_report
 from aiao._client import key_files as keyfile
 from aiao._client.api import Client
 from aiao._client.errors import ClientError
+from aiao._client.report_files import check_report_file
 from aiao_core.options import VerificationOptions
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def _by_service(
                 model, suspect, base=base, secret_key=secret, options=options, progress=moved
             )
         with follow("verify", quiet=quiet) as show:
-            submission.job.wait(progress=show)
+            client.jobs.wait(submission, progress=show)
         if not quiet:
             out.print(f"Verification {submission.verification.id}")
         return read(client.verifications.report(submission.verification.id))
@@ -104,12 +105,11 @@ def read(text: str) -> "Report | Summary":
 def _offline(
     suspect: str, base: Path | None, source: Path | None, key_file: Path, options: dict[str, Any], *, quiet: bool
 ) -> "Report":
-    try:
-        from aiao._cli.offline import verify_offline
-    except ModuleNotFoundError as error:
-        raise ClientError(f"an offline test needs {error.name}; install it with: pip install 'aiao[torch]'") from error
+    from aiao import _library  # here: it is slow to load, and no other command should wait for it
+
+    chosen = VerificationOptions.model_validate(options)
     with stages("verify", quiet=quiet) as show:
-        return verify_offline(suspect, key_file, VerificationOptions.model_validate(options), show, base=base, source=source)
+        return _library.verify(suspect, key_file, base=base, source=source, options=chosen, progress=show).details
 
 
 def _save(result: "Report | Summary", file: Path, *, force: bool) -> None:

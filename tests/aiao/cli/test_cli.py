@@ -132,7 +132,7 @@ def test_bad_usage_is_exit_status_2_in_a_shell_too(shell):
         (["models", "register", "x", "--name", "n", "--option", "steps=0"], "--option steps: Input should be greater"),
         (["models", "register", "x", "--name", "n", "--option", "steps=1e999"], "--option steps: "),
         (["models", "register", "x", "--name", "n", "--option", "surprise=1"], "--option surprise: "),
-        (["models", "register", "x", "--name", "n", "--key-file", "no/k.json"], "no is no folder that you can write to"),
+        (["models", "register", "x", "--name", "n", "--key-file", "no/k.json"], "no is not a folder that you can write to"),
         (["models", "register", "x", "--name", "模型" * 60], "cannot be written (File name too long)"),
     ],
 )

@@ -48,7 +48,7 @@ def test_a_key_file_is_not_overwritten_and_nothing_is_uploaded(user, client, fol
     (user.folder / "mine.key.json").write_text("the only copy")
     before = [job.id for job in client.jobs.list()]
     refusal = user.error("models", "register", str(folder), "--name", "mine", "--no-wait")
-    assert "mine.key.json exists and is not overwritten; name another file with --key-file" in refusal
+    assert "mine.key.json exists and is not overwritten; name another file" in refusal
     assert (user.folder / "mine.key.json").read_text() == "the only copy"
     assert [job.id for job in client.jobs.list()] == before
     assert not list(client.artifacts.list())
@@ -124,7 +124,7 @@ def test_names_are_printed_literally(user, client, folder):
     names = ["[red]x[/red]", "[/x]", ":smile:", "[link=http://x]y", "é 模型"]
     artifact = client.artifacts.upload(folder)
     for name in names:
-        client.post("/v1/models", json={"name": name, "artifact_id": artifact.id})
+        client.transport.post("/v1/models", json={"name": name, "artifact_id": artifact.id})
     listed = user.aiao("models", "list").stdout
     for name, model in zip(names[::-1], client.models.list(), strict=True):
         assert name in listed
@@ -146,7 +146,7 @@ def test_wide_tables_are_not_cut(user, client, folder, change):
     user.environment["COLUMNS"] = "40"
     artifact = client.artifacts.upload(folder)
     name = "".join(f"name{number:03} " for number in range(25))[:-1]
-    answer = client.post("/v1/models", json={"name": name, "artifact_id": artifact.id}).json()
+    answer = client.transport.post("/v1/models", json={"name": name, "artifact_id": artifact.id}).json()
     detail = " ".join(f"word{number:03}" for number in range(60))
     change(answer["job"]["id"], state="failed", error={"code": "x", "detail": detail})
     listed = user.aiao("models", "list").stdout

@@ -56,7 +56,7 @@ def test_what_a_program_names_comes_before_everything(file, monkeypatch):
     monkeypatch.setenv("AIAO_URL", "http://environment:2")
     with Client("http://program:3", "of the program") as client:
         assert client.url == "http://program:3"
-        assert client.http.headers["Authorization"] == "Bearer of the program"
+        assert client.transport.http.headers["Authorization"] == "Bearer of the program"
     with pytest.raises(ClientError, match="another service"), Client("http://program:3"):
         pass
 
@@ -65,7 +65,7 @@ def test_a_program_that_names_the_address_needs_no_more_than_a_token(file, monke
     file.unlink()
     monkeypatch.setenv("AIAO_TOKEN", "of the environment")
     with Client("http://program:3") as client:
-        assert client.http.headers["Authorization"] == "Bearer of the environment"
+        assert client.transport.http.headers["Authorization"] == "Bearer of the environment"
 
 
 def test_a_missing_file_says_how_to_start_a_service(file):
@@ -111,4 +111,4 @@ def test_a_token_that_is_none_is_refused_and_not_repeated(token):
 
 def test_white_space_around_a_token_is_no_part_of_it():
     with Client("http://program:3", "token\r\n") as client:
-        assert client.http.headers["Authorization"] == "Bearer token"
+        assert client.transport.http.headers["Authorization"] == "Bearer token"

@@ -24,10 +24,6 @@ class Models:
     def __init__(self, public: dict) -> None:
         self.public, self.asked = public, []
 
-    @property
-    def models(self) -> "Models":
-        return self
-
     def public_key(self, model_id: str) -> dict:
         self.asked.append(model_id)
         return self.public
@@ -56,7 +52,7 @@ def test_a_saved_secret_is_for_its_owner_alone_whatever_the_umask(tmp_path):
 
 def test_a_key_is_never_overwritten(saved):
     before = saved.read_bytes()
-    with pytest.raises(ClientError, match=r"my\.key\.json exists and is not overwritten.*--key-file"):
+    with pytest.raises(ClientError, match=r"my\.key\.json exists and is not overwritten; name another file"):
         keyfile.check_free(saved)
     with pytest.raises(FileExistsError):
         keyfile.save_secret(saved, encode_secret(bytes(32)), "mdl_2")
@@ -75,9 +71,9 @@ def test_a_link_is_never_followed_to_overwrite_a_key(saved, tmp_path):
 def test_a_place_where_no_key_can_be_saved_is_named_before_it_is_needed(tmp_path):
     (tmp_path / "file").write_text("")
     for folder in ("missing", "file"):
-        with pytest.raises(ClientError, match=f"{folder} is no folder"):
+        with pytest.raises(ClientError, match=f"{folder} is not a folder"):
             keyfile.check_free(tmp_path / folder / "my.key.json")
-    with pytest.raises(ClientError, match=r"cannot be written \(File name too long\).*--key-file"):
+    with pytest.raises(ClientError, match=r"cannot be written \(File name too long\); name another file"):
         keyfile.check_free(tmp_path / f"{'模型' * 60}.key.json")
     keyfile.check_free(tmp_path / "my.key.json")
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
@@ -86,14 +82,14 @@ def test_a_place_where_no_key_can_be_saved_is_named_before_it_is_needed(tmp_path
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_cannot_be_written_is_named_before_it_is_needed(tmp_path):
     tmp_path.chmod(0o500)
-    with pytest.raises(ClientError, match="is no folder that you can write to"):
+    with pytest.raises(ClientError, match="is not a folder that you can write to"):
         keyfile.check_free(tmp_path / "my.key.json")
     tmp_path.chmod(0o700)
 
 
 def test_a_saved_secret_becomes_the_whole_key_file(saved):
     service = Models(PUBLIC)
-    key = keyfile.complete(saved, service)
+    key = keyfile.complete(saved, service.public_key)
     assert service.asked == ["mdl_1"]
     assert saved.read_text() == (GOLDEN / "key-v1.json").read_text()
     assert mode(saved) == 0o600
@@ -105,24 +101,24 @@ def test_the_public_key_comes_from_the_service(client, folder, publish, tmp_path
     registration = client.models.register(folder, name="mine")
     keyfile.save_secret(tmp_path / "my.key.json", registration.secret_key, registration.model.id)
     with pytest.raises(ClientError, match="is not complete: the model is embedding"):
-        keyfile.complete(tmp_path / "my.key.json", client)
+        keyfile.complete(tmp_path / "my.key.json", client.models.public_key)
     publish(registration.model.id, registration.secret_key)
-    assert keyfile.complete(tmp_path / "my.key.json", client) == rows.a_key(registration.secret_key)
+    assert keyfile.complete(tmp_path / "my.key.json", client.models.public_key) == rows.a_key(registration.secret_key)
     assert keyfile.load_key(tmp_path / "my.key.json").commitment == registration.model.commitment
 
 
 def test_a_completed_key_file_needs_nothing_more(saved):
-    keyfile.complete(saved, Models(PUBLIC))
+    keyfile.complete(saved, Models(PUBLIC).public_key)
     whole = saved.read_text()
     with pytest.raises(InvalidKey, match="needs nothing more"):
-        keyfile.complete(saved, Models(PUBLIC))
+        keyfile.complete(saved, Models(PUBLIC).public_key)
     assert saved.read_text() == whole
 
 
 def test_the_public_key_of_another_model_is_refused_and_the_secret_kept(saved):
     before = saved.read_bytes()
     with pytest.raises(InvalidKey, match="belongs to the commitment"):
-        keyfile.complete(saved, Models(PUBLIC | {"commitment": "sha256:" + "0" * 64}))
+        keyfile.complete(saved, Models(PUBLIC | {"commitment": "sha256:" + "0" * 64}).public_key)
     assert saved.read_bytes() == before
     assert list(saved.parent.iterdir()) == [saved]
 
@@ -130,13 +126,13 @@ def test_the_public_key_of_another_model_is_refused_and_the_secret_kept(saved):
 @pytest.mark.parametrize("public", [{}, PUBLIC | {"version": 3}, PUBLIC | {"layers": []}])
 def test_a_public_key_that_this_client_does_not_know_is_refused_in_words(saved, public):
     with pytest.raises(ClientError, match="PublicKey that this client understands"):
-        keyfile.complete(saved, Models(public))
+        keyfile.complete(saved, Models(public).public_key)
     assert keyfile.load_seed(saved) == SEED
 
 
 def test_what_a_crash_left_behind_does_not_stop_the_next_try(saved):
     saved.with_name(saved.name + ".partial").write_text("half a k")
-    keyfile.complete(saved, Models(PUBLIC))
+    keyfile.complete(saved, Models(PUBLIC).public_key)
     assert keyfile.load_key(saved).seed == SEED
     assert list(saved.parent.iterdir()) == [saved]
 
@@ -186,7 +182,7 @@ def test_a_damaged_file_is_an_invalid_key_and_nothing_else(tmp_path_factory, dat
     damaged = whole[:start] + data.draw(st.binary(max_size=4))
     path = tmp_path_factory.getbasetemp() / "damaged.json"
     path.write_bytes(damaged)
-    for read in (keyfile.load_key, keyfile.load_seed, lambda path: keyfile.complete(path, Models(PUBLIC))):
+    for read in (keyfile.load_key, keyfile.load_seed, lambda path: keyfile.complete(path, Models(PUBLIC).public_key)):
         with pytest.raises(InvalidKey):
             read(path)
 
@@ -205,7 +201,7 @@ def test_a_damaged_file_is_an_invalid_key_and_nothing_else(tmp_path_factory, dat
 )
 def test_text_that_is_no_key_is_an_invalid_key(tmp_path, text):
     (tmp_path / "key").write_text(text)
-    for read in (keyfile.load_key, keyfile.load_seed, lambda path: keyfile.complete(path, Models(PUBLIC))):
+    for read in (keyfile.load_key, keyfile.load_seed, lambda path: keyfile.complete(path, Models(PUBLIC).public_key)):
         with pytest.raises(InvalidKey):
             read(tmp_path / "key")
 

@@ -67,7 +67,7 @@ def refused(monkeypatch, capsys, *arguments: str) -> str:
 def test_a_file_that_exists_is_not_overwritten(nowhere, monkeypatch, capsys, command):
     (nowhere / "mine.json").write_text("mine")
     said = refused(monkeypatch, capsys, *command, "mine.json")
-    assert said == "error: mine.json exists; name another file, or replace it with --force\n"
+    assert said == "error: mine.json exists; name another file, or replace it with --force (in Python overwrite=True)\n"
     assert [(path.name, path.read_text()) for path in nowhere.iterdir()] == [("mine.json", "mine")]
 
 

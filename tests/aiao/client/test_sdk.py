@@ -20,6 +20,7 @@ from service.kit.ids import new_id
 from service.models.service import Checkpoint
 from service.tokens.service import authenticate
 from tests.support import rows, uploads
+from tests.support.documented import examples
 from tests.support.http_server import Handler, serving
 from tests.support.places import GOLDEN
 from tests.support.processes import free_port, stop, system, wait_for
@@ -155,7 +156,7 @@ def test_lists_go_over_many_pages_newest_first(client, backstage):
 
 def tenant_of(client: Client, backstage) -> str:
     with backstage.database.session() as session:
-        caller, _ = authenticate(session, client.http.headers["Authorization"].removeprefix("Bearer "))
+        caller, _ = authenticate(session, client.transport.http.headers["Authorization"].removeprefix("Bearer "))
         return caller.tenant_id
 
 
@@ -174,7 +175,7 @@ def test_waiting_for_a_canceled_job_says_so(client, folder):
     assert client.jobs.cancel(job.id).state == "canceled"
     seen = []
     with pytest.raises(JobCanceled, match=job.id):
-        job.wait(progress=seen.append)
+        client.jobs.wait(job, progress=seen.append)
     assert [job.state for job in seen] == ["canceled"]
     assert client.jobs.cancel(job.id).state == "canceled"
 
@@ -184,7 +185,7 @@ def test_waiting_for_a_failed_job_says_why(client, folder, change):
     change(job.id, state="failed", error={"code": "invalid-checkpoint", "detail": "layer mid_block is missing"})
     for again in (job, client.jobs.get(job.id), *client.jobs.list()):
         with pytest.raises(JobFailed, match="layer mid_block is missing") as caught:
-            again.wait()
+            client.jobs.wait(again)
         assert caught.value.code == "invalid-checkpoint"
 
 
@@ -206,7 +207,7 @@ def test_waiting_follows_every_change(client, folder, change):
         if not latest.finished:
             change(job.id, **next(steps))
 
-    assert job.wait(progress=show) == seen[-1]
+    assert client.jobs.wait(job, progress=show) == seen[-1]
     assert [latest.state for latest in seen] == ["queued", "running", "running", "running", "succeeded"]
     assert [latest.progress and latest.progress.step for latest in seen] == [None, None, 1, 2, 2]
     assert seen[2].progress.metrics == {"response": 0.5}
@@ -216,13 +217,16 @@ def test_waiting_follows_every_change(client, folder, change):
 def test_an_error_of_the_callers_own_ends_the_waiting(client, folder):
     job = client.models.register(folder, name="mine").job
     with pytest.raises(ZeroDivisionError):
-        job.wait(progress=lambda _: 1 / 0)
+        client.jobs.wait(job, progress=lambda _: 1 / 0)
 
 
-def test_a_job_from_nowhere_cannot_be_waited_for(client, folder):
-    job = client.models.register(folder, name="mine").job
-    with pytest.raises(RuntimeError, match="Client"):
-        Job.model_validate(job.model_dump()).wait()
+@pytest.mark.parametrize("name", ["registration", "job", "identifier"])
+def test_a_job_is_named_by_what_started_it_or_by_its_identifier(client, folder, change, name):
+    registration = client.models.register(folder, name="mine")
+    change(registration.job.id, state="succeeded", result="/v1/models/mdl_1")
+    job = {"registration": registration, "job": registration.job, "identifier": registration.job.id}[name]
+    assert client.jobs.wait(job) == client.jobs.get(registration.job.id)
+    assert [latest.result for latest in client.jobs.follow(job)] == ["/v1/models/mdl_1"]
 
 
 def test_waiting_outlives_a_restart_of_the_api(tmp_path, redis_url, folder):
@@ -235,7 +239,7 @@ def test_waiting_outlives_a_restart_of_the_api(tmp_path, redis_url, folder):
 
         def wait() -> None:
             try:
-                job.wait(progress=lambda _: first.set())
+                client.jobs.wait(job, progress=lambda _: first.set())
             except ClientError as error:
                 ended.append(error)
 
@@ -251,11 +255,11 @@ def test_waiting_outlives_a_restart_of_the_api(tmp_path, redis_url, folder):
 
 @pytest.mark.parametrize(("status", "tries"), [(503, 3), (404, 1)])
 def test_waiting_goes_on_while_a_proxy_finds_no_service(status, tries, monkeypatch):
-    monkeypatch.setattr("aiao._client.resources.RECONNECT_TRIES", 2)
-    monkeypatch.setattr("aiao._client.resources.RECONNECT_SECONDS", 0)
+    monkeypatch.setattr("aiao._client.transport.RECONNECT_TRIES", 2)
+    monkeypatch.setattr("aiao._client.transport.RECONNECT_SECONDS", 0)
     with answering(status, b"<html>proxy</html>", "text/html") as client:
         asked = []
-        client.http.event_hooks["request"].append(asked.append)
+        client.transport.http.event_hooks["request"].append(asked.append)
         with pytest.raises(ApiError, match=f"answered {status} without a reason"):
             list(client.jobs.follow("job_1"))
         assert len(asked) == tries
@@ -310,7 +314,7 @@ def test_another_tenants_things_do_not_exist(api, backstage, client, folder):
 
 
 def test_nothing_listening_is_said_in_words(folder, monkeypatch):
-    monkeypatch.setattr("aiao._client.resources.RECONNECT_SECONDS", 0)
+    monkeypatch.setattr("aiao._client.transport.RECONNECT_SECONDS", 0)
     url = f"http://127.0.0.1:{free_port()}"
     with Client(url, "token") as client:
         for call in (
@@ -407,7 +411,7 @@ def test_a_suspect_is_verified_against_a_ready_model(client, backstage, folder, 
     with pytest.raises(ApiError, match="has no report"):
         client.verifications.report(verification.id)
     expected = rows.finish_verification(backstage, tenant_of(client, backstage), verification.id, submission.job.id)
-    assert submission.job.wait().result == f"/v1/verifications/{verification.id}"
+    assert client.jobs.wait(submission).result == f"/v1/verifications/{verification.id}"
     finished = client.verifications.get(verification.id)
     assert (finished.status, finished.verdict, finished.log10_p) == ("succeeded", "match", expected.test.log10_p)
     assert (finished.tested, finished.reason, finished.with_key, finished.of_file) == ("checkpoint", None, 1, 1)
@@ -482,7 +486,7 @@ def test_a_ready_model_is_audited(client, backstage, folder, publish, tmp_path):
     with pytest.raises(ApiError, match="has no report"):
         client.audits.report(audit.id)
     expected = rows.finish_audit(backstage, tenant_of(client, backstage), audit.id, start.job.id, ended=True)
-    assert start.job.wait().result == f"/v1/audits/{audit.id}"
+    assert client.jobs.wait(start).result == f"/v1/audits/{audit.id}"
     finished = client.audits.get(audit.id)
     assert finished.summary.ended_by == ["lora-4-100"]
     other = client.audits.create(model_id, preset="full").audit
@@ -538,22 +542,19 @@ def more(document: object) -> object:
 def test_a_repeated_call_with_the_same_key_does_nothing_twice(client, folder):
     artifact = client.artifacts.upload(folder)
     body = {"name": "mine", "artifact_id": artifact.id}
-    answers = [client.post("/v1/models", json=body, idempotency_key="once").json() for _ in range(2)]
+    answers = [client.transport.post("/v1/models", json=body, idempotency_key="once").json() for _ in range(2)]
     assert answers[0]["model"] == answers[1]["model"]
     assert Registration.model_validate(answers[1]).secret_key is None
     assert len(list(client.models.list())) == 1
 
 
 def test_the_example_of_the_documentation_runs(api, token, monkeypatch, tmp_path, folder, suspect, backstage):
-    """The docstring of the package, with somebody who does the worker's part."""
+    """The one for a client in the docstring of the package, with somebody who does the worker's part."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AIAO_URL", api.url)
     monkeypatch.setenv("AIAO_TOKEN", token)
-    import aiao as package
-
-    example = package.__doc__.partition("\n\n")[2]
-    assert "with Client() as aiao:" in example
-    folder.rename(tmp_path / "emoji")
+    (example,) = (program for program in examples() if "aiao.Client()" in program)
+    folder.rename(tmp_path / "my-pipeline")
     suspect.rename(tmp_path / "suspect.safetensors")
     printed: list[object] = []
 
@@ -579,5 +580,5 @@ def test_the_example_of_the_documentation_runs(api, token, monkeypatch, tmp_path
         rows.finish_audit(backstage, tenant_of(observer, backstage), audit.id, audit.job_id, ended=True)
     running.join(60)
     assert not running.is_alive()
-    assert (tmp_path / "emoji-marked.zip").read_bytes() == content
+    assert (tmp_path / "marked.zip").read_bytes() == content
     assert printed[1:] == ["match", ["lora-4-100"]]
