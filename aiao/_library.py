@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # all of them are slow to load
 
 
 class Key:
-    """An owner's secret key. Whoever has it can test suspects with it, and make models that match it: keep it secret."""
+    """An owner's secret key. Anybody who has it can test suspects with it and make models that match it: keep it secret."""
 
     def __init__(self, owner_key: OwnerKey) -> None:
         self.owner_key = owner_key
@@ -55,7 +55,7 @@ class Key:
 
 
 class Report:
-    """What :func:`verify` found: the verdict, and every number that it rests on."""
+    """The result of a test by :func:`verify`: the verdict, and every number that it rests on."""
 
     def __init__(self, details: "verification.Report") -> None:
         self.details = details

@@ -89,7 +89,7 @@ class AttackNotPossible(AiaoError):
 
 
 class MissingDependency(AiaoError):
-    """A package that this needs is not installed; the message names the command that installs it."""
+    """A Python package is not installed; the message names the command that installs it."""
 
     code = "missing-dependency"
 
