@@ -168,7 +168,7 @@ def test_progress_is_told_stage_by_stage(owned):
 
 def test_one_watermark_to_a_model(owned):
     assert owned.model.marked
-    assert repr(owned.model) == "aiao.Model(UNet2DModel of {owned.source}, marked)"
+    assert repr(owned.model) == f"aiao.Model(UNet2DModel of {owned.source}, marked)"
     with pytest.raises(aiao.EmbeddingFailed, match="carries a watermark already"):
         aiao.embed(owned.model)
 

@@ -29,11 +29,12 @@ def library() -> None:
 BAD = """
 import aiao
 
-def wrong(client: aiao.AsyncClient, model: aiao.Model) -> None:
-    client.models.register("folder")
-    client.models.register("folder", name="mine", custodian="owner")
+async def wrong(client: aiao.AsyncClient, model: aiao.Model) -> None:
+    await client.models.register("folder")
+    await client.models.register("folder", name="mine", custodian="owner")
     aiao.embed(model, steps="many")
     aiao.embed(model, stepps=1)
+    client.jobs.wait("job_1")
 """
 
 
@@ -43,4 +44,4 @@ def test_calls_are_typed(tmp_path):
     command = [sys.executable, "-m", "mypy", "--strict", str(tmp_path / "good.py"), str(tmp_path / "bad.py")]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
     errors = [line for line in done.stdout.splitlines() if ": error: " in line]
-    assert [line.partition("bad.py:")[2].partition(":")[0] for line in errors] == ["5", "6", "7", "8"], done.stdout
+    assert [line.partition("bad.py:")[2].partition(":")[0] for line in errors] == ["5", "6", "7", "8", "9"], done.stdout
