@@ -7,6 +7,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from tests.support.places import PROJECT
 
 DOCKERFILE = (PROJECT / "docker" / "Dockerfile").read_text()
@@ -21,6 +23,7 @@ def copy(name: str, source: Path, target: Path) -> None:
         shutil.copy(source / name, target / name)
 
 
+@pytest.mark.process
 def test_both_distributions_are_built_from_what_is_copied(tmp_path):
     for rule in (PROJECT / ".dockerignore").read_text().split():
         if rule.startswith("!"):

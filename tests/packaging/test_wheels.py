@@ -19,9 +19,9 @@ import pytest
 from diffusers import DDPMPipeline
 
 from aiao_core import __version__
-from tests.aiao_core.conftest import MARKING, make_tiny_model
 from tests.support.places import PROJECT
 from tests.support.processes import free_port, wait_for
+from tests.support.tiny_models import MARKING, make_tiny_model
 
 pytestmark = pytest.mark.process
 
@@ -181,7 +181,7 @@ def test_without_the_server_a_command_says_what_to_install(client_alone, command
     assert re.fullmatch(r"error: this command needs aiao-server, not installed here; run: pip install \S+\n", ended.stderr)
 
 
-@pytest.mark.parametrize("command", [["aiao"]], ids=["aiao"])
+@pytest.mark.parametrize("command", [["aiao"], ["python", "-m", "aiao"]], ids=["aiao", "python -m aiao"])
 def test_the_command_line_is_there_as_a_program_and_as_a_module(client_alone, command):
     assert "Watermark a diffusion model" in client_alone.done(*command, "--help")
     assert client_alone.done(*command, "--version") == f"{__version__}\n"
