@@ -137,7 +137,7 @@ def measured(task: Callable[..., Any], *arguments: Any) -> Any:
 def plain_steps(name: str, batch: int, steps: int) -> Cost:
     model = model_named(name)
     examples = examples_for(model, batch)
-    with _growth() as memory:
+    with growth() as memory:
         return Cost(time_plain(model, examples, steps), memory())
 
 
@@ -164,7 +164,7 @@ def embedding_steps(name: str, key: OwnerKey, batch: int, steps: int, train: str
     model = model_named(name)
     examples = examples_for(model, batch)
     options = EmbeddingOptions.model_validate({"batch_size": batch, "train": train, "learning_rate": RATE})
-    with _growth() as memory:
+    with growth() as memory:
         return Cost(time_embedding(model, key, examples, options, steps), memory())
 
 
@@ -183,13 +183,13 @@ def time_embedding(model: DiffusionModel, key: OwnerKey, examples: Examples, opt
 
 
 @contextmanager
-def _growth() -> Iterator[Callable[[], float]]:
-    """How far the peak memory of this process rises in the block over what it held before, in bytes."""
+def growth() -> Iterator[Callable[[], float]]:
+    """Measure how far the peak memory of this process rises in the block over what it held before, in bytes."""
     if torch.cuda.is_available():
         before = torch.cuda.memory_allocated()
         yield lambda: float(torch.cuda.max_memory_allocated() - before)
         return
-    Path("/proc/self/clear_refs").write_text("5")  # starts the peak anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = status_bytes("VmRSS")
     yield lambda: status_bytes("VmHWM") - before
 

@@ -75,6 +75,6 @@ def _examples(
 ) -> Examples:
     """The thief's data: the owner's images, or as many samples of the model as its embedding drew."""
     if images:
-        return load_examples(folder, model, work.fetch(images))
+        return load_examples(folder, model, work.fetch(images), work.limits)
     samples = EmbeddingOptions.model_validate(registered.options).samples
     return draw_examples(folder, model, EmbeddingOptions(samples=samples, seed=row.options["seed"]), work.progress)

@@ -42,7 +42,7 @@ def embed_model(work: Work) -> None:
             if row.images_artifact_id is None:
                 examples = draw_examples(folder, model, options, work.progress)
             else:
-                examples = load_examples(folder, model, work.fetch(work.artifact(row.images_artifact_id)))
+                examples = load_examples(folder, model, work.fetch(work.artifact(row.images_artifact_id)), work.limits)
         with span("run"):
             embedding = embed(model, seed, examples=examples, options=options, store=state, progress=work.progress)
         save_model(model.denoiser, folder, work.scratch / "marked")

@@ -1,70 +1,102 @@
-"""Image sets: the owner's, which may be anything a client uploads, and the built-in one for the probe."""
+"""Image sets of owners: anything a client uploads. Images are read one at a time, so that no set has to fit in memory."""
 
 import json
+import tokenize
 import warnings
 import zipfile
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from aiao_core.errors import InvalidImages
-from aiao_core.formats.archives import is_archive, opened
+from aiao_core.formats.archives import UNREADABLE, Limits, is_archive, opened
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 MAX_IMAGES = 200_000
+MAX_FILES = 2 * MAX_IMAGES + 100
+"""Most files of a packed image set: each image may have a caption beside it, and a few other files may lie among them."""
+
 MAX_PIXELS = 64_000_000
-MAX_ARRAY_BYTES = 8 << 30
+"""Most pixels of one image: a larger one is a decompression bomb rather than training data."""
+
 MAX_CAPTION = 2000
+"""Most characters of a caption that are read: text encoders use fewer."""
+
+BLOCK_BYTES = 16 << 20
+"""Memory for the part of an array that is read at once."""
+
+UNMAPPABLE = (
+    OSError, ValueError, TypeError, OverflowError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError,
+)  # fmt: skip
+"""Errors that numpy raises for array files that it did not write."""
+
+ToTensor = Callable[[Image.Image], Tensor]
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images, and the caption of each if the set has captions."""
+    """Images, read again in each iteration, and the caption of each if the set has captions."""
 
-    pixels: Tensor
-    """(N, channels, size, size) float32 in [-1, 1], cropped to the centre square."""
-    captions: list[str] | None = None
+    count: int
+    captions: list[str] | None
+    read: Callable[[], Iterator[Tensor]]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield the images: (channels, size, size) float32 in [-1, 1], cropped to the center square."""
+        return self.read()
 
 
-def load_images(path: Path, *, size: int, channels: int) -> ImageSet:
-    """An image set at ``size`` pixels a side.
+@contextmanager
+def open_images(path: Path, *, size: int, channels: int, limits: Limits | None = None) -> Iterator[ImageSet]:
+    """Open an image set at ``size`` pixels a side, to be read inside the block.
 
     ``path`` is a folder of PNG, JPEG, WebP or BMP files (sub-folders included), a ZIP or TAR of one, or an ``.npz`` with one
     uint8 array (N, H, W, 3) or (N, H, W). Captions are the ``text`` of each ``file_name`` in a folder's ``metadata.jsonl``, a
-    ``.txt`` file beside each image, or an array ``text`` of N strings in the ``.npz``. Raises :class:`InvalidImages` if nothing
-    is found, a file cannot be read, or only some of the images have a caption.
+    ``.txt`` file beside each image, or an array ``text`` of N strings in the ``.npz``. An archive is unpacked within ``limits``
+    except for their number of files: an image set may have :data:`MAX_FILES`.
+
+    Raises :class:`InvalidImages` if nothing is found, a file cannot be read, or only some of the images have a caption, and
+    :class:`aiao_core.errors.UnsafeArchive` if an archive cannot be unpacked within the limits.
     """
-    if path.is_dir():
-        return _from_folder(path, size, channels)
-    if _is_npz(path):
-        return _from_npz(path, size, channels)
-    if is_archive(path):
-        with opened(path) as folder:
-            return _from_folder(folder, size, channels)
-    raise InvalidImages(f"{path.name} is no image set: give a folder, a .zip of images or an .npz array")
+    if not path.is_dir() and not is_archive(path):
+        raise InvalidImages(f"{path.name} is not an image set: give a folder, a .zip of images or an .npz array")
+    arrays = _names_of_arrays(path)
+    to_tensor = partial(_to_tensor, size=size, channels=channels)
+    with opened(path, replace(limits or Limits(), files=MAX_FILES)) as folder:
+        yield _in_arrays(path.name, folder, arrays, to_tensor) if arrays else _in_folder(folder, to_tensor)
 
 
-def _from_folder(folder: Path, size: int, channels: int) -> ImageSet:
+def _in_folder(folder: Path, to_tensor: ToTensor) -> ImageSet:
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
     _check_count(len(files))
-    pixels = torch.stack([_read(file, size, channels) for file in files])
+    return ImageSet(len(files), _captions(folder, files), lambda: (_read(file, to_tensor) for file in files))
+
+
+def _captions(folder: Path, files: Sequence[Path]) -> list[str] | None:
     listed = _listed_captions(folder)
     captions = [listed.get(file.relative_to(folder).as_posix(), _caption_beside(file)) for file in files]
     if not any(captions):
-        return ImageSet(pixels)
+        return None
     if missing := [file.name for file, caption in zip(files, captions, strict=True) if not caption]:
         raise InvalidImages(f"{missing[0]} and {len(missing) - 1} more images have no caption; give every image one, or none")
-    return ImageSet(pixels, [caption for caption in captions if caption])
+    return [caption for caption in captions if caption]
 
 
 def _listed_captions(folder: Path) -> dict[str, str]:
-    """By file name, from ``metadata.jsonl`` as the Hugging Face datasets library reads it."""
+    """Read captions by file name from ``metadata.jsonl``, as the Hugging Face datasets library does."""
     file = folder / "metadata.jsonl"
     if not file.is_file():
         return {}
@@ -85,14 +117,13 @@ def _caption_beside(file: Path) -> str | None:
         return stream.read(MAX_CAPTION).strip()
 
 
-def _read(file: Path, size: int, channels: int) -> Tensor:
+def _read(file: Path, to_tensor: ToTensor) -> Tensor:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise InvalidImages(f"{file.name} has {image.width}x{image.height} pixels; at most {MAX_PIXELS} are read")
-                return _to_tensor(image, size, channels)
+                _check_pixels(file.name, image.width, image.height)
+                return to_tensor(image)
     except (
         OSError,
         ValueError,
@@ -101,10 +132,10 @@ def _read(file: Path, size: int, channels: int) -> Tensor:
         Image.DecompressionBombError,
         Image.DecompressionBombWarning,
     ) as error:
-        raise InvalidImages(f"{file.name} is no readable image ({error}); replace it or leave it out") from error
+        raise InvalidImages(f"{file.name} is not a readable image ({error}); replace it or leave it out") from error
 
 
-def _to_tensor(image: Image.Image, size: int, channels: int) -> Tensor:
+def _to_tensor(image: Image.Image, *, size: int, channels: int) -> Tensor:
     if image.mode in ("RGBA", "LA", "P"):
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -113,42 +144,57 @@ def _to_tensor(image: Image.Image, size: int, channels: int) -> Tensor:
     return pixels.view(size, size, -1).permute(2, 0, 1).contiguous()
 
 
-def _is_npz(path: Path) -> bool:
+def _names_of_arrays(path: Path) -> list[str]:
+    """List the file names of the arrays in an ``.npz`` file, in its order; none for any other file."""
     if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-    return bool(names) and all(name.endswith(".npy") for name in names)
-
-
-def _from_npz(path: Path, size: int, channels: int) -> ImageSet:
-    with zipfile.ZipFile(path) as archive:
-        if sum(entry.file_size for entry in archive.infolist()) > MAX_ARRAY_BYTES:
-            raise InvalidImages(f"{path.name} unpacks to more than {MAX_ARRAY_BYTES} bytes; give a part of it")
+        return []
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            pixels = next((array for name in arrays.files if _is_images(array := _column(arrays, name))), None)
-            text = _column(arrays, "text") if "text" in arrays.files else None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InvalidImages(f"{path.name} cannot be read ({error}); save it again with numpy.savez") from error
-    if pixels is None:
-        raise InvalidImages(f"{path.name} holds no uint8 array of shape (N, H, W, 3) or (N, H, W)")
-    _check_count(len(pixels))
-    if text is not None and (text.dtype.kind != "U" or text.shape != (len(pixels),)):
-        raise InvalidImages(f"the array text of {path.name} must hold one string for each of the {len(pixels)} images")
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except UNREADABLE:
+        return []  # unpacking it says what is wrong
+    return [PurePosixPath(name).name for name in names] if all(name.endswith(".npy") for name in names) else []
+
+
+def _in_arrays(name: str, folder: Path, arrays: Sequence[str], to_tensor: ToTensor) -> ImageSet:
+    files = sorted(folder.rglob("*.npy"), key=lambda file: arrays.index(file.name))
+    file = next((file for file in files if _is_images(_array(file))), None)
+    if file is None:
+        raise InvalidImages(f"{name} holds no uint8 array of shape (N, H, W, 3) or (N, H, W)")
+    count, height, width = _array(file).shape[:3]
+    _check_count(count)
+    _check_pixels(name, width, height)
+    text = next((_array(file) for file in files if file.name == "text.npy"), None)
+    if text is not None and (text.dtype.kind != "U" or text.shape != (count,)):
+        raise InvalidImages(f"the array text of {name} must hold one string for each of the {count} images")
     captions = None if text is None else [str(caption)[:MAX_CAPTION] for caption in text]
-    return ImageSet(torch.stack([_to_tensor(Image.fromarray(image), size, channels) for image in pixels]), captions)
+    return ImageSet(count, captions, lambda: (to_tensor(Image.fromarray(image)) for image in _rows(file)))
 
 
-def _column(arrays: Any, name: str) -> NDArray[Any]:
+def _rows(file: Path) -> Iterator[NDArray[Any]]:
+    """Yield an array's images. Each block has a mapping of its own: a mapping keeps in memory what was read through it."""
+    count, rows = len(_array(file)), max(1, BLOCK_BYTES // _array(file)[0].nbytes)
+    for start in range(0, count, rows):
+        yield from np.array(_array(file)[start : start + rows])
+
+
+def _array(file: Path) -> NDArray[Any]:
+    """Map an array's file into memory; an empty array for one that numpy cannot map."""
     try:
-        return np.asarray(arrays[name])
-    except ValueError:  # pickled objects, such as a column of names: never unpickled, never needed
+        array: NDArray[Any] = open_memmap(file, mode="r")
+    except UNMAPPABLE:  # pickled objects among them, such as a column of names: never unpickled, never needed
         return np.empty(0)
+    return array
 
 
 def _is_images(array: NDArray[Any]) -> bool:
-    return array.dtype == np.uint8 and (array.ndim == 3 or (array.ndim == 4 and array.shape[3] == 3))
+    shaped = array.ndim == 3 or (array.ndim == 4 and array.shape[3] == 3)
+    return array.dtype == np.uint8 and shaped and min(array.shape[1:]) > 0
+
+
+def _check_pixels(name: str, width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise InvalidImages(f"{name} has an image of {width}x{height} pixels; at most {MAX_PIXELS} are read")
 
 
 def _check_count(count: int) -> None:

@@ -128,13 +128,28 @@ def broken_picture(folder: Path) -> Path:
     return write_zip(folder / "broken.zip", {"a.png": b"\x89PNG\r\n\x1a\nbroken"})
 
 
-@pytest.mark.parametrize(("images", "words"), [(empty_npz, "the image set is empty"), (broken_picture, "no readable image")])
-def test_an_unusable_image_set_fails_the_registration(owner, tmp_path, images, words):
+def beyond_the_operators_limit(folder: Path) -> Path:
+    """Much, but not suspiciously much more than what is uploaded: 4 MiB of noise among 260 MiB of nothing."""
+    pixels = np.zeros((260, 1024, 1024), np.uint8)
+    pixels[:4] = np.random.default_rng(0).integers(0, 256, (4, 1024, 1024))
+    np.savez_compressed(folder / "large.npz", x=pixels)
+    return folder / "large.npz"
+
+
+@pytest.mark.parametrize(
+    ("images", "code", "words"),
+    [
+        (empty_npz, "invalid-images", "the image set is empty"),
+        (broken_picture, "invalid-images", "not a readable image"),
+        (beyond_the_operators_limit, "unsafe-archive", f"expands beyond {256 << 20} bytes"),
+    ],
+)
+def test_an_unusable_image_set_fails_the_registration(owner, tmp_path, images, code, words):
     registration = owner.models.register(MODEL, name="no images", images=images(tmp_path), options={"steps": 1})
     with pytest.raises(JobFailed, match=words):
         owner.jobs.wait(registration)
     model = owner.models.get(registration.model.id)
-    assert (model.status, model.error.code, model.checkpoint) == ("failed", "invalid-images", None)
+    assert (model.status, model.error.code, model.checkpoint) == ("failed", code, None)
 
 
 def test_a_folder_that_is_no_pipeline_fails_the_registration(owner, tmp_path):

@@ -1,6 +1,7 @@
 """An owner's images and captions as the pipeline itself reads them."""
 
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -8,13 +9,15 @@ import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 
 from aiao_core.data.captions import encode_captions, load_text
-from aiao_core.data.images import load_images
-from aiao_core.data.latents import downsampling, load_autoencoder
+from aiao_core.data.images import ImageSet, open_images
+from aiao_core.data.latents import BATCH, downsampling, encode_images, load_autoencoder
 from aiao_core.data.owner_data import draw_examples, load_examples
-from aiao_core.errors import InvalidCheckpoint, InvalidImages, WrongArchitecture
+from aiao_core.errors import InvalidCheckpoint, InvalidImages, UnsafeArchive, WrongArchitecture
+from aiao_core.formats.archives import Limits
 from aiao_core.formats.pipelines import load_model, save_model
 from aiao_core.method.embedding import embed
 from aiao_core.options import EmbeddingOptions
+from demo_models.emoji.data import MODEL
 from tests.support import pipelines
 from tests.support.families import CONDITIONED
 
@@ -97,10 +100,44 @@ def test_images_become_the_latents_of_the_pipelines_autoencoder(family, folder, 
     assert {len(value) for value in examples.conditions.values()} == {3}
     if family != "FLUX":
         theirs = load_pipeline(family, folder).vae
-        pixels = load_images(image_set, size=16, channels=3).pixels
+        with open_images(image_set, size=16, channels=3) as images:
+            pixels = torch.stack(list(images))
         with torch.no_grad():
             expected = (theirs.encode(pixels).latent_dist.mode() - 0.1) * 0.7
         torch.testing.assert_close(examples.clean, expected)
+
+
+@pytest.mark.parametrize("family", ["SD"])
+def test_images_are_encoded_as_they_come_and_as_they_were_together(folder):
+    autoencoder, pixels = load_autoencoder(folder), torch.rand(2 * BATCH + 5, 3, 16, 16) * 2 - 1
+    with torch.no_grad():
+        parts = [autoencoder.encode(part).latent_dist.mode() for part in torch.split(pixels, BATCH)]
+    expected = (torch.cat(parts) - autoencoder.config.shift_factor) * autoencoder.config.scaling_factor
+    alive, most = weakref.WeakSet(), 0
+
+    def read():
+        nonlocal most
+        for image in pixels:
+            alive.add(own := image.clone())
+            most = max(most, len(alive))
+            yield own
+
+    assert torch.equal(encode_images(autoencoder, ImageSet(len(pixels), None, read)), expected)
+    assert torch.equal(encode_images(autoencoder, pixels), expected)
+    assert most <= BATCH + 1
+
+
+def test_a_model_of_pixels_takes_them_as_they_are(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 16, 16, 3), dtype=np.uint8)
+    np.savez(tmp_path / "set.npz", x=pixels)
+    clean = load_examples(MODEL, load_model(MODEL), tmp_path / "set.npz").clean
+    assert torch.equal(clean, torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1)
+
+
+@pytest.mark.parametrize("family", ["SD"])
+def test_an_image_set_keeps_to_the_limits_that_the_operator_sets(folder, image_set):
+    with pytest.raises(UnsafeArchive, match="expands beyond 1000 bytes"):
+        load_examples(folder, load_model(folder), image_set, Limits(total_bytes=1000))
 
 
 @pytest.mark.parametrize("family", ["SD", "SD3", "DiT"])
