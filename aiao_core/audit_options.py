@@ -1,4 +1,4 @@
-"""What an owner may choose for an audit, with the ranges a service accepts. Torch-free, so that the API validates it."""
+"""Options of an audit, with the ranges that a service accepts. Torch-free, so that the API process validates them."""
 
 from typing import Annotated, Literal
 
@@ -64,7 +64,7 @@ def _once_each(attacks: tuple[str, ...]) -> tuple[str, ...]:
 
 AttackId = Annotated[str, Field(json_schema_extra={"enum": list(ATTACKS)}), AfterValidator(_known)]
 Attacks = Annotated[tuple[AttackId, ...], Field(min_length=1, max_length=1000), AfterValidator(_once_each)]
-"""Attacks by their ids; one that is named twice is tried once."""
+"""Attacks by their ids; an attack that is named twice is tried once."""
 
 
 class AuditOptions(BaseModel):

@@ -1,8 +1,8 @@
-"""What can go wrong, in words for the person who can mend it. Each message names the cause and the fix."""
+"""Errors, in words for the person who can fix the cause. Each message names the cause and the fix."""
 
 
 def printable(text: str) -> str:
-    """``text`` on one line, with whatever a terminal would obey or a database refuse written out."""
+    """Put ``text`` on one line and escape the characters that a terminal would obey or a database refuse."""
     return "".join(c if c.isprintable() else " " if c.isspace() else repr(c)[1:-1] for c in text)
 
 
@@ -41,7 +41,7 @@ class WrongArchitecture(InvalidCheckpoint):
 
 
 class AdapterWithoutBase(InvalidCheckpoint):
-    """An adapter of which nobody says which model it changes. It is never merged into the owner's marked model."""
+    """An adapter without the model that it changes. It is never merged into the owner's marked model."""
 
     code = "adapter-without-base"
 

@@ -48,7 +48,7 @@ class Architecture(_Frozen):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the canonical JSON, as ``sha256:<hex>``."""
+        """Return the SHA-256 of the canonical JSON, as ``sha256:<hex>``."""
         canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return _digest(canonical.encode())
 
@@ -106,42 +106,42 @@ class OwnerKey:
 
     @cached_property
     def trigger_layers(self) -> list[int]:
-        """Indices of the layers that take a trigger."""
+        """List the indices of the layers that take a trigger."""
         return sorted({i for i, _ in self.subpaths})
 
     @cached_property
     def response_layers(self) -> list[int]:
-        """Indices of the layers that show a response."""
+        """List the indices of the layers that show a response."""
         return sorted({j for _, j in self.subpaths})
 
     @cached_property
     def bits(self) -> int:
-        """Bits that the exact test compares: the masked channels of all response layers."""
+        """Count the bits that the exact test compares: the masked channels of all response layers."""
         return sum(int(self.response_mask(j).sum()) for j in self.response_layers)
 
     def trigger_mask(self, layer: int) -> NDArray[np.bool_]:
-        """m_i, (C,) boolean."""
+        """Derive m_i, (C,) boolean."""
         return self._bits("trigger-mask", layer)
 
     def trigger_sign(self, layer: int) -> NDArray[np.int8]:
-        """s_i, (C,) of -1 and +1."""
+        """Derive s_i, (C,) of -1 and +1."""
         return _signs(self._bits("trigger-sign", layer))
 
     def response_mask(self, layer: int) -> NDArray[np.bool_]:
-        """The channels of layer j that show the response, (C,) boolean: all of them since version 2."""
+        """Derive which channels of layer j show the response, (C,) boolean: all of them since version 2."""
         return self._bits("response-mask", layer) if self.version == 1 else np.ones(self.layers[layer].channels, np.bool_)
 
     def response_sign(self, layer: int) -> NDArray[np.int8]:
-        """r_j, (C,) of -1 and +1."""
+        """Derive r_j, (C,) of -1 and +1."""
         return _signs(self._bits("response-sign", layer))
 
     def _bits(self, purpose: Purpose, layer: int) -> NDArray[np.bool_]:
         return derive_bits(self.seed, purpose, self.layers[layer].name, self.layers[layer].channels)
 
     def stranger_seed(self, purpose: Stranger, test: int, number: int) -> bytes:
-        """The seed, 32 bytes, of a key that nobody owns, or of inputs that find places, for the test with the seed ``test``.
+        """Derive the seed, 32 bytes, of a key that nobody owns or of inputs that find places, for the test of seed ``test``.
 
-        It follows from the owner's own seed, so that only a holder of the key can foresee it: a thief who could would change a
+        It follows from the owner's own seed, so that only a holder of the key can foresee it: a thief could otherwise change a
         file until a decoy matches by chance and voids the test.
         """
         return _derive(self.seed, purpose, f"{test}/{number}", SEED_BYTES)
@@ -172,7 +172,7 @@ class OwnerKey:
         return key
 
     def to_json(self) -> str:
-        """The key file. Masks and signs are written out (hex, see :func:`derive_bits`) so that an expert can audit them."""
+        """Write the key file, with masks and signs (hex, see :func:`derive_bits`) so that an expert can audit them."""
         document = self.public().model_dump(mode="json")
         document |= {"format": "aiao.owner-key", "secret": self.secret, "derived": self._derived()}
         return json.dumps(document, indent=1) + "\n"
@@ -192,7 +192,7 @@ class OwnerKey:
         try:
             document = json.loads(text)
             if not isinstance(document, dict) or document.get("format") != "aiao.owner-key":
-                raise InvalidKey("this is no owner key file: its format is not aiao.owner-key")
+                raise InvalidKey("not an owner key file: its format is not aiao.owner-key")
             secret, derived = str(document.pop("secret")), document.pop("derived")
             key = cls.from_public(PublicKey.model_validate(document | {"format": "aiao.public-key"}), secret)
         except (json.JSONDecodeError, RecursionError, KeyError) as error:
@@ -207,24 +207,24 @@ class OwnerKey:
 
 
 def generate_seed() -> bytes:
-    """32 bytes from the operating system's random generator."""
+    """Draw 32 bytes from the operating system's random generator."""
     return secrets.token_bytes(SEED_BYTES)
 
 
 def commitment(seed: bytes) -> str:
-    """``sha256:<hex>`` of a label and the seed: binds the owner to the key without revealing it."""
+    """Return ``sha256:<hex>`` of a label and the seed: it binds the owner to the key without revealing the key."""
     return _digest(b"aiao/v1/commitment\0" + seed)
 
 
 def encode_secret(seed: bytes) -> str:
-    """The printable form: ``aiao1`` and base32, in lower case, of the seed and a 3-byte checksum."""
+    """Write a seed in its printable form: ``aiao1`` and base32, in lower case, of the seed and a 3-byte checksum."""
     if len(seed) != SEED_BYTES:
         raise ValueError(f"a seed has {SEED_BYTES} bytes, not {len(seed)}")
     return PREFIX + base64.b32encode(seed + _checksum(seed)).decode().lower()
 
 
 def decode_secret(text: str) -> bytes:
-    """The seed of a printable secret; case and white space do not matter. Raises :class:`InvalidKey` for a typing error."""
+    """Read the seed of a printable secret; case and white space do not matter. Raises :class:`InvalidKey` for a typo."""
     compact = "".join(text.split()).lower()
     if not compact.startswith(PREFIX):
         raise InvalidKey(f"a secret key begins with {PREFIX}; this text does not")
@@ -241,7 +241,7 @@ def decode_secret(text: str) -> bytes:
 
 
 def derive_bits(seed: bytes, purpose: Purpose, layer_name: str, count: int) -> NDArray[np.bool_]:
-    """``count`` bits, (count,) boolean: HKDF-SHA256 of the seed without salt, info ``aiao/v1/<purpose>/<layer name>``.
+    """Derive ``count`` bits, (count,) boolean: HKDF-SHA256 of the seed without salt, info ``aiao/v1/<purpose>/<layer name>``.
 
     Bit k is bit k % 8, least significant first, of byte k // 8 of the output.
     """
@@ -250,7 +250,7 @@ def derive_bits(seed: bytes, purpose: Purpose, layer_name: str, count: int) -> N
 
 
 def choose_layers(seed: bytes, candidates: Sequence[str], count: int) -> list[str]:
-    """The ``count`` candidates that the key ranks first (8 bytes, big-endian), in the order of ``candidates``."""
+    """List the ``count`` candidates that the key ranks first (8 bytes, big-endian), in the order of ``candidates``."""
     chosen = set(sorted(candidates, key=lambda name: _derive(seed, "layer-choice", name, 8))[:count])
     return [name for name in candidates if name in chosen]
 

@@ -1,4 +1,4 @@
-"""What an owner may choose, with the ranges a service accepts. Torch-free, so that the API process validates them."""
+"""Options of an owner, with the ranges that a service accepts. Torch-free, so that the API process validates them."""
 
 from typing import Annotated, Literal
 
@@ -77,7 +77,7 @@ class VerificationOptions(BaseModel):
     )
 
     def departures(self) -> list[str]:
-        """Why a test with these options would not be a verdict, a sentence each: empty for one that is."""
+        """List why a test with these options is not a verdict, in a sentence each; empty for a verdict."""
         reasons = []
         for name, value, fixed in (("draws", self.draws, DRAWS), ("decoys", self.decoys, DECOYS), ("tau", self.tau, TAU)):
             if value != fixed:
@@ -92,5 +92,5 @@ class VerificationOptions(BaseModel):
 
     @property
     def exploratory(self) -> bool:
-        """Whether a test with these options is not a verdict."""
+        """Return whether a test with these options is not a verdict."""
         return bool(self.departures())

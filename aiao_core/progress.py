@@ -1,4 +1,4 @@
-"""How a long computation tells its caller where it stands."""
+"""Progress reports of a long computation to its caller."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,4 +19,4 @@ ProgressCallback = Callable[[Progress], None]
 
 
 def silent(_: Progress) -> None:
-    """The callback of a caller that wants to know nothing."""
+    """Ignore the report: the callback of a caller that wants none."""

@@ -17,10 +17,10 @@ CLEAREST = 0.5
 
 
 def log10_binomial_tail(matches: int, bits: int, best_of: int = 1) -> float:
-    """log10 of P(X >= ``matches``) for X ~ Binomial(``bits``, 1/2): the p-value of the exact test.
+    """Return log10 of P(X >= ``matches``) for X ~ Binomial(``bits``, 1/2): the p-value of the exact test.
 
-    For the test with the least p of several it is their number times as much, and 1 at the most: by chance one of them comes so
-    far no oftener, however they depend on each other (Bonferroni). Summed in whole numbers, so that it neither underflows nor
+    For the test with the least p of several, p is multiplied by their number, up to 1: it bounds how often chance brings any
+    of them so far, however they depend on each other (Bonferroni). Summed in whole numbers, so that it neither underflows nor
     rounds before the logarithm. 0 for no matches.
     """
     _check(matches, bits)
@@ -29,7 +29,7 @@ def log10_binomial_tail(matches: int, bits: int, best_of: int = 1) -> float:
 
 
 def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The exact interval for a probability after ``successes`` in ``trials`` (Clopper and Pearson 1934)."""
+    """Return the exact interval for a probability after ``successes`` in ``trials`` (Clopper and Pearson 1934)."""
     _check(successes, trials)
     if trials == 0:
         return 0.0, 1.0
@@ -39,8 +39,8 @@ def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tu
     return low, high
 
 
-def randomised_p_value(matches: int, bits: int, uniform: float) -> float:
-    """P(X > ``matches``) + ``uniform`` * P(X = ``matches``) for X ~ Binomial(``bits``, 1/2).
+def randomized_p_value(matches: int, bits: int, uniform: float) -> float:
+    """Return P(X > ``matches``) + ``uniform`` * P(X = ``matches``) for X ~ Binomial(``bits``, 1/2).
 
     With an independent ``uniform`` in [0, 1] it is exactly uniform for a wrong key, where the plain p-value has steps.
     """
@@ -55,7 +55,7 @@ def _check(successes: int, trials: int) -> None:
 
 
 def _tail(first: int, bits: int) -> int:
-    """How many of the 2**bits outcomes have at least ``first`` matches."""
+    """Count the outcomes, of 2**bits, with at least ``first`` matches."""
     if first > bits:
         return 0
     if first <= bits // 2:
@@ -68,6 +68,6 @@ def _tail(first: int, bits: int) -> int:
 
 
 def _log10(number: int) -> float:
-    """log10 of a positive whole number of any size."""
+    """Return log10 of a positive whole number of any size."""
     shift = max(0, number.bit_length() - 64)
     return math.log10(number >> shift) + shift * math.log10(2)

@@ -26,7 +26,7 @@ from aiao_core.method.inputs import own_samples
 from aiao_core.options import EmbeddingOptions
 from aiao_core.reports.parts import best_of
 from aiao_core.reports.verification import Report
-from aiao_core.statistics import randomised_p_value
+from aiao_core.statistics import randomized_p_value
 from aiao_core.verification.measurement import measure
 from aiao_core.verification.verify import Subject, verify
 from benchmarks.steps import EMOJI, compared
@@ -119,7 +119,7 @@ def wrong_keys(name: str, denoiser: nn.Module, key: OwnerKey, count: int) -> Non
         best = min(best, best_of(readings).log10_p)
         for way in readings:
             label = f"{way.subpaths}{' without interference' if way.without_interference else ''}"
-            p_value = randomised_p_value(way.test.matches, way.test.bits, random.random())
+            p_value = randomized_p_value(way.test.matches, way.test.bits, random.random())
             p_values.setdefault(label, []).append(p_value)
     print(f"{count} wrong keys on the {name}: best log10 p {best:.2f}; Kolmogorov-Smirnov p ", end="")
     print(", ".join(f"{label} {kstest(each, 'uniform').pvalue:.3f}" for label, each in p_values.items()))

@@ -22,9 +22,9 @@ from scipy.stats import binomtest
 from torch import nn
 
 from aiao_core.attacks.pruning import magnitude_pruning
-from aiao_core.attacks.reparametrisation import reparametrisation
+from aiao_core.attacks.reparametrization import reparametrization
 from aiao_core.attacks.thief import Thief
-from aiao_core.attacks.weights import weight_noise, weight_quantisation
+from aiao_core.attacks.weights import weight_noise, weight_quantization
 from aiao_core.denoisers.model import DiffusionModel
 from aiao_core.formats.pipelines import load_model, untrained
 from aiao_core.key import OwnerKey, generate_seed
@@ -79,8 +79,8 @@ SUSPECTS: dict[str, Sibling] = {
     "averaged": averaged,
     "noised": by_thief(lambda thief: weight_noise(thief, strength=0.1)),
     "pruned": by_thief(lambda thief: magnitude_pruning(thief, share=0.3)),
-    "quantized": by_thief(lambda thief: weight_quantisation(thief, bits=6)),
-    "permuted": by_thief(reparametrisation),
+    "quantized": by_thief(lambda thief: weight_quantization(thief, bits=6)),
+    "permuted": by_thief(reparametrization),
 }
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from aiao_core.attacks.layers import key_layers
-from aiao_core.attacks.minimising import minimise
+from aiao_core.attacks.minimizing import minimize
 from aiao_core.attacks.thief import Thief
 from aiao_core.denoisers import predict
 from aiao_core.key import SEED_BYTES, OwnerKey
@@ -19,8 +19,8 @@ def trigger_unlearning(thief: Thief, *, steps: int, learning_rate: float, batch_
     """Train the denoiser to answer no trigger of any key, at any layer, while it is fine-tuned.
 
     Each step draws a key of all layers that an owner may use, and a trigger layer for each input. Under these triggers, later
-    features and the prediction shall be those of the stolen model without a trigger. A thief who knew the key's triggers could
-    unlearn them so; without it, random ones must do.
+    features and the prediction must be those of the stolen model without a trigger. A thief with the key could unlearn the
+    key's own triggers in this way; without the key, random ones must do.
     """
     model, stolen = thief.copy(), thief.model.denoiser
     layers = tuple(key_layers(thief))
@@ -51,7 +51,7 @@ def trigger_unlearning(thief: Thief, *, steps: int, learning_rate: float, batch_
             ]
             return torch.stack(differences).mean() + nn.functional.mse_loss(prediction, expected_prediction)
 
-        minimise(
+        minimize(
             model.denoiser,
             lambda: fine_tuning_loss() + trigger_loss(),
             steps=steps,

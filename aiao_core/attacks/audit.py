@@ -1,8 +1,8 @@
-"""What does a watermark withstand, and where does it end? Attack the published model as a thief would, and test what is left.
+"""The limits of a watermark: attack the published model as a thief would, and test what is left.
 
-An attack that leaves no trace of the watermark proves nothing if it leaves no model either. So the worth of each attacked model
-is measured beside the test: its quality loss is the relative rise of the denoising loss on held-out images, loss(attacked) /
-loss(published) - 1, under the same noise for all. Below :data:`MAX_QUALITY_LOSS` a model counts as useful (this project).
+An attack that removes the watermark proves nothing if it destroys the model too. So the audit also measures the quality loss of
+each attacked model: the relative rise of the denoising loss on held-out images, loss(attacked) / loss(published) - 1, under the
+same noise for all. Below :data:`MAX_QUALITY_LOSS` a model counts as useful (this project).
 """
 
 import math
@@ -30,21 +30,24 @@ from aiao_core.verification.alignment import reference
 from aiao_core.verification.measurement import measure
 
 MAX_QUALITY_LOSS = 0.2
+"""Quality loss at which an attacked model no longer counts as useful."""
 
 HELD_OUT = 0.25
-"""Share of the data that no attack trains on."""
+"""Fraction of the data that no attack trains on."""
 
 LOSS_INPUTS = 256
 """Held-out images, drawn with replacement, each with noise of its own."""
 
 LOSS_BATCH = 32
+"""Inputs in one forward pass."""
+
 DECOYS = 1
-"""Decoy keys for each model: one is enough where every attack brings another, and nobody is accused."""
+"""Decoy keys for each model: one is enough because every attack adds another, and an audit accuses nobody."""
 
 
 @dataclass(frozen=True)
 class AuditSubject:
-    """What is audited, for the report: names and digests, nothing that the test uses."""
+    """The audited model's name and digests, for the report; the test uses none of them."""
 
     model_name: str | None = None
     inputs: tuple[AuditInput, ...] = ()
@@ -68,8 +71,8 @@ def audit(
     ``source`` is the model before the watermark, by which moved channels are found. All attacked models have the same draws, by
     the audit's seed: an audit compares attacks on the owner's own model, and accuses nobody.
 
-    ``examples`` are the thief's data; :data:`HELD_OUT` of them measure the quality. An attack that this model does not allow is
-    a result with its reason. ``keep`` is called with each result, and an audit that was interrupted is given them as
+    ``examples`` are the thief's data; :data:`HELD_OUT` of them measure the quality. An attack that is not possible on
+    this model gives a result with the reason. ``keep`` is called with each result; to resume an interrupted audit, pass them as
     ``finished``. Raises :class:`InvalidImages` for fewer than two examples.
     """
     options, subject = options or AuditOptions(), subject or AuditSubject()
@@ -107,7 +110,7 @@ def audit(
 
 
 def split(examples: Examples, seed: int) -> tuple[Examples, Examples]:
-    """The thief's examples and the held-out ones, in a random order: image sets come sorted by what they show."""
+    """Split off the held-out examples, in a random order: image sets are often sorted by what they show."""
     if len(examples) < 2:
         raise InvalidImages("an audit needs at least two images: one for the attacks, and one to measure the quality on")
     order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))
@@ -116,7 +119,7 @@ def split(examples: Examples, seed: int) -> tuple[Examples, Examples]:
 
 
 class Judge:
-    """Tests a model with the owner's key, and measures what it is worth."""
+    """A test of models with the owner's key, and a measurement of their quality."""
 
     def __init__(
         self, model: DiffusionModel, key: OwnerKey, held_out: Examples, options: AuditOptions, source: nn.Module | None
@@ -127,7 +130,7 @@ class Judge:
         self.inputs, self.target = noised(model.schedule, held_out.draw(LOSS_INPUTS, generator), generator)
 
     def attacked(self, trial: Trial, thief: Thief, published_loss: float, progress: ProgressCallback) -> AttackResult:
-        """Run one attack and measure what it leaves."""
+        """Run one attack and measure the model it leaves."""
         start = time.perf_counter()
         measured = reason = None
         try:
@@ -149,7 +152,7 @@ class Judge:
     def measure(
         self, denoiser: nn.Module, progress: ProgressCallback, published_loss: float | None = None
     ) -> AttackMeasurement:
-        """Without ``published_loss`` it is the published model itself."""
+        """Test ``denoiser`` and measure its quality; without ``published_loss`` it is the published model itself."""
         loss = self.loss(denoiser)
         found = measure(denoiser, self.key, self.options.seed, draws=self.options.draws, source=self.source, progress=progress)
         ways = found.readings()
@@ -166,9 +169,9 @@ class Judge:
         )
 
     def loss(self, denoiser: nn.Module) -> float:
-        """The mean squared error of the prediction on the held-out examples, under the same noise for every model.
+        """Return the mean squared error of the prediction on the held-out examples, under the same noise for every model.
 
-        Raises :class:`InvalidCheckpoint` if it is not finite.
+        Raises :class:`InvalidCheckpoint` if the error is not finite.
         """
         total = 0.0
         for start in range(0, LOSS_INPUTS, LOSS_BATCH):

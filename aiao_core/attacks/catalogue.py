@@ -1,6 +1,6 @@
 """The attacks with the strengths at which an audit and the benchmarks try them.
 
-Learning rates: 2e-4 is twice what is usual for fine-tuning, and 1e-3 is that of the pre-training of a small model.
+Ids, names and families are stored in audit reports, so their spelling is fixed.
 """
 
 from collections.abc import Callable
@@ -20,20 +20,23 @@ from aiao_core.attacks.fine_tuning import (
 )
 from aiao_core.attacks.overwriting import overwriting
 from aiao_core.attacks.pruning import fine_pruning, magnitude_pruning, structured_pruning
-from aiao_core.attacks.reparametrisation import channel_permutation, reparametrisation, sign_flips_and_scales
+from aiao_core.attacks.reparametrization import channel_permutation, reparametrization, sign_flips_and_scales
 from aiao_core.attacks.thief import Thief
 from aiao_core.attacks.weights import (
     averaging_with_own_fine_tune,
-    re_initialisation,
+    re_initialization,
     weight_clipping,
     weight_noise,
-    weight_quantisation,
+    weight_quantization,
     weight_shifting,
 )
 from aiao_core.options import EmbeddingOptions
 
 USUAL_RATE = 2e-4
+"""Learning rate: twice the usual one for fine-tuning."""
+
 HIGH_RATE = 1e-3
+"""Learning rate of the pre-training of a small model."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Trial:
     name: str
     """For people: ``magnitude pruning, 30 % of the weights``."""
     family: str
-    """What is tried: ``fine-tuning``, ``pruning``, ``quantisation`` …"""
+    """Kind of attack: ``fine-tuning``, ``pruning``, ``quantisation`` …"""
     attack: Callable[[Thief], nn.Module]
 
 
@@ -118,7 +121,7 @@ _TRIALS = (
         partial(fine_pruning, share=0.2, steps=400, learning_rate=USUAL_RATE),
     ),
     *(
-        Trial(f"quantisation-{bits}", f"quantisation to {bits} bits", "quantisation", partial(weight_quantisation, bits=bits))
+        Trial(f"quantisation-{bits}", f"quantisation to {bits} bits", "quantisation", partial(weight_quantization, bits=bits))
         for bits in (8, 6, 4)
     ),
     *(
@@ -147,13 +150,13 @@ _TRIALS = (
             f"re-initialisation-{layers}",
             f"re-initialisation of {layers} layer{'s' * (layers > 1)}",
             "weights",
-            partial(re_initialisation, layers=layers),
+            partial(re_initialization, layers=layers),
         )
         for layers in (1, 4)
     ),
     Trial("channel-permutation", "channel permutation", "re-parametrisation", channel_permutation),
     Trial("sign-flips-and-scales", "sign flips and scales of channels", "re-parametrisation", sign_flips_and_scales),
-    Trial("reparametrisation", "channel permutation, sign flips and scales", "re-parametrisation", reparametrisation),
+    Trial("reparametrisation", "channel permutation, sign flips and scales", "re-parametrisation", reparametrization),
     *(
         Trial(
             f"overwriting-{times}",
@@ -178,7 +181,7 @@ _TRIALS = (
 )
 
 CATALOGUE: dict[str, Trial] = {trial.id: trial for trial in _TRIALS}
-"""Every trial by its id, in the order in which they are shown."""
+"""Every trial by its id, in the order of a report."""
 
 PRESETS: dict[str, tuple[str, ...]] = {
     "quick": (

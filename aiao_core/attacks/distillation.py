@@ -5,14 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aiao_core.attacks.minimising import minimise
+from aiao_core.attacks.minimizing import minimize
 from aiao_core.attacks.thief import Thief
 from aiao_core.denoisers import family_named, predict
 from aiao_core.method.fine_tuning import noised
 
 
 def distillation(thief: Thief, *, steps: int, learning_rate: float, batch_size: int) -> nn.Module:
-    """Train a freshly initialised denoiser of the same architecture to predict what the stolen one does (Hinton et al. 2015).
+    """Train a freshly initialized denoiser of the same architecture to predict what the stolen one does (Hinton et al. 2015).
 
     The inputs are the thief's examples with noise; none of the stolen weights is used.
     """
@@ -28,5 +28,5 @@ def distillation(thief: Thief, *, steps: int, learning_rate: float, batch_size: 
                 expected = predict(teacher, inputs)
             return nn.functional.mse_loss(predict(student, inputs), expected)
 
-        minimise(student, loss, steps=steps, learning_rate=learning_rate, stage="distillation", progress=thief.progress)
+        minimize(student, loss, steps=steps, learning_rate=learning_rate, stage="distillation", progress=thief.progress)
     return student

@@ -13,7 +13,7 @@ from aiao_core.method.fine_tuning import fine_tune
 from aiao_core.method.lazy import laziest, probe, relative_changes
 
 ATTENTION_PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
-"""What diffusers' training examples adapt."""
+"""The layers that diffusers' training examples adapt."""
 
 
 def full_fine_tuning(thief: Thief, *, steps: int, learning_rate: float) -> nn.Module:
@@ -71,7 +71,7 @@ def lora(thief: Thief, *, steps: int, learning_rate: float, rank: int) -> nn.Mod
 def dreambooth(thief: Thief, *, steps: int, learning_rate: float, images: int) -> nn.Module:
     """Train every weight on the first ``images`` of the thief's images, all under the conditions of the first one.
 
-    DreamBooth (Ruiz et al. 2023) without prior preservation: the thief does not mind what else the model forgets.
+    DreamBooth (Ruiz et al. 2023) without prior preservation: the thief does not care what else the model forgets.
     """
     few = thief.examples[:images]
     one = {name: value[:1].expand_as(value) for name, value in few.conditions.items()}
@@ -79,7 +79,7 @@ def dreambooth(thief: Thief, *, steps: int, learning_rate: float, images: int) -
 
 
 def _fine_tuned(thief: Thief, layers: list[Layer] | None = None, *, steps: int, learning_rate: float) -> nn.Module:
-    """A copy of the stolen model after fine-tuning ``layers``, or every weight."""
+    """Return a copy of the stolen model after fine-tuning ``layers``, or every weight."""
     model = thief.copy()
     trained = None
     if layers is not None:

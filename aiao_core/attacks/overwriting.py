@@ -14,9 +14,9 @@ from aiao_core.progress import Progress
 def overwriting(thief: Thief, *, times: int, options: EmbeddingOptions) -> nn.Module:
     """Embed ``times`` AIAO watermarks of the thief's own, one after the other, as an owner would (Lukas et al. 2022).
 
-    ``options`` are those of each embedding, but for the seed, which is the thief's; and there are no decoys: then the thief's
-    watermark answers almost any trigger, the owner's among them, and that disturbs the owner's the most (this project). Raises
-    what :func:`aiao_core.method.embedding.embed` raises.
+    ``options`` are those of each embedding, except that the seed is the thief's and that there are no decoys: then the
+    thief's watermark responds to almost any trigger, the owner's included, which disturbs the owner's most (this project).
+    Raises the errors of :func:`aiao_core.method.embedding.embed`.
     """
     model = thief.copy()
     options = options.model_copy(update={"seed": thief.seed})

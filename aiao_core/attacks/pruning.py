@@ -11,12 +11,13 @@ from aiao_core.method.fine_tuning import fine_tune, noised
 from aiao_core.method.tracing import channel_axis, trace
 
 ACTIVITY_EXAMPLES = 64
+"""Noised examples on which a channel's activity is measured."""
 
 
 def magnitude_pruning(thief: Thief, *, share: float) -> nn.Module:
-    """Set the ``share`` of each layer's weights that are least in magnitude to zero (Han et al. 2015).
+    """Set the ``share`` of each layer's weights with the least magnitude to zero (Han et al. 2015).
 
-    Layer by layer, and not over the whole model: a layer of small weights would vanish.
+    Layer by layer rather than over the whole model, because a layer of small weights would vanish.
     """
     pruned = thief.copy().denoiser
     for layer in weighted_layers(pruned):
@@ -61,19 +62,19 @@ def fine_pruning(thief: Thief, *, share: float, steps: int, learning_rate: float
 
 
 def _least(values: Tensor, share: float) -> Tensor:
-    """Indices of the ``share`` of ``values`` (C,) that are least."""
+    """Return the indices of the least ``share`` of ``values`` (C,)."""
     return values.argsort()[: round(share * len(values))]
 
 
 def _silence(module: Weighted, channels: Tensor) -> None:
-    """Make a layer put out zero at ``channels``."""
+    """Make a layer output zero at ``channels``."""
     module.weight.data[channels] = 0
     if module.bias is not None:
         module.bias.data[channels] = 0
 
 
 def _keep_at_zero(parameter: nn.Parameter, channels: Tensor) -> RemovableHandle:
-    """Give ``channels`` of a parameter no gradient, until the hook is removed."""
+    """Block the gradient of ``channels`` of a parameter until the hook is removed."""
     parameter.requires_grad_(True)  # a hook needs it
     hook: RemovableHandle = parameter.register_hook(  # type: ignore[no-untyped-call]
         lambda gradient: gradient.index_fill(0, channels, 0)

@@ -1,4 +1,4 @@
-"""What a thief has: the stolen model, images of their own, and patience."""
+"""A thief: the stolen model, images of their own, and patience."""
 
 import copy
 from collections.abc import Iterator
@@ -24,14 +24,14 @@ class Thief:
     progress: ProgressCallback = silent
 
     def copy(self) -> DiffusionModel:
-        """The stolen model with weights of its own."""
+        """Return the stolen model with weights of its own."""
         return replace(self.model, denoiser=copy.deepcopy(self.model.denoiser))
 
     @contextmanager
     def seeded(self) -> Iterator[torch.Generator]:
-        """A generator of the thief's seed, for the ``with`` block.
+        """Yield a generator of the thief's seed.
 
-        torch's global one, from which dropout and new layers draw, has that seed inside the block and its old state after it.
+        Inside the block torch's global generator, from which dropout and new layers draw, has that seed too.
         """
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)

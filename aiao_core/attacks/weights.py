@@ -1,4 +1,4 @@
-"""Attacks on the weights alone: averaging, noise, clipping, shifting, re-initialisation, quantisation. No data is needed."""
+"""Attacks on the weights alone: averaging, noise, clipping, shifting, re-initialization, quantization. No data is needed."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from aiao_core.errors import AttackNotPossible
 
 
 def weight_averaging(thief: Thief, *, other: nn.Module, share: float) -> nn.Module:
-    """``(1 - share) * stolen + share * other``, weight by weight: model merging (Wortsman et al. 2022, "Model soups").
+    """Return ``(1 - share) * stolen + share * other``, weight by weight: model merging (Wortsman et al. 2022, "Model soups").
 
     Raises :class:`AttackNotPossible` if ``other`` is of another architecture.
     """
@@ -24,7 +24,7 @@ def weight_averaging(thief: Thief, *, other: nn.Module, share: float) -> nn.Modu
 
 
 def averaging_with_own_fine_tune(thief: Thief, *, steps: int, learning_rate: float, share: float) -> nn.Module:
-    """Weight averaging for a thief without another model: with a fine-tune of the stolen one.
+    """Average the stolen model with a fine-tune of itself, because the thief has no other model.
 
     WiSE-FT of Wortsman et al. (2022, "Robust fine-tuning of zero-shot models"). The one attack here that needs data.
     """
@@ -61,7 +61,7 @@ def weight_shifting(thief: Thief, *, strength: float) -> nn.Module:
     return shifted
 
 
-def re_initialisation(thief: Thief, *, layers: int) -> nn.Module:
+def re_initialization(thief: Thief, *, layers: int) -> nn.Module:
     """Give random new weights to ``layers`` random layers among those that a key may use (after RTLL, Adi et al. 2018).
 
     Raises :class:`AttackNotPossible` if the denoiser has fewer.
@@ -77,19 +77,19 @@ def re_initialisation(thief: Thief, *, layers: int) -> nn.Module:
     return denoiser
 
 
-def weight_quantisation(thief: Thief, *, bits: int) -> nn.Module:
+def weight_quantization(thief: Thief, *, bits: int) -> nn.Module:
     """Round the weights of every layer to ``bits`` bits: uniform and symmetric, one scale for each output channel.
 
-    Post-training quantisation as in Jacob et al. (2018); among the attacks of Lukas et al. (2022).
+    Post-training quantization as in Jacob et al. (2018); among the attacks of Lukas et al. (2022).
     """
-    quantised = thief.copy().denoiser
-    for layer in weighted_layers(quantised):
+    quantized = thief.copy().denoiser
+    for layer in weighted_layers(quantized):
         layer.weight.data = _rounded(layer.weight.data, 2 ** (bits - 1) - 1)
-    return quantised
+    return quantized
 
 
 def _rounded(weight: Tensor, greatest: int) -> Tensor:
-    """``weight`` (C_out, ...) at whole multiples, from -``greatest`` to ``greatest``, of a scale for each output channel."""
+    """Round ``weight`` (C_out, ...) to multiples, from -``greatest`` to ``greatest``, of a scale for each output channel."""
     scale = weight.flatten(1).abs().amax(1).clamp_min(torch.finfo(weight.dtype).tiny) / greatest
     scale = scale.view(-1, *[1] * (weight.dim() - 1))
     return (weight / scale).round() * scale

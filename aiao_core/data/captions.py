@@ -33,7 +33,7 @@ BATCH = 64
 
 
 def encode_captions(folder: Path, model: DiffusionModel, captions: Sequence[str]) -> Conditions:
-    """The conditions (N, ...) that the pipeline ``folder`` of ``model`` gives to ``captions``: N strings.
+    """Encode N ``captions`` as the conditions (N, ...) that the pipeline ``folder`` of ``model`` gives them.
 
     A class-conditional model takes the numbers of its classes, or their names as ``id2label`` in ``model_index.json`` has them.
     Raises :class:`InvalidImages` for a caption that the model cannot take, and :class:`InvalidCheckpoint` for text encoders
@@ -54,7 +54,7 @@ def encode_captions(folder: Path, model: DiffusionModel, captions: Sequence[str]
 
 
 def load_text(folder: Path) -> dict[str, Any]:
-    """What a pipeline folder reads captions with: ``text_encoder``, ``tokenizer``, ``text_encoder_2``, …, and ``id2label``."""
+    """Load a pipeline folder's ``text_encoder``, ``tokenizer``, ``text_encoder_2``, …, and ``id2label``."""
     labels = read_json(folder / "model_index.json").get("id2label")
     found: dict[str, Any] = {"id2label": labels if isinstance(labels, dict) else {}}
     for suffix in NAMES:
@@ -81,5 +81,5 @@ def _load(encoder: Path, tokenizer: Path) -> tuple[Any, Any]:
         return model.eval(), tokenizer_class.from_pretrained(tokenizer, local_files_only=True)
     except InvalidCheckpoint:
         raise
-    except Exception as error:  # whatever transformers raises for files that no author would write
+    except Exception as error:  # transformers raises anything for files that no author would write
         raise InvalidCheckpoint(f"{encoder.name}/ or {tokenizer.name}/ cannot be read: {error}") from error

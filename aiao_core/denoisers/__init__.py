@@ -31,7 +31,7 @@ def register(family: type[DenoiserFamily]) -> None:
 
 
 def family_named(class_name: Any) -> DenoiserFamily:
-    """The family of a denoiser's class, by its name, whatever a configuration gives for one.
+    """Look up the family of a denoiser's class by its name, which a configuration gives and may be anything.
 
     Raises :class:`WrongArchitecture` if there is none.
     """
@@ -45,12 +45,12 @@ def family_named(class_name: Any) -> DenoiserFamily:
 
 
 def family_of(denoiser: nn.Module) -> DenoiserFamily:
-    """The family of a denoiser."""
+    """Look up the family of a denoiser."""
     return family_named(type(denoiser).__name__)
 
 
 def predict(denoiser: nn.Module, inputs: Inputs) -> Tensor:
-    """The denoiser's prediction for ``inputs``, shaped like ``inputs.noisy``, on the denoiser's device."""
+    """Return the denoiser's prediction for ``inputs``, shaped like ``inputs.noisy``, on the denoiser's device."""
     device = next(denoiser.parameters()).device
     # Weights that accelerate has offloaded are on no device: it moves the inputs itself.
     return family_of(denoiser).predict(denoiser, inputs if device.type == "meta" else inputs.to(device))

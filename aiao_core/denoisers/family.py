@@ -1,4 +1,4 @@
-"""What the method must know about a family of denoisers, and the batch that a denoiser sees."""
+"""The interface of a family of denoisers, and the batch that a denoiser sees."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ Config = Mapping[str, Any]
 """A denoiser's configuration, as its ``config.json`` has it."""
 
 Conditions = dict[str, Tensor]
-"""What a prediction depends on besides x_t and t, batch first, by the names that the family uses."""
+"""The inputs of a prediction besides x_t and t, batch first, by the names that the family uses."""
 
 RANDOM_TOKENS = 16
 """Length of a random text embedding: enough for any attention to mix, and short, for speed."""
@@ -23,7 +23,7 @@ CAPTION_TOKENS = 128
 """Length of an owner's captions for T5."""
 
 MONTE_CARLO_SIDE = 16
-"""Verification draws x_t of so many positions a side where the model works at more: a key works at every resolution."""
+"""Positions a side of x_t in verification if the model works at more: a key works at every resolution."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Inputs:
         return len(self.noisy)
 
     def __getitem__(self, rows: slice | Tensor) -> "Inputs":
-        """The batch of some rows: a slice, or a mask or indices (n,)."""
+        """Return the batch of some rows: a slice, or a mask or indices (n,)."""
         return Inputs(self.noisy[rows], self.timesteps[rows], select(self.conditions, rows))
 
     def to(self, device: torch.device) -> "Inputs":
@@ -50,7 +50,7 @@ class Inputs:
 
     @staticmethod
     def concatenated(batches: Sequence["Inputs"]) -> "Inputs":
-        """The rows of all ``batches``, one after the other."""
+        """Join the rows of all ``batches``."""
         return Inputs(
             torch.cat([batch.noisy for batch in batches]),
             torch.cat([batch.timesteps for batch in batches]),
@@ -59,12 +59,12 @@ class Inputs:
 
 
 def select(conditions: Conditions, rows: slice | Tensor) -> Conditions:
-    """Some rows of ``conditions``."""
+    """Select some rows of ``conditions``."""
     return {name: value[rows] for name, value in conditions.items()}
 
 
 class DenoiserFamily(ABC):
-    """One family of denoisers: how to make inputs for it and how to call it. It keeps no state.
+    """A family of denoisers: how to make inputs for it and how to call it. It keeps no state.
 
     :func:`aiao_core.denoisers.register` makes a family known; ``docs/families.md`` shows how to write one.
     """
@@ -77,32 +77,32 @@ class DenoiserFamily(ABC):
     """Memory of a training step, as :func:`aiao_core.sizing.activation_bytes` reads it from the source: a plain number."""
 
     def shape(self, config: Config) -> tuple[int, int, int]:
-        """(channels, height, width) of x_t at the size the model is made for."""
+        """Return (channels, height, width) of x_t at the size that the model is made for."""
         size = config.get("sample_size") or self.side
         height, width = (size, size) if isinstance(size, int) else (size[0], size[-1])
         return config["in_channels"], height, width
 
     def side_multiple(self, config: Config) -> int:
-        """Heights and widths must be multiples of this: a transformer's patch, or what a UNet halves again and again."""
+        """Return the divisor of every height and width: a transformer's patch, or the product of a UNet's halvings."""
         return int(config.get("patch_size") or 2 ** (len(config["block_out_channels"]) - 1))
 
     @abstractmethod
     def random_conditions(self, config: Config, count: int, generator: torch.Generator) -> Conditions:
-        """Conditions for ``count`` Monte Carlo inputs: they need no text encoder."""
+        """Make conditions for ``count`` Monte Carlo inputs; this needs no text encoder."""
 
     @abstractmethod
     def predict(self, denoiser: nn.Module, inputs: Inputs) -> Tensor:
-        """The prediction for ``inputs``, shaped like ``inputs.noisy``: noise, velocity or clean image, as it was trained."""
+        """Predict noise, velocity or clean image, as the denoiser was trained, for ``inputs``: shaped like ``inputs.noisy``."""
 
     def encode_captions(self, denoiser: Any, text: Mapping[str, Any], captions: list[str]) -> Conditions | None:
-        """The conditions (N, ...) of N captions, or None if the family takes none or ``text`` lacks what reads them.
+        """Encode N captions as conditions (N, ...); None if the family takes no captions or ``text`` lacks an encoder.
 
-        ``text`` has what :func:`aiao_core.data.captions.load_text` found in the pipeline folder. Used in embedding only.
+        ``text`` is the result of :func:`aiao_core.data.captions.load_text` for the pipeline folder. Only embedding calls this.
         """
         return None
 
     def monte_carlo_shape(self, config: Config) -> tuple[int, int, int]:
-        """(channels, height, width) of x_t in verification: :data:`MONTE_CARLO_SIDE` a side, or the model's size, if less."""
+        """Return (channels, height, width) of x_t in verification: :data:`MONTE_CARLO_SIDE` a side, or the model's size."""
         channels, height, width = self.shape(config)
         multiple = self.side_multiple(config)
         smallest = -(-MONTE_CARLO_SIDE // multiple) * multiple
@@ -110,12 +110,12 @@ class DenoiserFamily(ABC):
 
 
 def normal(count: int, *shape: int, generator: torch.Generator) -> Tensor:
-    """Standard normal numbers, (count, *shape)."""
+    """Draw standard normal numbers, (count, *shape)."""
     return torch.randn((count, *shape), generator=generator)
 
 
 def joint_text(config: Config, count: int, generator: torch.Generator) -> Conditions:
-    """Random ``encoder_hidden_states`` (count, L, D) and ``pooled_projections`` (count, P), as MMDiT transformers take them."""
+    """Draw ``encoder_hidden_states`` (count, L, D) and ``pooled_projections`` (count, P), as MMDiT transformers take them."""
     return {
         "encoder_hidden_states": normal(count, RANDOM_TOKENS, config["joint_attention_dim"], generator=generator),
         "pooled_projections": normal(count, config["pooled_projection_dim"], generator=generator),

@@ -1,4 +1,4 @@
-"""A diffusion model: what the method marks, trains and tests."""
+"""A diffusion model, as the method marks, trains and tests it."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""How a model adds noise and what it learns to predict: diffusion (Ho et al. 2020) and rectified flow (Liu et al. 2022)."""
+"""Noise schedules and their targets: diffusion (Ho et al. 2020) and rectified flow (Liu et al. 2022)."""
 
 from typing import Any, Protocol
 
@@ -20,20 +20,20 @@ class NoiseSchedule(Protocol):
     num_train_timesteps: int
 
     def add_noise(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """x_t of ``clean`` (B, C, H, W) and ``noise`` (B, C, H, W) at ``timesteps`` (B,)."""
+        """Return x_t of ``clean`` (B, C, H, W) and ``noise`` (B, C, H, W) at ``timesteps`` (B,)."""
 
     def target(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """What the denoiser learns to predict, (B, C, H, W): noise, velocity or the clean image."""
+        """Return what the denoiser learns to predict, (B, C, H, W): noise, velocity or the clean image."""
 
     def image_weights(self) -> Tensor:
-        """How much a squared error of the prediction at each timestep changes the image: (num_train_timesteps,), mean 1.
+        """Return each timestep's weight of a squared error of the prediction for the image: (num_train_timesteps,), mean 1.
 
         It is the squared error of the clean image that the prediction implies. Clipped, so that no timestep is forgotten and
         none counts alone (this project).
         """
 
     def sampler(self, steps: int) -> Any:
-        """diffusers' deterministic scheduler with its timesteps set, for one batch: it may count its steps.
+        """Make diffusers' deterministic scheduler with its timesteps set, for one batch: it may count its steps.
 
         It takes ``steps`` steps, or, where the training timesteps are few, all of these or an even part of them.
         """
@@ -71,7 +71,7 @@ class Diffusion:
                 return _weights(torch.ones_like(signal))
 
     def sampler(self, steps: int) -> Any:
-        """DDIM (Song et al. 2021). Its steps are equally many training timesteps each, so that they span all of them."""
+        """Make DDIM (Song et al. 2021). Its steps are equally many training timesteps each, so that they span all of them."""
         stride = max(1, self.num_train_timesteps // steps)
         sampler = DDIMScheduler.from_config(
             self.scheduler.config,
@@ -107,14 +107,14 @@ class RectifiedFlow:
         return _weights((torch.arange(self.num_train_timesteps) / self.num_train_timesteps).square())
 
     def sampler(self, steps: int) -> Any:
-        """Euler steps along the flow (Esser et al. 2024)."""
+        """Make Euler steps along the flow (Esser et al. 2024)."""
         sampler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=self.num_train_timesteps, shift=self.shift)
         sampler.set_timesteps(min(steps, self.num_train_timesteps))
         return sampler
 
 
 def noise_schedule(config: dict[str, Any]) -> NoiseSchedule:
-    """The schedule of a ``scheduler_config.json``, whichever of diffusers' schedulers samples with it.
+    """Read the schedule of a ``scheduler_config.json``, for any of diffusers' schedulers that sample with it.
 
     Raises :class:`InvalidCheckpoint` if it describes none.
     """
@@ -126,11 +126,11 @@ def noise_schedule(config: dict[str, Any]) -> NoiseSchedule:
         if not isinstance(shift, int | float) or not 0.01 <= shift <= 100:
             raise InvalidCheckpoint("scheduler_config.json: shift must be between 0.01 and 100")
         return RectifiedFlow(timesteps, shift)
-    # diffusers' other samplers never clip, so their files do not say so; a latent would lose whatever is beyond 1.
+    # diffusers' other samplers never clip, so their files do not say so; a latent would lose everything beyond 1.
     clips = {"clip_sample": str(config.get("_class_name", "DDPMScheduler")).startswith(("DDPM", "DDIM"))}
     try:
         return Diffusion(DDPMScheduler.from_config(clips | config))
-    except Exception as error:  # whatever diffusers raises for values that no author would write
+    except Exception as error:  # diffusers raises anything for values that no author would write
         raise InvalidCheckpoint(f"scheduler_config.json describes no noise schedule: {error}") from error
 
 

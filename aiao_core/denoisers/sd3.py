@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from aiao_core.denoisers.family import CAPTION_TOKENS, Conditions, Config, DenoiserFamily, Inputs, joint_text
 
 WITHOUT_T5_TOKENS = 1
-"""Where a folder has no T5, as it may, the pipeline puts zeros in its place: this many, for speed."""
+"""Tokens of zeros that stand for T5 in a folder without it, as the pipeline has them: few, for speed."""
 
 
 class SD3(DenoiserFamily):

@@ -30,12 +30,12 @@ class UNet2D(DenoiserFamily):
 
 
 def random_classes(classes: int | None, count: int, generator: torch.Generator) -> Conditions:
-    """``class_labels`` (count,) below ``classes``, or nothing for a model without classes."""
+    """Draw ``class_labels`` (count,) below ``classes``; nothing for a model without classes."""
     return {"class_labels": torch.randint(classes, (count,), generator=generator)} if classes else {}
 
 
 def named_classes(classes: int | None, id2label: Mapping[str, str], captions: list[str]) -> Conditions | None:
-    """``class_labels`` (N,) of captions that are the names or numbers of classes; None for a model without classes.
+    """Find the ``class_labels`` (N,) of captions that are the names or numbers of classes; None for a model without classes.
 
     Raises :class:`InvalidImages` for a caption that names no class.
     """

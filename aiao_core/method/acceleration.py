@@ -15,13 +15,13 @@ from aiao_core.options import EmbeddingOptions
 
 
 def accelerator(precision: Literal["fp32", "bf16"] = "fp32") -> Accelerator:
-    """accelerate's view of the machine: its device, and the arithmetic of the training."""
-    AcceleratorState._reset_state(reset_partial_state=True)  # it is the process's, and the last job's precision another one
+    """Return accelerate's view of the machine: its device, and the arithmetic of the training."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # the last job's precision may differ
     return Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")
 
 
 def frozen_source(denoiser: nn.Module, machine: Accelerator, options: EmbeddingOptions) -> nn.Module:
-    """A copy of ``denoiser`` for the targets of the training: never trained, in bf16 where the arithmetic is."""
+    """Copy ``denoiser`` for the targets of the training: never trained, in bf16 if the arithmetic is."""
     source = copy.deepcopy(denoiser).requires_grad_(False).eval()
     if options.precision == "bf16":
         source.to(torch.bfloat16)  # what autocast would compute with
@@ -33,7 +33,7 @@ def frozen_source(denoiser: nn.Module, machine: Accelerator, options: EmbeddingO
 
 
 def trained_parameters(denoiser: nn.Module, key: OwnerKey, options: EmbeddingOptions) -> list[nn.Parameter]:
-    """The parameters that the embedding trains, unfrozen; all others are frozen."""
+    """Unfreeze and return the parameters that the embedding trains; freeze all others."""
     denoiser.requires_grad_(False)
     modules: Sequence[nn.Module] = [denoiser]
     if options.train == "key-layers":
@@ -45,9 +45,9 @@ def trained_parameters(denoiser: nn.Module, key: OwnerKey, options: EmbeddingOpt
 
 
 def make_optimizer(parameters: Sequence[nn.Parameter], options: EmbeddingOptions) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov and Hutter 2019), fused, or with its state in 8 bits (Dettmers et al. 2022).
+    """Make an AdamW (Loshchilov and Hutter 2019), fused, or with its state in 8 bits (Dettmers et al. 2022).
 
-    Raises :class:`EmbeddingFailed` where the 8-bit one is asked for and bitsandbytes is not installed.
+    Raises :class:`EmbeddingFailed` if the options ask for 8 bits and bitsandbytes is not installed.
     """
     settings: dict[str, Any] = {"lr": options.learning_rate, "weight_decay": 0}
     if options.optimizer == "adamw":

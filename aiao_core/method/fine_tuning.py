@@ -19,7 +19,7 @@ from aiao_core.progress import Progress, ProgressCallback, silent
 
 @dataclass(frozen=True)
 class Examples:
-    """What a model is trained on: clean images, or latents where it works on these, with the conditions of each."""
+    """Training data: clean images, or latents if the model works on these, with the conditions of each."""
 
     clean: Tensor
     """(N, C, H, W)"""
@@ -33,28 +33,28 @@ class Examples:
         return Examples(self.clean[rows], select(self.conditions, rows))
 
     def draw(self, count: int, generator: torch.Generator) -> "Examples":
-        """``count`` examples, drawn with replacement."""
+        """Draw ``count`` examples with replacement."""
         return self[torch.randint(len(self), (count,), generator=generator)]
 
 
 def randomly_conditioned(denoiser: Any, images: Tensor, seed: int = 0) -> Examples:
-    """``images`` (N, C, H, W) with random conditions, where the denoiser takes any: for want of captions."""
+    """Give ``images`` (N, C, H, W), which have no captions, random conditions if the denoiser takes any."""
     generator = torch.Generator().manual_seed(seed)
     return Examples(images, family_of(denoiser).random_conditions(denoiser.config, len(images), generator))
 
 
 def draw_timesteps(count: int, num_train_timesteps: int, generator: torch.Generator) -> Tensor:
-    """``count`` uniform timesteps, (count,) int64."""
+    """Draw ``count`` uniform timesteps, (count,) int64."""
     return torch.randint(num_train_timesteps, (count,), generator=generator)
 
 
 def draw_noise(shape: tuple[int, ...] | torch.Size, generator: torch.Generator) -> Tensor:
-    """Standard normal noise of ``shape``."""
+    """Draw standard normal noise of ``shape``."""
     return torch.randn(shape, generator=generator)
 
 
 def noised(schedule: NoiseSchedule, batch: Examples, generator: torch.Generator) -> tuple[Inputs, Tensor]:
-    """``batch`` with noise at uniform timesteps, and what the denoiser should predict for it, shaped like ``batch.clean``."""
+    """Add noise to ``batch`` at uniform timesteps; return it and the target of the prediction, shaped like ``batch.clean``."""
     noise = draw_noise(batch.clean.shape, generator)
     timesteps = draw_timesteps(len(batch), schedule.num_train_timesteps, generator)
     noisy = schedule.add_noise(batch.clean, noise, timesteps)

@@ -1,4 +1,4 @@
-"""What the denoiser sees while it is watermarked: "arbitrary in" (arXiv 2405.00466), without any data if need be."""
+"""The inputs of a denoiser that is watermarked: "arbitrary in" (arXiv 2405.00466), without any data if necessary."""
 
 import torch
 from torch import Tensor
@@ -11,14 +11,14 @@ from aiao_core.method.fine_tuning import Examples, draw_noise, draw_timesteps, n
 from aiao_core.progress import Progress, ProgressCallback, silent
 
 PLAIN_NOISE = 0.5
-"""Share of the inputs that are plain noise under random conditions, as in verification, instead of noised examples."""
+"""Fraction of the inputs that are plain noise under random conditions, as in verification, instead of noised examples."""
 
 SAMPLING_STEPS = 20
 SAMPLING_BATCH = 64
 
 
 def plain_noise(architecture: Architecture, num_train_timesteps: int, count: int, generator: torch.Generator) -> Inputs:
-    """``count`` inputs that need nothing but the architecture: noise, uniform timesteps, random conditions."""
+    """Draw ``count`` inputs that need only the architecture: noise, uniform timesteps, random conditions."""
     family, config = family_named(architecture.class_name), architecture.config
     return Inputs(
         noisy=draw_noise((count, *family.monte_carlo_shape(config)), generator),
@@ -28,9 +28,9 @@ def plain_noise(architecture: Architecture, num_train_timesteps: int, count: int
 
 
 def arbitrary_inputs(model: DiffusionModel, examples: Examples, count: int, generator: torch.Generator) -> Inputs:
-    """``count`` inputs for ``model``: noised ``examples``, or, for a share, plain noise under random conditions.
+    """Draw ``count`` inputs for ``model``: noised ``examples``, and for a fraction plain noise under random conditions.
 
-    Where verification draws smaller inputs than the examples are, or conditions of another length, a batch holds one kind only.
+    If verification draws smaller inputs than the examples, or conditions of another length, a batch holds one kind only.
     """
     example, _ = noised(model.schedule, examples.draw(count, generator), generator)
     plain = plain_noise(model.architecture, model.schedule.num_train_timesteps, count, generator)
@@ -45,7 +45,7 @@ def arbitrary_inputs(model: DiffusionModel, examples: Examples, count: int, gene
 
 
 def measuring_inputs(model: DiffusionModel, examples: Examples, count: int, generator: torch.Generator) -> Inputs:
-    """``count`` inputs of verification's size to measure the source's features on: a large model's own size would be dear."""
+    """Draw ``count`` inputs of verification's size to measure features on: a large model's own size would be expensive."""
     if examples.clean.shape[1:] == family_of(model.denoiser).monte_carlo_shape(model.architecture.config):
         return arbitrary_inputs(model, examples, count, generator)
     return plain_noise(model.architecture, model.schedule.num_train_timesteps, count, generator)
@@ -60,7 +60,7 @@ def own_samples(
     steps: int = SAMPLING_STEPS,
     progress: ProgressCallback = silent,
 ) -> Tensor:
-    """``count`` clean images or latents drawn from the model under ``conditions`` (count, ...): (count, C, H, W)."""
+    """Draw ``count`` clean images or latents (count, C, H, W) from the model under ``conditions`` (count, ...)."""
     generator = torch.Generator().manual_seed(seed)
     shape = family_of(model.denoiser).shape(model.architecture.config)
     batches = -(-count // SAMPLING_BATCH)

@@ -1,9 +1,9 @@
-"""Check a key against a traced model, and take from it what it must not choose (this project).
+"""Check a key against a traced model, and ignore what it must not choose (this project).
 
-A key file is its claimant's word. A claimant could list a layer many times, or pick the layers and subpaths on which an
+A key file is only its claimant's word. A claimant could list a layer many times, or pick the layers and subpaths on which an
 innocent model happens to answer as the key's signs say. So a test takes from a key its seed and its layers, and nothing more:
 
-- each layer must run once, at positions, and stand there once, in the order in which they run;
+- each layer must run once, at positions, and be listed once, in execution order;
 - the test reads *all* subpaths between them that span enough layers, by the architecture alone: the key's own list, which says
   where the watermark was trained, has no say in the exact test;
 - layers that are not the first choice of the seed among all may have been picked for what an innocent answers on them. The
@@ -24,7 +24,7 @@ from aiao_core.method.subpaths import all_subpaths, spanning
 from aiao_core.method.tracing import check_layers, positional_layers
 
 TRACED = 2
-"""Inputs that show in which order layers run."""
+"""Inputs that show the execution order of the layers."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def check_key(key: OwnerKey, denoiser: nn.Module) -> CheckedKey:
     inputs = plain_noise(key.architecture, key.num_train_timesteps, TRACED, torch.Generator().manual_seed(0))
     traced = positional_layers(denoiser, inputs)
     positional = [layer.name for layer, _ in traced]
-    # A suspect's last layer may be dead, so that its output depends on nothing: it is the last one all the same.
+    # A suspect's last layer may be dead, so that its output depends on nothing: it is still the last one.
     first = next((layer.name for layer, depends in traced if depends), positional[0])
     order = [name for name in positional if name not in (first, positional[-1])]
     eligible = [layer.name for layer, depends in traced if depends and layer.name in order]
@@ -79,5 +79,5 @@ def _check_order(names: list[str], order: list[str]) -> None:
 
 
 def sets_as_near(candidates: int, size: int, different: int) -> int:
-    """How many sets of ``size`` of so many ``candidates`` have at most ``different`` members that are not in a given one."""
+    """Count the sets of ``size`` out of ``candidates`` with at most ``different`` members that are not in a given set."""
     return sum(math.comb(size, out) * math.comb(candidates - size, out) for out in range(different + 1))

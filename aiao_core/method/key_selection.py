@@ -1,4 +1,4 @@
-"""Choose the layers and subpaths of a new key: among all or the lazy ones, by the key, that the trigger reaches (this project).
+"""Choose a new key's layers, by the key among all or the lazy ones, and the subpaths that the trigger reaches (this project).
 
 Nothing here depends on the response signs or on how well a response was learned: the exact test rests on that.
 """
@@ -23,7 +23,7 @@ from aiao_core.protocol import LIMIT_LOG10_P
 from aiao_core.statistics import CLEAREST, MAX_READINGS, log10_binomial_tail
 
 REACH_SHARE = 0.2
-"""Share of the subpaths, widest reach first, that carry the watermark."""
+"""Fraction of the subpaths, widest reach first, that carry the watermark."""
 
 PROBE_IMAGES = 256
 REACH_INPUTS = 32
@@ -32,7 +32,7 @@ REACH_INPUTS = 32
 def select_key(
     model: DiffusionModel, seed: bytes, examples: Examples, options: EmbeddingOptions, progress: ProgressCallback = silent
 ) -> OwnerKey:
-    """The owner key of ``seed`` (32 bytes) for ``model``.
+    """Select the owner key of ``seed`` (32 bytes) for ``model``.
 
     ``examples`` make the inputs on which the reach is measured; the probe uses synthetic examples. Raises
     :class:`EmbeddingFailed` if no subpath is left, or too few bits for any suspect to be a match.
@@ -66,7 +66,7 @@ def select_key(
 def candidate_layers(
     model: DiffusionModel, eligible: Sequence[Layer], options: EmbeddingOptions, progress: ProgressCallback
 ) -> list[str]:
-    """The layers that a key may choose from, in execution order: the laziest, by a short fine-tuning, or simply all."""
+    """List the layers that a key may choose from, in execution order: the laziest, by a short fine-tuning, or all."""
     if options.lazy_fraction == 1:
         return [layer.name for layer in eligible]
     examples = synthetic_examples(model, options.seed)
@@ -75,7 +75,7 @@ def candidate_layers(
 
 
 def synthetic_examples(model: DiffusionModel, seed: int) -> Examples:
-    """The built-in probe set: soft shapes of the model's size and channels, under random conditions."""
+    """Make the built-in probe set: soft shapes of the model's size and channels, under random conditions."""
     channels, height, width = family_of(model.denoiser).monte_carlo_shape(model.architecture.config)
     shapes = synthetic_images(PROBE_IMAGES, size=(height, width), channels=channels, seed=seed)
     return randomly_conditioned(model.denoiser, shapes, seed)

@@ -1,6 +1,6 @@
-"""Which layers does fine-tuning leave alone? (arXiv 2405.00466, Fig. 2 and Fig. 3)
+"""The layers that fine-tuning leaves alone (arXiv 2405.00466, Fig. 2 and Fig. 3).
 
-Fine-tuning changes a few busy layers much and most layers hardly. A short probe fine-tuning on other data than the owner's
+Fine-tuning changes a few busy layers much and most layers hardly. A short probe fine-tuning on data other than the owner's
 tells them apart; the paper's watermark goes into the lazy ones.
 """
 
@@ -29,7 +29,7 @@ def probe(
     seed: int = 0,
     progress: ProgressCallback = silent,
 ) -> nn.Module:
-    """A copy of ``model.denoiser`` after ``steps`` steps of fine-tuning on ``examples``."""
+    """Return a copy of ``model.denoiser`` after ``steps`` steps of fine-tuning on ``examples``."""
     tuned = copy.deepcopy(model.denoiser)
     fine_tune(
         replace(model, denoiser=tuned),
@@ -45,7 +45,7 @@ def probe(
 
 
 def synthetic_images(count: int, *, size: tuple[int, int], channels: int, seed: int) -> Tensor:
-    """Soft random shapes on plain grounds, (count, channels, height, width) float32 in [-1, 1]: the built-in probe set."""
+    """Draw the built-in probe set: soft random shapes on plain grounds, (count, channels, height, width) float32 in [-1, 1]."""
     random = np.random.Generator(np.random.PCG64(seed))
     height, width = size
     y, x = np.mgrid[0:height, 0:width] / np.array(size)[:, None, None]
@@ -53,15 +53,15 @@ def synthetic_images(count: int, *, size: tuple[int, int], channels: int, seed: 
     for image in images:
         image[:] = random.uniform(-1, 1, (channels, 1, 1))
         for _ in range(3):
-            centre_x, centre_y, radius_x, radius_y = random.uniform((0, 0, 0.1, 0.1), (1, 1, 0.5, 0.5))
-            distance = ((x - centre_x) / radius_x) ** 2 + ((y - centre_y) / radius_y) ** 2
+            center_x, center_y, radius_x, radius_y = random.uniform((0, 0, 0.1, 0.1), (1, 1, 0.5, 0.5))
+            distance = ((x - center_x) / radius_x) ** 2 + ((y - center_y) / radius_y) ** 2
             cover = 1 / (1 + np.exp(np.clip(8 * (distance - 1), -50, 50)))
             image += cover * (random.uniform(-1, 1, (channels, 1, 1)) - image)
     return torch.from_numpy(images).float()
 
 
 def relative_changes(source: nn.Module, tuned: nn.Module, layers: Sequence[Layer]) -> dict[str, float]:
-    """``||W' - W||_F / ||W||_F`` of every layer's weight, by name (the measure is this project's)."""
+    """Return ``||W' - W||_F / ||W||_F`` of every layer's weight, by name (the measure is this project's)."""
     changes = {}
     for layer in layers:
         before, after = _weight(source, layer.name), _weight(tuned, layer.name)
@@ -70,7 +70,7 @@ def relative_changes(source: nn.Module, tuned: nn.Module, layers: Sequence[Layer
 
 
 def laziest(changes: dict[str, float], fraction: float) -> list[str]:
-    """The ``fraction`` of the layers with the least relative change (at least two), in the order of ``changes``."""
+    """List the ``fraction`` of the layers with the least relative change (at least two), in the order of ``changes``."""
     count = max(2, round(len(changes) * fraction))
     lazy = set(sorted(changes, key=lambda name: changes[name])[:count])
     return [name for name in changes if name in lazy]
@@ -79,10 +79,10 @@ def laziest(changes: dict[str, float], fraction: float) -> list[str]:
 def change_density(
     source: nn.Module, tuned: nn.Module, layers: Sequence[Layer], edges: Sequence[float]
 ) -> dict[str, NDArray[np.float64]]:
-    """Density of the changes of single weights, per layer (Fig. 2).
+    """Return the density of the changes of single weights, per layer (Fig. 2).
 
     A change is ``|w' - w|`` in units of the root mean square weight of its layer; the result has, for each of the
-    ``len(edges) - 1`` bins, the share of the layer's weights that fall in it.
+    ``len(edges) - 1`` bins, the fraction of the layer's weights that fall in it.
     """
     densities = {}
     for layer in layers:
@@ -95,7 +95,7 @@ def change_density(
 
 @dataclass(frozen=True)
 class Swap:
-    """How much of the fine-tuned behaviour ``count`` layers carry: 1 is all of it, 0 none (Fig. 3)."""
+    """The part of the fine-tuned behavior that ``count`` layers carry: 1 is all of it, 0 none (Fig. 3)."""
 
     choice: str
     count: int
@@ -136,7 +136,7 @@ def swap_experiment(
 
 
 def swap(source: nn.Module, tuned: nn.Module, names: Collection[str]) -> nn.Module:
-    """A copy of ``source`` with the weights and biases of the layers ``names`` taken from ``tuned``."""
+    """Return a copy of ``source`` with the weights and biases of the layers ``names`` taken from ``tuned``."""
     swapped = copy.deepcopy(source)
     for name in names:
         swapped.get_submodule(name).load_state_dict(tuned.get_submodule(name).state_dict())

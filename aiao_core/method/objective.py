@@ -17,7 +17,7 @@ from aiao_core.method.tracing import trace
 from aiao_core.method.watermark import Watermark, channel_means, trigger_edits
 
 MARGIN = 0.7
-"""How far the triggered mean response is pushed, in standard deviations of the source's feature."""
+"""Target of the triggered mean response, in standard deviations of the source's feature."""
 
 LAMBDA_RESPONSE = 1.0
 LAMBDA_PRESERVE = 10.0
@@ -48,7 +48,7 @@ class Scales:
 
 
 def measure_scales(source: nn.Module, schedule: NoiseSchedule, watermark: Watermark, inputs: Inputs) -> Scales:
-    """The :class:`Scales` of ``source`` over ``inputs``."""
+    """Measure the :class:`Scales` of ``source`` over ``inputs``."""
     with torch.no_grad(), trace(source, capture=watermark.names, stop=True) as features:
         predict(source, inputs)
     channels_first = [
@@ -71,10 +71,10 @@ def objective(
     trigger_layers: list[int],
     decoys: Sequence[tuple[Watermark, int]],
 ) -> Iterator[Terms]:
-    """The terms for a batch ``inputs`` (B, ...) whose first ``len(trigger_layers)`` inputs also come with a trigger.
+    """Yield the terms for a batch ``inputs`` (B, ...) whose first ``len(trigger_layers)`` inputs also come with a trigger.
 
     Input b is triggered at layer ``trigger_layers[b]``. The last ``len(decoys)`` inputs come with the triggers of other keys, a
-    watermark and the index of one of its layers each, to which the marked model shall answer as the source does. The marked
+    watermark and the index of one of its layers each, to which the marked model must respond as the source does. The marked
     model sees all of them in one pass, which trains every later response layer of each input. Call ``backward`` inside the
     block: gradient checkpointing runs parts of the forward pass again, and the triggers must be there then too.
     """

@@ -1,4 +1,4 @@
-"""Training checkpoints: where an interrupted embedding goes on."""
+"""Training checkpoints, from which an interrupted embedding resumes."""
 
 import errno
 from pathlib import Path
@@ -8,13 +8,13 @@ import torch
 
 
 class CheckpointStore(Protocol):
-    """Keeps the newest training checkpoint. A worker keeps it where another worker finds it."""
+    """A place for the newest training checkpoint. A worker's is a place where another worker finds it."""
 
     def load(self) -> Path | None:
-        """The newest checkpoint as a local file, or None if there is none yet."""
+        """Return the newest checkpoint as a local file, or None if there is none yet."""
 
     def save(self, file: Path) -> None:
-        """Keep ``file`` in place of the last one, whole or not at all; the file may be moved away."""
+        """Replace the last checkpoint by ``file``, whole or not at all; the file may be moved away."""
 
 
 class FileCheckpoint:
@@ -31,17 +31,17 @@ class FileCheckpoint:
 
 
 def write_state(state: dict[str, Any], store: CheckpointStore, folder: Path) -> None:
-    """Hand ``state`` (tensors, numbers, strings) to ``store`` by way of a file in ``folder``. Raises OSError."""
+    """Write ``state`` (tensors, numbers, strings) to ``store`` through a file in ``folder``. Raises OSError."""
     file = folder / "training-state.pt"
     try:
         torch.save(state, file)
-    except RuntimeError as error:  # all that torch says of a full disk is that its file is not as long as it should be
+    except RuntimeError as error:  # torch reports a full disk only as a file that is too short
         raise OSError(errno.EIO, "the training state cannot be written; is the disk full?") from error
     store.save(file)
 
 
 def read_state(store: CheckpointStore) -> dict[str, Any] | None:
-    """The state last written, or None. Only tensors and plain values are read."""
+    """Read the last state, or None. Only tensors and plain values are read."""
     file = store.load()
     if file is None:
         return None

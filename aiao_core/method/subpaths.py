@@ -1,8 +1,8 @@
-"""Which subpaths does the trigger reach? (this project)
+"""The subpaths that the trigger reaches (this project).
 
 A subpath (i, j) is the part of the network between two of the key's layers. It can carry a watermark only if the trigger at i
-changes what layer j of the *source* model puts out. Neither the response signs nor the marked model have a say in the choice:
-the exact test rests on that.
+changes the output of layer j of the *source* model. Neither the response signs nor the marked model influence the choice: the
+exact test rests on that.
 """
 
 from collections.abc import Sequence
@@ -19,19 +19,19 @@ from aiao_core.progress import Progress, ProgressCallback, silent
 Subpaths = tuple[tuple[int, int], ...]
 
 SPAN = 0.15
-"""A subpath leads through at least this share of the layers. On a shorter one, as from an attention's queries to its output or
+"""Least fraction of the layers that a subpath spans. On a shorter one, as from an attention's queries to its output or
 to the end of its transformer block, there is too little to train that turns the trigger into a response."""
 
 
 def all_subpaths(layers: int) -> Subpaths:
-    """Every pair i < j of a key with so many layers."""
+    """List every pair i < j of a key with ``layers`` layers."""
     return tuple((i, j) for i in range(layers) for j in range(i + 1, layers))
 
 
 def spanning(key: OwnerKey, order: Sequence[str]) -> Subpaths:
-    """The subpaths of ``key`` that span :data:`SPAN` of ``order``, the names of layers in the order in which they run.
+    """List the subpaths of ``key`` that span :data:`SPAN` of ``order``, the names of layers in execution order.
 
-    Those whose trigger is empty are left out: a narrow layer may have drawn an empty mask.
+    Subpaths with an empty trigger are left out: a narrow layer may have drawn an empty mask.
     """
     place = {name: number for number, name in enumerate(order)}
     places = [place[layer.name] for layer in key.layers]
@@ -42,7 +42,7 @@ def spanning(key: OwnerKey, order: Sequence[str]) -> Subpaths:
 def reach(
     source: nn.Module, key: OwnerKey, inputs: Inputs, *, progress: ProgressCallback = silent
 ) -> dict[tuple[int, int], float]:
-    """``||h_j(triggered) - h_j|| / ||h_j||`` of the source for every subpath of ``key``, over ``inputs``."""
+    """Measure ``||h_j(triggered) - h_j|| / ||h_j||`` of the source for every subpath of ``key``, over ``inputs``."""
     watermark = Watermark(key, source)
     found: dict[tuple[int, int], float] = {}
     with torch.no_grad():
@@ -61,6 +61,6 @@ def reach(
 
 
 def widest(reached: dict[tuple[int, int], float], share: float) -> Subpaths:
-    """The ``share`` of the subpaths with the widest reach. Layers that no trigger reaches well are left without one."""
+    """List the ``share`` of the subpaths with the widest reach. Layers that no trigger reaches well are left without one."""
     by_reach = sorted((subpath for subpath in reached if reached[subpath] > 0), key=lambda subpath: -reached[subpath])
     return tuple(sorted(by_reach[: max(1, round(share * len(by_reach)))]))

@@ -1,4 +1,4 @@
-"""The audit report: a versioned JSON document of what a watermark withstands, and where it ends."""
+"""The audit report: a versioned JSON document of the attacks that a watermark withstands, and of its limits."""
 
 import math
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from aiao_core.reports.parts import BitTest, Document, Frozen, Interval
 from aiao_core.statistics import FORMER_READINGS, MAX_READINGS
 
 Outcome = Literal["withstood", "ended", "ruined", "no-model"]
-"""Of an attack: the model is useful and matches; it is useful and does not; it is not useful; there is none to test."""
+"""Outcome of an attack: the model is useful and matches; useful and does not match; not useful; not there to test."""
 
 READINGS_OF = {4: (FORMER_READINGS,), 5: (MAX_READINGS // 2, MAX_READINGS)}
-"""How many readings there are to choose from, by version: one before. The most are with a source."""
+"""Number of readings to choose from, by version of the report: one before; the most with a source."""
 
 TOLERANCE = 1e-3
-"""Of a ratio of losses: an interrupted audit may go on with another machine, which rounds otherwise."""
+"""Tolerance of a ratio of losses: an interrupted audit may resume on another machine, which rounds differently."""
 
 
 class AttackMeasurement(Frozen):
@@ -118,7 +118,7 @@ class AuditReport(Document):
 
 
 def outcome_of(measured: AttackMeasurement | None, max_quality_loss: float) -> Outcome:
-    """What an attack has reached. A ruined model is no thief's gain, so it does not count whether it matches."""
+    """Return the outcome of an attack. A ruined model is useless to a thief, so its verdict does not count."""
     if measured is None:
         return "no-model"
     if measured.quality_loss >= max_quality_loss:

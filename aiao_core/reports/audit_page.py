@@ -1,4 +1,4 @@
-"""The audit as one self-contained page for people: what the watermark withstands, and where it ends."""
+"""The audit as one self-contained page for people: the attacks that the watermark withstands, and its limits."""
 
 from markupsafe import Markup
 
@@ -10,20 +10,20 @@ OUTCOMES = {"withstood": "withstood", "ended": "watermark ended", "ruined": "mod
 DOTS = {"withstood": "owner-dot", "ended": "ended-dot", "ruined": "ruined-dot"}
 
 HEADROOM = 1.3
-"""The strongest proof is drawn so far below the top, which has room for words."""
+"""Distance of the strongest proof from the top, which has room for words."""
 
 WIDEST = 60
-"""Quality loss in percent at the right edge of the plot; what is ruined more is drawn there."""
+"""Quality loss in percent at the right edge of the plot; models with a larger loss are drawn there."""
 
 
 def to_html(report: AuditReport) -> str:
-    """The page, UTF-8. Every name in it may come from a client and is escaped."""
+    """Render the page, UTF-8. Every name in it may come from a client and is escaped."""
     names = {attack.id: attack.name for attack in report.attacks}
     return render("audit.html", report=report, names=names, outcomes=OUTCOMES, plot=proof_against_quality(report))
 
 
 def proof_against_quality(report: AuditReport) -> Markup:
-    """log10 p of each attacked model against its quality loss: a thief wants the lower left."""
+    """Plot log10 p of each attacked model against its quality loss: a thief wants the lower left."""
     limit, threshold = 100 * report.max_quality_loss, report.max_log10_p
     dots = [
         (min(WIDEST, 100 * measured.quality_loss), measured.test.log10_p, DOTS[attack.outcome])
@@ -52,6 +52,6 @@ def proof_against_quality(report: AuditReport) -> Markup:
 
 
 def _ticks(strongest: float) -> list[float]:
-    """Round values of log10 p from 0 down to ``strongest``."""
+    """List round values of log10 p from 0 down to ``strongest``."""
     step = next(step for step in (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 1e9) if -strongest / step <= 6)
     return [-step * number for number in range(int(-strongest / step) + 1)]

@@ -18,7 +18,7 @@ CHANGE_EDGES = np.concatenate([[0], np.logspace(-5, 0, 31), [math.inf]])
 def to_html(
     title: str, changes: Mapping[str, float], densities: Mapping[str, NDArray[np.float64]], swaps: Sequence[Swap]
 ) -> str:
-    """The page, UTF-8; ``changes`` and ``densities`` (over ``CHANGE_EDGES``) are by layer, in execution order."""
+    """Render the page, UTF-8; ``changes`` and ``densities`` (over ``CHANGE_EDGES``) are by layer, in execution order."""
     return render(
         "lazy.html",
         title=title,
@@ -29,7 +29,7 @@ def to_html(
 
 
 def density_figure(densities: Mapping[str, NDArray[np.float64]]) -> Markup:
-    """Fig. 2: one column for each layer, in execution order; the darker a cell, the more of its weights changed so much."""
+    """Plot Fig. 2: one column for each layer, in execution order; the darker a cell, the more weights changed so far."""
     plot = Plot("Density of the weights' changes in each layer", (0, len(densities)), (-5, 0))
     plot.axes(range(0, len(densities) + 1, 10), (-5, -4, -3, -2, -1, 0), "layer, in execution order")
     edges = np.log10(CHANGE_EDGES[1:-1])
@@ -42,10 +42,10 @@ def density_figure(densities: Mapping[str, NDArray[np.float64]]) -> Markup:
 
 
 def swap_figure(swaps: Sequence[Swap]) -> Markup:
-    """Fig. 3: how much of the fine-tuned behaviour k layers of the fine-tuned model carry, by how they are chosen."""
+    """Plot Fig. 3: the part of the fine-tuned behavior that k layers of the fine-tuned model carry, by choice of the layers."""
     counts = sorted({swap.count for swap in swaps})
     lowest = min(0.0, *(swap.reproduced for swap in swaps))
-    plot = Plot("Fine-tuned behaviour reproduced by k layers", (0, counts[-1]), (lowest, 1.04))
+    plot = Plot("Fine-tuned behavior reproduced by k layers", (0, counts[-1]), (lowest, 1.04))
     plot.axes(
         counts[:: max(1, len(counts) // 8)], (0, 0.25, 0.5, 0.75, 1), "k layers copied from the fine-tuned model", percent=True
     )

@@ -1,4 +1,4 @@
-"""What reports are made of: documents that are checked against their own numbers, tests, rates and inputs."""
+"""The parts of reports: documents that are checked against their own numbers, tests, rates and inputs."""
 
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -12,7 +12,7 @@ from aiao_core.statistics import FORMER_READINGS, MAX_READINGS, log10_binomial_t
 
 
 class Frozen(BaseModel):
-    """A part of a report, unchangeable, that refuses what it does not know."""
+    """An immutable part of a report that refuses unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -91,20 +91,20 @@ class Readings(Frozen):
 
     @property
     def best(self) -> BitTest:
-        """The reading with the less p decides; its p is doubled, as there are two (Bonferroni)."""
+        """Return the reading with the lesser p, which decides; its p is doubled, because there are two (Bonferroni)."""
         better = min(self.plain, self.without_interference, key=lambda reading: reading.log10_p)
         return BitTest.of(better.matches, better.bits, best_of=FORMER_READINGS)
 
 
 Registration = Literal["service", "key-file"]
-"""Who shows that source and subpaths were fixed before the key's signs were drawn: the service that did so, or nobody."""
+"""Evidence that source and subpaths were fixed before the key's signs were drawn: the service fixed them, or none."""
 
 SubpathSet = Literal["all", "registered"]
 """All subpaths between the key's layers, or those that the watermark is in."""
 
 
 def counts(registration: Registration, *, aligned: bool, subpaths: SubpathSet) -> bool:
-    """Whether a verdict may rest on a reading. With a key file's own source or subpaths an innocent could be made to match."""
+    """Return whether a reading counts. With a key file's own source or subpaths a claimant could make any model match."""
     return registration == "service" or (subpaths == "all" and not aligned)
 
 
@@ -119,7 +119,7 @@ class Reading(Frozen):
 
 
 def best_of(readings: Sequence[Reading], log10_choices: float = 0) -> BitTest:
-    """The test of the reading with the least p of those that count, multiplied by their number (Bonferroni).
+    """Return the test of the reading with the least p of those that count, multiplied by their number (Bonferroni).
 
     ``log10_choices`` is log10 of the number of keys from which this one may have been picked.
     """
@@ -128,7 +128,7 @@ def best_of(readings: Sequence[Reading], log10_choices: float = 0) -> BitTest:
 
 
 def deciding(readings: Sequence[Reading]) -> Reading:
-    """The reading with the least p of those that count, the first of several."""
+    """Return the reading with the least p of those that count, the first of several."""
     return min((reading for reading in readings if reading.counts), key=lambda reading: reading.test.log10_p)
 
 

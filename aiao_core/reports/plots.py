@@ -1,4 +1,4 @@
-"""A small plane for plots as inline SVG: no script, no web font, sharp in print. The page around it brings the colours."""
+"""A small plane for plots as inline SVG: no script, no web font, sharp in print. The page around it brings the colors."""
 
 from collections.abc import Iterable
 
@@ -9,7 +9,7 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 14, 14, 42
 
 
 class Plot:
-    """A plane with axes. Values are numbers of this program, and texts are its own: nothing here comes from a client."""
+    """A plane with axes. Its numbers and texts are this program's own: nothing in it comes from a client."""
 
     def __init__(self, label: str, x: tuple[float, float], y: tuple[float, float]) -> None:
         self.label, self.x_range, self.y_range = label, x, y

@@ -1,6 +1,6 @@
-"""What a caller learns of a verification who neither owns nor holds the key: verdict and a coarse bound (this project).
+"""The summary of a verification for callers who neither own nor hold the key: verdict and a coarse bound (this project).
 
-The full report's counts, taken of many suspects that each differ in one channel, spell out the key's signs.
+The full report's counts, taken of many suspects that each differ in one channel, reveal the key's signs.
 """
 
 from datetime import datetime
@@ -41,7 +41,7 @@ class Summary(Document):
 
     @classmethod
     def of(cls, report: Report) -> "Summary":
-        """The summary of a report of any version."""
+        """Summarize a report of any version."""
         found = report.verdict in ("match", "base-marked")
         return cls(
             report_version=report.version,
@@ -55,6 +55,6 @@ class Summary(Document):
 
 
 def read_report(text: str | bytes) -> Report | Summary:
-    """A full report or a summary, by its format. Raises :class:`aiao_core.errors.InvalidReport`."""
+    """Read a full report or a summary, by its format. Raises :class:`aiao_core.errors.InvalidReport`."""
     kind = Summary if b'"aiao.report-summary"' in (text if isinstance(text, bytes) else text.encode())[:200] else Report
     return kind.from_json(text)

@@ -1,4 +1,4 @@
-"""What a test and its controls come to (this project). Pure functions of numbers: a report is checked by the same ones."""
+"""The verdict of a test and its controls (this project). Pure functions of numbers: a report is checked by the same ones."""
 
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
@@ -7,11 +7,11 @@ from aiao_core.protocol import CONTROL_LOG10_P, LIMIT_LOG10_P
 from aiao_core.reports.parts import BitTest
 
 Verdict = Literal["match", "no-match", "base-marked", "invalid", "exploratory"]
-"""base-marked: an adapter's base carries the mark, and nothing is said of the adapter. invalid: a control voids the test.
-exploratory: the test did not keep the rules of a verdict, so that it is none."""
+"""base-marked: an adapter's base carries the mark, and the test says nothing about the adapter. invalid: a control voids the
+test. exploratory: the test did not keep the rules of a verdict, so it is not a verdict."""
 
 Tested = Literal["checkpoint", "adapter", "base"]
-"""What the test's numbers are of: the submitted checkpoint, an adapter merged into its base, or that base alone."""
+"""The model of the test's numbers: the submitted checkpoint, an adapter merged into its base, or that base alone."""
 
 
 class Controls(NamedTuple):
@@ -25,9 +25,9 @@ class Controls(NamedTuple):
     """The owner's key on an adapter's base."""
 
     def found(self) -> Iterator[str]:
-        """Why the test is void: the controls that find what they must not, in words.
+        """Yield why the test is void: the controls that find what they must not, in words.
 
-        Without figures, for callers learn the reason to whom figures would tell the key.
+        Without figures, because the reason also goes to callers who must learn nothing of the key.
         """
         if self.source and finds(self.source):
             yield (
@@ -44,14 +44,14 @@ class Controls(NamedTuple):
 
 
 def finds(control: BitTest) -> bool:
-    """Whether a control finds a mark where none should be."""
+    """Return whether a control finds a mark where none should be."""
     return control.log10_p <= CONTROL_LOG10_P
 
 
 def decide(test: BitTest, max_log10_p: float, tested: Tested, controls: Controls) -> tuple[Verdict, str | None]:
-    """The verdict of ``test``, and the reason of one that is void.
+    """Return the verdict of ``test``, and the reason if it is void.
 
-    ``max_log10_p`` may be stricter than the limit of a match, and never laxer.
+    ``max_log10_p`` may be stricter than the limit of a match, never laxer.
     """
     reasons = list(controls.found())
     match = test.log10_p <= min(max_log10_p, LIMIT_LOG10_P)

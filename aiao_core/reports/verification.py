@@ -27,7 +27,7 @@ from aiao_core.reports.verdicts import Controls, Tested, Verdict, decide
 from aiao_core.statistics import FORMER_READINGS
 
 UNRULED = 5
-"""Reports up to this version come from before the rules of a verdict (:mod:`aiao_core.protocol`)."""
+"""Last version of reports from before the rules of a verdict (:mod:`aiao_core.protocol`)."""
 
 
 class Counts(Frozen):
@@ -38,7 +38,7 @@ class Counts(Frozen):
 
     @property
     def all(self) -> int:
-        """Tests with the key or of the file, of which this one is counted once."""
+        """Count the tests with the key or of the file; this test counts once."""
         return self.with_key + self.of_file - 1
 
 
@@ -129,22 +129,22 @@ class Report(Document):
 
     @property
     def ruled(self) -> bool:
-        """Whether the test kept the rules of a verdict, as every test since version 6 but exploratory ones does."""
+        """Return whether the test kept the rules of a verdict, as all but exploratory tests do since version 6."""
         return self.version > UNRULED and self.verdict != "exploratory"
 
     @property
     def claimed_log10_p(self) -> float:
-        """log10 of the probability that may be claimed, for reports of every version."""
+        """Return log10 of the probability that may be claimed, for reports of every version."""
         return protocol.bound(self.test.log10_p)
 
     @property
     def corrected_log10_p(self) -> float:
-        """log10 of that probability times the number of tests with the key or of the file, by Bonferroni."""
+        """Return log10 of that probability times the number of tests with the key or of the file, by Bonferroni."""
         return min(0.0, self.claimed_log10_p + math.log10(self.tests.all if self.tests else 1))
 
     @property
     def controls(self) -> Controls:
-        """The tests that void this one if they find the key."""
+        """List the tests that void this one if they find the key."""
         return Controls(self.decoys, self.source_test, self.base_test if self.tested == "adapter" else None)
 
     @model_validator(mode="after")

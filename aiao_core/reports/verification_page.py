@@ -9,7 +9,7 @@ from aiao_core.reports.words import ALTERNATIVES, MEANING, before_the_rules, hea
 
 
 def to_html(report: Report) -> str:
-    """The page, UTF-8. Every name in it comes from a client and is escaped."""
+    """Render the page, UTF-8. Every name in it comes from a client and is escaped."""
     plots = {
         "bits": bits_against_chance(report),
         "depth": rate_against_depth(report),
@@ -30,7 +30,7 @@ def to_html(report: Report) -> str:
 
 
 def summary_to_html(summary: Summary) -> str:
-    """The page of what a caller learns who neither owns nor holds the key."""
+    """Render the summary for callers who neither own nor hold the key."""
     return render(
         "summary.html",
         report=summary,

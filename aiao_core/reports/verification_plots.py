@@ -10,14 +10,14 @@ from aiao_core.statistics import log10_binomial_tail
 
 
 def bits_against_chance(report: Report) -> Markup:
-    """The number of matching bits against what chance gives: the binomial distribution that the exact test uses."""
+    """Plot the number of matching bits against chance: the binomial distribution that the exact test uses."""
     bits, matches = report.test.bits, report.test.matches
-    centre, spread = bits / 2, math.sqrt(bits) / 2
-    low, high = min(0.40 * bits, centre - 4.5 * spread, 0.97 * matches), bits * 1.0
+    center, spread = bits / 2, math.sqrt(bits) / 2
+    low, high = min(0.40 * bits, center - 4.5 * spread, 0.97 * matches), bits * 1.0
     plot = Plot("Matching bits against chance", (low, high), (0, 1.15))
     plot.axes([round(low + (high - low) * part / 5) for part in range(6)], [], "matching bits")
     curve = [
-        (low + (high - low) * step / 400, math.exp(-0.5 * ((low + (high - low) * step / 400 - centre) / spread) ** 2))
+        (low + (high - low) * step / 400, math.exp(-0.5 * ((low + (high - low) * step / 400 - center) / spread) ** 2))
         for step in range(401)
     ]
     plot.line([(low, 0), *curve, (high, 0)], "chance")
@@ -25,7 +25,7 @@ def bits_against_chance(report: Report) -> Markup:
     needed = _bits_for(report)
     plot.line([(needed, 0), (needed, 0.62)], "threshold")
     plot.text(plot.x(needed) + 6, plot.y(0.55), f"match from {needed}", anchor="start")
-    plot.text(plot.x(centre), plot.y(1.05), "by chance")
+    plot.text(plot.x(center), plot.y(1.05), "by chance")
     plot.line([(matches, 0), (matches, 0.82)], "owner")
     plot.dot(matches, 0.82, "owner-dot", 6)
     anchor = "end" if matches > (low + high) / 2 else "start"
@@ -35,7 +35,7 @@ def bits_against_chance(report: Report) -> Markup:
 
 
 def rate_against_depth(report: Report) -> Markup:
-    """Response success of each subpath against how many of the key's layers lie between trigger and response."""
+    """Plot the response success of each subpath against the number of key layers between trigger and response."""
     deepest = max((path.response - path.trigger for path in report.subpaths), default=1)
     plot = Plot("Response success of each subpath against its depth", (0, deepest + 1), (0, 1.04))
     step = max(1, deepest // 6)
@@ -50,7 +50,7 @@ def rate_against_depth(report: Report) -> Markup:
 
 
 def decoys_against_owner(report: Report) -> Markup:
-    """log10 p of the owner's key and of decoy keys on the same suspect."""
+    """Plot log10 p of the owner's key and of decoy keys on the same suspect."""
     lowest = min(report.test.log10_p, report.max_log10_p, *(decoy.log10_p for decoy in report.decoys), -10)
     plot = Plot("log10 p of the owner's key and of decoy keys", (lowest * 1.06, 1), (0, 1))
     step = 10 ** math.floor(math.log10(-lowest))
@@ -69,7 +69,7 @@ def decoys_against_owner(report: Report) -> Markup:
 
 
 def _bits_for(report: Report) -> int:
-    """The least number of matching bits that is a match: where the exact tail falls to the threshold."""
+    """Return the least number of matching bits that is a match: where the exact tail falls to the threshold."""
     bits = report.test.bits
     low, high = bits // 2, bits + 1
     while low < high:

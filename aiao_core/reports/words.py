@@ -1,7 +1,7 @@
-"""What a verdict says in words, the same on a page, in a terminal and in a message (this project).
+"""A verdict in words, the same on a page, in a terminal and in a message (this project).
 
-A match is not "descends from" and not "was stolen by": the p-value bounds one thing, that a model made without knowledge of the
-key or of the marked weights answers as well.
+A match is not "descends from" and not "was stolen by": the p-value bounds one thing: the chance that a model made without
+knowledge of the key or of the marked weights answers as well.
 """
 
 from typing import Protocol
@@ -11,7 +11,7 @@ from aiao_core.reports.verdicts import Tested, Verdict
 
 
 class Told(Protocol):
-    """What words need of a report, of its summary, or of a verification as a service shows it."""
+    """The fields that words need: of a report, its summary, or a verification as a service shows it."""
 
     @property
     def verdict(self) -> Verdict: ...
@@ -35,7 +35,7 @@ WORDS: dict[Verdict, str] = {
 
 
 def subject(told: Told) -> str:
-    """What was tested: the checkpoint, the adapter on its base, or the base alone."""
+    """Name what was tested: the checkpoint, the adapter on its base, or the base alone."""
     match told.tested:
         case "adapter":
             return f"the adapter {told.suspect_name} on its base {told.base_name}"
@@ -46,7 +46,7 @@ def subject(told: Told) -> str:
 
 
 def headline(told: Told) -> str:
-    """The verdict in a few words, without names."""
+    """Write the verdict in a few words, without names."""
     what = "The adapter on its base" if told.tested == "adapter" else "The suspect"
     match told.verdict:
         case "match":
@@ -62,7 +62,7 @@ def headline(told: Told) -> str:
 
 
 def sentence(told: Told) -> str:
-    """The verdict in one sentence that names what was tested."""
+    """Write the verdict in one sentence that names what was tested."""
     match told.verdict:
         case "match":
             return f"{subject(told)} answers with the owner's key"

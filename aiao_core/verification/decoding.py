@@ -1,11 +1,10 @@
-"""Read a key's bits from a suspect: the Monte Carlo draws, what the suspect answers to them, and the signs of the answers.
+"""Read a key's bits from a suspect: the Monte Carlo draws, the suspect's answers to them, and the signs of the answers.
 
-Each input is shown to the suspect under the owner's trigger and under that of a key that nobody owns. For each masked channel
+Each input is shown to the suspect under the owner's trigger and under one of a key that nobody owns. For each masked channel
 of each response layer the difference between the two mean responses, averaged over all draws, is the answer, in units of its
-standard error. It is read twice: as it is, and without what the suspect answers to any trigger
-(:mod:`aiao_core.verification.interference`). Each reading has a sign for every channel, a decoded bit, of which the clearest
-half counts: those with the most of an answer. The response signs have no say in any of this but in the last comparison (this
-project).
+standard error. It is read twice: as it is, and without the answer to any trigger at all
+(:mod:`aiao_core.verification.interference`). Each reading has a sign for every channel, a decoded bit, and the clearest
+half counts: the bits with the largest answers. Only the last comparison uses the response signs (this project).
 """
 
 import math
@@ -26,8 +25,8 @@ from aiao_core.statistics import CLEAREST
 from aiao_core.verification.interference import ROWS, without_interference
 
 OTHERS = 32
-"""Keys that nobody owns, whose triggers take turns beside the owner's. What a suspect answers to any trigger, as one does
-that was trained to answer a thief's, is no answer to the owner's."""
+"""Keys that nobody owns, whose triggers take turns beside the owner's. A suspect that was trained to respond to a thief's
+trigger may respond to any trigger: that is not a response to the owner's."""
 
 BATCH = 64
 """Inputs in one forward pass."""
@@ -48,12 +47,12 @@ class Draws:
 
     @property
     def triggers(self) -> Tensor:
-        """(draws,) int64: the layer that takes the trigger."""
+        """The layer that takes the trigger, (draws,) int64."""
         return torch.tensor([i for i, _ in self.subpaths])
 
 
 class Baseline(NamedTuple):
-    """What the suspect answers to the same draws without the key's trigger."""
+    """Answers of the suspect to the same draws without the key's trigger."""
 
     untriggered: Means
     others: Means
@@ -65,14 +64,14 @@ class DecodedBits:
     """The bits that one key reads from a suspect, (bits,) by response layer: True where the sign is the key's."""
 
     plain: dict[int, Tensor]
-    """Of the answer to its trigger minus that to other keys': the clearest alone. This reading or the next one decides."""
+    """The clearest bits of the answer to its trigger minus that to other keys'. This reading or the next one decides."""
     without_interference: dict[int, Tensor]
     triggered: dict[int, Tensor]
     untriggered: dict[int, Tensor]
 
 
 def make_draws(key: OwnerKey, count: int, generator: torch.Generator) -> Draws:
-    """``count`` independent draws for a key: a uniform subpath, x_t of plain noise, uniform timestep, random conditions."""
+    """Make ``count`` independent draws: a uniform subpath, x_t of plain noise, uniform timestep, random conditions."""
     chosen = torch.randint(len(key.subpaths), (count,), generator=generator)
     return Draws(
         inputs=plain_noise(key.architecture, key.num_train_timesteps, count, generator),
@@ -83,7 +82,7 @@ def make_draws(key: OwnerKey, count: int, generator: torch.Generator) -> Draws:
 def observe(
     denoiser: nn.Module, watermark: Watermark, draws: Draws, triggers: Sequence[tuple[Watermark, int]] | None = None
 ) -> Means:
-    """Channel means of every response layer for every draw: without a trigger, or with one for each draw.
+    """Measure the channel means of every response layer for every draw: without a trigger, or with one for each draw.
 
     The forward pass stops after the last response layer. Raises :class:`InvalidCheckpoint` if a mean is not finite.
     """
@@ -107,9 +106,9 @@ def observe(
 
 
 def observe_others(denoiser: nn.Module, key: OwnerKey, draws: Draws, seed: int, alignment: Alignment | None = None) -> Means:
-    """Channel means of ``draws`` under the triggers of keys that nobody owns, each at the layer where the owner's would come.
+    """Measure the channel means of ``draws`` under the triggers of keys that nobody owns, each at the layer of the owner's.
 
-    ``seed`` is the report's, from which these keys follow. Raises as :func:`observe` does.
+    The keys follow from ``seed``, the report's. Raises as :func:`observe` does.
     """
     seeds = [key.stranger_seed("other", seed, number) for number in range(OTHERS)]
     watermarks = [Watermark(replace(key, seed=each), denoiser, alignment) for each in seeds]
@@ -119,7 +118,7 @@ def observe_others(denoiser: nn.Module, key: OwnerKey, draws: Draws, seed: int, 
 
 
 def decode(watermark: Watermark, draws: Draws, baseline: Baseline, triggered: Means) -> DecodedBits:
-    """The key's bits; ``triggered`` are the means of ``draws`` under its own trigger. Only the last comparison uses its signs.
+    """Decode the key's bits; ``triggered`` are the means of ``draws`` under its trigger. Its signs enter the last step alone.
 
     A bit of layer j averages over the draws whose trigger reaches j; the bits without the trigger average over all draws.
     """
@@ -145,9 +144,9 @@ def decode(watermark: Watermark, draws: Draws, baseline: Baseline, triggered: Me
 
 
 def standard_error(contrast: Tensor) -> Tensor:
-    """Of the mean of each channel of ``contrast`` (draws, masked): (masked,); infinite of fewer than two, which tell nothing.
+    """Return the standard error (masked,) of each channel's mean of ``contrast`` (draws, masked); infinite below two draws.
 
-    No less than a millionth of the mean, so that a channel that answers always the same is very clear, and no more.
+    At least a millionth of the mean, so that a channel that always answers the same is very clear, but not infinitely so.
     """
     if len(contrast) < 2:
         return torch.full(contrast.shape[1:], torch.inf, dtype=contrast.dtype)
@@ -156,14 +155,14 @@ def standard_error(contrast: Tensor) -> Tensor:
 
 
 def _clearest(reading: Tensor) -> Tensor:
-    """Which of the bits (bits,) are the :data:`CLEAREST` of all layers."""
+    """Mark the bits (bits,) that are the :data:`CLEAREST` of all layers."""
     chosen = torch.zeros(len(reading), dtype=torch.bool)
     chosen[reading.abs().argsort(descending=True, stable=True)[: math.ceil(CLEAREST * len(reading))]] = True
     return chosen
 
 
 def _signs(response: Tensor) -> Tensor:
-    """True where a channel of ``response`` (masked,) has the key's sign. A channel at exactly zero has no sign: it is no bit.
+    """Compare the signs of ``response`` (masked,) with the key's: True where equal. A channel at exactly zero is not a bit.
 
     Which channels these are does not depend on the response signs, so the test of the others stays exact.
     """

@@ -24,7 +24,7 @@ from aiao_core.verification.decoding import Baseline, DecodedBits, Draws, Means,
 
 @dataclass(frozen=True)
 class View:
-    """What the model shows with its channels in one arrangement."""
+    """A model's answers with its channels in one arrangement."""
 
     alignment: Alignment | None
     """None: every channel in its own place."""
@@ -37,7 +37,7 @@ class View:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a key reads from a model."""
+    """Everything that a key reads from a model."""
 
     denoiser: nn.Module
     key: CheckedKey
@@ -52,7 +52,7 @@ class Measurement:
     """Channels of the key's layers in another place or of another sign; None without a source."""
 
     def readings(self, registration: Registration = "service") -> tuple[Reading, ...]:
-        """Every reading of the response; which of them count depends on the ``registration``."""
+        """List every reading of the response; which of them count depends on the ``registration``."""
         views = [(False, self.own)] + ([(True, self.aligned)] if self.aligned else [])
         return tuple(
             reading
@@ -62,11 +62,11 @@ class Measurement:
         )
 
     def view(self, reading: Reading) -> View:
-        """The view that a reading is of."""
+        """Return the view that a reading belongs to."""
         return self.aligned if reading.aligned and self.aligned else self.own
 
     def decoys(self, count: int, view: View, progress: ProgressCallback = silent) -> tuple[BitTest, ...]:
-        """The tests of ``count`` keys that nobody embedded, at the owner's layers and on the owner's own draws."""
+        """Test ``count`` keys that nobody embedded, at the owner's layers and on the owner's own draws."""
         tests = []
         for number in range(count):
             seed = self.key.key.stranger_seed("decoy", self.seed, number)
@@ -79,7 +79,7 @@ class Measurement:
         return tuple(tests)
 
     def rates(self, view: View, tau: float) -> tuple[Interval, Interval]:
-        """VS-rate and RS-rate (Fig. 5) over the draws whose trigger starts a registered subpath, or over all if none does."""
+        """Return VS-rate and RS-rate (Fig. 5) over the draws whose trigger starts a registered subpath, or over all."""
         generator = torch.Generator().manual_seed(self.seed)
         later = {i: [j for first, j in self.registered.subpaths if first == i] for i, _ in self.registered.subpaths}
         drawn = [(draw, later.get(i, [j])) for draw, (i, j) in enumerate(self.draws.subpaths)]
@@ -91,7 +91,7 @@ class Measurement:
         return _verification_success(right, tau), _response_success(right, generator)
 
     def subpaths(self, view: View, tau: float) -> tuple[SubpathResult, ...]:
-        """RS and VS of each registered subpath over all passes with its trigger: one serves every later response layer."""
+        """List RS and VS of each registered subpath over all passes with its trigger: one serves all later layers."""
         results = []
         for i, j in self.registered.subpaths:
             means = view.triggered[j][self.draws.triggers == i]
@@ -145,14 +145,14 @@ def measure(
 
 
 def bit_test(bits: Mapping[int, Tensor]) -> BitTest:
-    """The exact test of the bits of all layers, (bits,) each: True where one has the key's sign."""
+    """Make the exact test of the bits of all layers, (bits,) each: True where a bit has the key's sign."""
     return BitTest.of(sum(int(layer.sum()) for layer in bits.values()), sum(len(layer) for layer in bits.values()))
 
 
 def _readings(
     decoded: DecodedBits, registration: Registration = "service", aligned: bool = False, subpaths: SubpathSet = "all"
 ) -> list[Reading]:
-    """The reading with interference and the one without."""
+    """List the reading with interference and the one without."""
     counted = counts(registration, aligned=aligned, subpaths=subpaths)
     both = (False, decoded.plain), (True, decoded.without_interference)
     return [
@@ -162,18 +162,18 @@ def _readings(
 
 
 def _verification_success(right: Sequence[Tensor], tau: float) -> Interval:
-    """VS-rate (Fig. 5): share of draws with RS >= tau. The draws are independent, so its interval is Clopper-Pearson's."""
+    """Return the VS-rate (Fig. 5): fraction of draws with RS >= tau. Independent draws: a Clopper-Pearson interval."""
     verified = sum(float(signs.float().mean()) >= tau for signs in right)
     low, high = clopper_pearson(verified, len(right))
     return Interval(value=verified / len(right), low=low, high=high, draws=len(right))
 
 
 def _response_success(right: Sequence[Tensor], generator: torch.Generator) -> Interval:
-    """RS-rate (Fig. 5): mean share of right signs.
+    """Return the RS-rate (Fig. 5): mean fraction of right signs.
 
     The channels of one draw depend on each other; one channel drawn at random from each draw does not depend on the others
-    and is right with probability RS-rate, so that these make an exact Clopper-Pearson interval. The mean over all channels
-    knows more, and can lie outside of that interval by chance: the interval is then extended to it, which covers no less.
+    and is right with probability RS-rate, so these make an exact Clopper-Pearson interval. The mean over all channels is
+    more precise and can lie outside that interval by chance: the interval is then extended to it, which covers no less.
     """
     rate = sum(float(signs.float().mean()) for signs in right) / len(right)
     picked = sum(bool(signs[torch.randint(len(signs), (), generator=generator)]) for signs in right)

@@ -1,13 +1,13 @@
-"""Was a suspect made with knowledge of the owner's key? The Monte Carlo verification, its exact test and its controls.
+"""The Monte Carlo verification that a suspect was made with knowledge of the owner's key, its exact test and its controls.
 
 The decision rests on one number: how many of the decoded bits (:mod:`aiao_core.verification.decoding`) have the key's sign. The
 response signs of the key are uniform and independent of everything that the decoding uses, so for a suspect made without
-knowledge of the key the number of matches among n bits is exactly Binomial(n, 1/2), whatever its activations look like. Of the
+knowledge of the key the number of matches among n bits is exactly Binomial(n, 1/2), however its activations look. Of the
 readings that count the best one decides, and its p-value is multiplied by their number.
 
-Nobody can choose what would break that independence: seed, draws and limit (:mod:`aiao_core.protocol`), layers and subpaths
-(:mod:`aiao_core.method.key_check`), and the source, unless it was fixed before the key was drawn. Controls of the same kind
-void a test that finds what is not there (:mod:`aiao_core.reports.verdicts`; all of this is this project's).
+No caller can choose anything that would break that independence: seed, draws and limit (:mod:`aiao_core.protocol`), layers and
+subpaths (:mod:`aiao_core.method.key_check`), and the source, unless it was fixed before the key was drawn. Controls of the same
+kind void a test that finds what is not there (:mod:`aiao_core.reports.verdicts`; all of this is this project's).
 """
 
 from collections.abc import Callable
@@ -28,12 +28,12 @@ from aiao_core.verification.alignment import Reference, reference
 from aiao_core.verification.measurement import Measurement, bit_test, measure
 
 Load = Callable[[], nn.Module]
-"""Reads a model when the test comes to it, so that one at a time needs memory."""
+"""Loads a model when the test needs it, so that only one at a time takes memory."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is being verified, for the report: names and digests, and what the service knows of tests before this one."""
+    """The subject of a report: names and digests, and what the service knows of earlier tests."""
 
     suspect_name: str
     suspect_form: str
@@ -42,14 +42,14 @@ class Subject:
     base_name: str | None = None
     """Of an adapter's base."""
     weights: str | None = None
-    """Digest of what was read, as :class:`aiao_core.formats.suspects.Suspect` has it; if None, of the tested weights."""
+    """Digest of the file's weights, as in :class:`aiao_core.formats.suspects.Suspect`; None: of the tested weights."""
     counts: Counts | None = None
     panel: tuple[BitTest, ...] | None = None
 
 
 @dataclass(frozen=True)
 class _Source:
-    """What the source tells a test."""
+    """Results of the source that a test uses."""
 
     weights: str
     seed: int
@@ -174,13 +174,13 @@ class _Test:
         )
 
     def _departures(self, seed: int) -> list[str]:
-        """Why the test with ``seed`` is no verdict. A seed of choice that is the one that follows anyway is no departure."""
+        """List why the test with ``seed`` is not a verdict. Choosing the seed that follows anyway is not a departure."""
         derived = verification_seed(self.key.commitment, self.source.weights if self.source else None, self.weights)
         return self.options.model_copy(update={"seed": None} if seed == derived else {}).departures()
 
 
 def _layers(found: Measurement, best: Reading) -> tuple[LayerResult, ...]:
-    """The bits of the deciding reading, layer by layer."""
+    """List the bits of the deciding reading, layer by layer."""
     decoded = found.view(best).decoded[best.subpaths]
     bits = decoded.without_interference if best.without_interference else decoded.plain
     return tuple(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest, kstest
 
-from aiao_core.statistics import clopper_pearson, log10_binomial_tail, randomised_p_value
+from aiao_core.statistics import clopper_pearson, log10_binomial_tail, randomized_p_value
 
 
 @given(st.integers(1, 400).flatmap(lambda bits: st.tuples(st.integers(0, bits), st.just(bits))), st.integers(1, 9))
@@ -54,7 +54,7 @@ def test_clopper_pearson_covers():
 @pytest.mark.parametrize("bits", [1, 7, 60, 801])
 def test_randomised_p_value_is_uniform(bits):
     random = np.random.default_rng(bits)
-    values = [randomised_p_value(int(random.binomial(bits, 0.5)), bits, random.random()) for _ in range(4000)]
+    values = [randomized_p_value(int(random.binomial(bits, 0.5)), bits, random.random()) for _ in range(4000)]
     assert kstest(values, "uniform").pvalue > 1e-4
 
 

@@ -10,7 +10,7 @@ from scipy.stats import binomtest, kstest
 from aiao_core.denoisers import Inputs
 from aiao_core.method.watermark import Watermark
 from aiao_core.reports.parts import Reading, Registration, best_of, counts
-from aiao_core.statistics import randomised_p_value
+from aiao_core.statistics import randomized_p_value
 from aiao_core.verification.decoding import Draws, decode, observe
 from aiao_core.verification.measurement import Measurement, View, bit_test
 
@@ -79,7 +79,7 @@ def check_coin_tosses(
     uniform: dict[Way, list[float]] = defaultdict(list)
     for of_key in readings:
         for each in of_key:
-            uniform[way(each)].append(randomised_p_value(each.test.matches, each.test.bits, random.random()))
+            uniform[way(each)].append(randomized_p_value(each.test.matches, each.test.bits, random.random()))
     assert len(uniform) == ways
     for of_way, p_values in uniform.items():
         assert len(p_values) == len(readings)

@@ -5,11 +5,11 @@ from hypothesis import strategies as st
 
 from aiao_core.attacks.layers import key_layers, weighted_layers
 from aiao_core.attacks.weights import (
-    re_initialisation,
+    re_initialization,
     weight_averaging,
     weight_clipping,
     weight_noise,
-    weight_quantisation,
+    weight_quantization,
     weight_shifting,
 )
 from aiao_core.errors import AttackNotPossible
@@ -63,7 +63,7 @@ def test_shifting_by_the_mean_leaves_filters_of_mean_zero():
 
 def test_re_initialisation_changes_as_many_layers_as_asked():
     thief = make_thief()
-    state, stolen = re_initialisation(thief, layers=3).state_dict(), thief.model.denoiser.state_dict()
+    state, stolen = re_initialization(thief, layers=3).state_dict(), thief.model.denoiser.state_dict()
     changed = {name.rpartition(".")[0] for name in state if not torch.equal(state[name], stolen[name])}
     assert len(changed) == 3
     assert changed <= {layer.name for layer in key_layers(thief)}
@@ -71,16 +71,16 @@ def test_re_initialisation_changes_as_many_layers_as_asked():
 
 def test_re_initialisation_refuses_more_layers_than_there_are():
     with pytest.raises(AttackNotPossible, match="1000 layers"):
-        re_initialisation(make_thief(), layers=1000)
+        re_initialization(make_thief(), layers=1000)
 
 
 @pytest.mark.parametrize("bits", [8, 6, 4, 2])
 @pytest.mark.parametrize("family", ["unconditional", "SD3"])
 def test_quantisation_has_at_most_two_to_the_bits_levels_for_each_channel(bits, family):
     thief = make_thief(family)
-    quantised = weight_quantisation(thief, bits=bits)
+    quantised = weight_quantization(thief, bits=bits)
     for layer, stolen in zip(weighted_layers(quantised), weighted_layers(thief.model.denoiser), strict=True):
         step = stolen.weight.flatten(1).abs().amax(1) / (2 ** (bits - 1) - 1)
         assert all(len(channel.unique()) < 2**bits for channel in layer.weight)
         assert ((layer.weight - stolen.weight).flatten(1).abs().amax(1) <= step * 0.501).all()
-    assert equal(weight_quantisation(make_thief(family), bits=bits).state_dict(), quantised.state_dict())
+    assert equal(weight_quantization(make_thief(family), bits=bits).state_dict(), quantised.state_dict())

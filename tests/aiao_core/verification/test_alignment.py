@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from aiao_core import key as key_module
-from aiao_core.attacks.reparametrisation import reparametrisation
+from aiao_core.attacks.reparametrization import reparametrization
 from aiao_core.attacks.thief import Thief
 from aiao_core.denoisers.model import DiffusionModel
 from aiao_core.method.fine_tuning import Examples, fine_tune
@@ -28,7 +28,7 @@ SUBJECT = Subject("suspect", "model")
 def permuted(model: DiffusionModel, denoiser: nn.Module | None = None) -> nn.Module:
     """The same function with hidden channels of other places, signs and scales."""
     stolen = replace(model, denoiser=denoiser or model.denoiser)
-    return reparametrisation(Thief(stolen, Examples(torch.zeros(0, 3, 8, 8), {})))
+    return reparametrization(Thief(stolen, Examples(torch.zeros(0, 3, 8, 8), {})))
 
 
 @pytest.fixture

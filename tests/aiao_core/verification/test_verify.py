@@ -13,7 +13,7 @@ from scipy.stats import binomtest, ttest_1samp
 from torch import nn
 
 from aiao_core import key as key_module
-from aiao_core.attacks.reparametrisation import reparametrisation
+from aiao_core.attacks.reparametrization import reparametrization
 from aiao_core.attacks.thief import Thief
 from aiao_core.errors import Canceled, InvalidCheckpoint, TracingError
 from aiao_core.formats.weight_files import digest
@@ -58,7 +58,7 @@ def changed(denoiser: nn.Module, name: str = "conv_out.bias", by: float = 1e-3) 
 
 def permuted(model) -> nn.Module:
     """The same function with hidden channels of other places and signs: aligned and unaligned readings differ."""
-    return reparametrisation(Thief(model, Examples(torch.zeros(0, 3, 8, 8), {})))
+    return reparametrization(Thief(model, Examples(torch.zeros(0, 3, 8, 8), {})))
 
 
 def test_one_key_and_one_suspect_have_one_test_and_one_answer(tiny_model, tiny_key):

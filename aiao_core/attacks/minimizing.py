@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from aiao_core.progress import Progress, ProgressCallback
 
 
-def minimise(
+def minimize(
     denoiser: nn.Module,
     loss: Callable[[], Tensor],
     *,

@@ -1,9 +1,9 @@
-"""Re-parametrisation: other weights, the same function.
+"""Re-parametrization: other weights, the same function.
 
-The channels inside a block, which nothing outside of it sees, change places, signs and scales, and the weights that read them
+The channels inside a block, which nothing outside it sees, change places, signs and scales, and the weights that read them
 undo it (channel permutation as in Lukas et al. 2022; the symmetries of diffusers' blocks are this project's). No quality is
 lost and no data is needed, yet every key then addresses the wrong channels of these layers. The channels between the blocks,
-which residual connections share, stay.
+which residual connections share, stay in place.
 """
 
 import math
@@ -27,24 +27,24 @@ GREATEST_SCALE = 4.0
 
 
 def channel_permutation(thief: Thief) -> nn.Module:
-    """Give hidden channels and attention heads other places: the feature permutation of Lukas et al. (2022), undone.
+    """Move hidden channels and attention heads to other places: the feature permutation of Lukas et al. (2022), undone.
 
     The output stays the same to float precision. Raises :class:`AttackNotPossible` if no block of the denoiser is known.
     """
-    return _reparametrised(thief, permute=True, rescale=False)
+    return _reparametrized(thief, permute=True, rescale=False)
 
 
 def sign_flips_and_scales(thief: Thief) -> nn.Module:
     """Give hidden channels other signs and scales (this project). Output and errors as in :func:`channel_permutation`."""
-    return _reparametrised(thief, permute=False, rescale=True)
+    return _reparametrized(thief, permute=False, rescale=True)
 
 
-def reparametrisation(thief: Thief) -> nn.Module:
-    """Other places, signs and scales at once. Output and errors as in :func:`channel_permutation`."""
-    return _reparametrised(thief, permute=True, rescale=True)
+def reparametrization(thief: Thief) -> nn.Module:
+    """Change places, signs and scales at once. Output and errors as in :func:`channel_permutation`."""
+    return _reparametrized(thief, permute=True, rescale=True)
 
 
-def _reparametrised(thief: Thief, *, permute: bool, rescale: bool) -> nn.Module:
+def _reparametrized(thief: Thief, *, permute: bool, rescale: bool) -> nn.Module:
     denoiser = thief.copy().denoiser
     with thief.seeded() as generator:
         changes = _Changes(permute, rescale, generator)
@@ -66,14 +66,14 @@ class _Channels:
     """Hidden channels: views of the weights that belong to them, channels first."""
 
     times: list[Tensor]
-    """What writes them: scaled with them."""
+    """Weights that write the channels: scaled with them."""
     over: list[Tensor] = field(default_factory=list)
-    """What reads them: scaled inversely."""
+    """Weights that read the channels: scaled inversely."""
     moved: list[Tensor] = field(default_factory=list)
-    """What only changes places with them."""
+    """Weights that only change places with the channels."""
 
     def change(self, order: Tensor, factor: Tensor) -> None:
-        """Channel k becomes ``factor[k]`` times the old channel ``order[k]``; both are (C,)."""
+        """Make channel k ``factor[k]`` times the old channel ``order[k]``; ``order`` and ``factor`` are (C,)."""
         for view in self.times:
             view.copy_(view[order] * _channels_first(factor, view))
         for view in self.over:
@@ -92,7 +92,7 @@ class _Changes:
         return torch.randperm(count, generator=self.generator) if self.permute else torch.arange(count)
 
     def order_within(self, groups: Tensor, size: int) -> Tensor:
-        """The groups of ``size`` channels in the order ``groups``, and the channels of each in an order of its own."""
+        """Put the groups of ``size`` channels in the order ``groups``, and the channels of each group in a random order."""
         return torch.cat([group * size + self.order(size) for group in groups])
 
     def signs(self, count: int) -> Tensor:
@@ -101,7 +101,7 @@ class _Changes:
         return torch.randint(2, (count,), generator=self.generator) * 2.0 - 1
 
     def factors(self, count: int) -> Tensor:
-        """Signs and scales; these are log-uniform."""
+        """Draw signs and log-uniform scales."""
         if not self.rescale:
             return torch.ones(count)
         exponents = torch.rand(count, generator=self.generator) * 2 - 1
@@ -113,7 +113,7 @@ _Change = tuple[_Channels, Tensor, Tensor]
 
 
 def _hidden_channels(module: nn.Module, changes: _Changes) -> Iterator[_Change]:
-    """The changes of one block; none of a module that is no known block."""
+    """Yield the changes of one block; none for a module that is not a known block."""
     if isinstance(module, ResnetBlock2D):
         yield _residual(module, changes)
     elif isinstance(module, FluxSingleTransformerBlock):
@@ -130,7 +130,10 @@ def _hidden_channels(module: nn.Module, changes: _Changes) -> Iterator[_Change]:
 
 
 def _residual(block: ResnetBlock2D, changes: _Changes) -> _Change:
-    """Between the convolutions. Group norm allows permutations within groups and of whole groups, and whole groups' signs."""
+    """Change the channels between the convolutions.
+
+    Group norm allows permutations within groups and of whole groups, and whole groups' signs.
+    """
     norm = block.norm2
     channels = _Channels(
         times=[*_rows(block.conv1), norm.weight.data],
@@ -146,7 +149,7 @@ def _residual(block: ResnetBlock2D, changes: _Changes) -> _Change:
 
 
 def _attention(attention: Attention | FluxAttention, readers: list[Tensor], changes: _Changes) -> Iterator[_Change]:
-    """Whole heads, and within a head the channels that queries share with keys, and those that values share with ``readers``.
+    """Change whole heads, and within a head the channels that queries share with keys, and values with ``readers``.
 
     With a norm of the queries and keys, which has weights for the places in a head and may be followed by rotary embeddings,
     these only change with their whole head. Text and image tokens attend to each other, so their projections change alike.
@@ -174,7 +177,7 @@ def _attention(attention: Attention | FluxAttention, readers: list[Tensor], chan
 
 
 def _feed_forward(block: FeedForward, changes: _Changes) -> Iterator[_Change]:
-    """Between the linear layers. A gate and a plain activation are not linear, so they can only change places."""
+    """Change the channels between the linear layers. A gate or plain activation is not linear: they only move."""
     activation, readers = block.net[0], [block.net[2].weight.data.T]
     order = changes.order(block.net[2].in_features)
     if isinstance(activation, GEGLU | SwiGLU):
@@ -185,12 +188,12 @@ def _feed_forward(block: FeedForward, changes: _Changes) -> Iterator[_Change]:
 
 
 def _rows(*layers: nn.Linear | nn.Conv2d | None) -> list[Tensor]:
-    """Weights and biases of the layers that there are: (C_out, ...)."""
+    """List the weights and biases of the layers that exist: (C_out, ...)."""
     return [parameter.data for layer in layers if layer is not None for parameter in layer.parameters()]
 
 
 def _width(norm: RMSNorm | nn.RMSNorm) -> int | None:
-    """Over how many channels a norm with weights runs."""
+    """Return the number of channels of a norm with weights; None without weights."""
     return None if norm.weight is None else len(norm.weight)
 
 

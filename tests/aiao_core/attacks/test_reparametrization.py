@@ -7,7 +7,7 @@ from torch import nn
 
 from aiao_core.attacks import Thief
 from aiao_core.attacks.layers import key_layers
-from aiao_core.attacks.reparametrisation import channel_permutation, reparametrisation, sign_flips_and_scales
+from aiao_core.attacks.reparametrization import channel_permutation, reparametrization, sign_flips_and_scales
 from aiao_core.denoisers import predict
 from aiao_core.denoisers.model import DiffusionModel
 from aiao_core.denoisers.schedules import Diffusion
@@ -24,7 +24,7 @@ ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "ad
 PARTS = {
     channel_permutation: ("conv1", "conv2", ".net.", "proj_mlp", *ATTENTION),
     sign_flips_and_scales: ("conv1", *ATTENTION),
-    reparametrisation: ("conv1", "conv2", ".net.", "proj_mlp", *ATTENTION),
+    reparametrization: ("conv1", "conv2", ".net.", "proj_mlp", *ATTENTION),
 }
 """Parts of the names of the layers that each attack changes: behind an activation there are no signs to flip."""
 
@@ -83,10 +83,10 @@ def test_of_the_emoji_model_every_layer_in_a_block_changes(emoji_thief, attack):
 
 
 def test_most_hidden_features_of_the_emoji_model_stray(emoji_thief):
-    names = [name for name in inside(emoji_thief, reparametrisation) if name.endswith(HIDDEN)]
+    names = [name for name in inside(emoji_thief, reparametrization) if name.endswith(HIDDEN)]
     inputs = plain_noise(emoji_thief.model.architecture, 1000, 2, torch.Generator().manual_seed(0))
     features = []
-    for denoiser in (emoji_thief.model.denoiser, reparametrisation(emoji_thief)):
+    for denoiser in (emoji_thief.model.denoiser, reparametrization(emoji_thief)):
         with torch.no_grad(), trace(denoiser, capture=names) as captured:
             predict(denoiser, inputs)
         features.append(captured)
