@@ -52,7 +52,7 @@ def test_clopper_pearson_covers():
 
 
 @pytest.mark.parametrize("bits", [1, 7, 60, 801])
-def test_randomised_p_value_is_uniform(bits):
+def test_randomized_p_value_is_uniform(bits):
     random = np.random.default_rng(bits)
     values = [randomized_p_value(int(random.binomial(bits, 0.5)), bits, random.random()) for _ in range(4000)]
     assert kstest(values, "uniform").pvalue > 1e-4
