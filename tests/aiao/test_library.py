@@ -18,10 +18,10 @@ from aiao._library import EmbeddingKeywords
 from aiao_core.formats.archives import pack
 from aiao_core.reports.verification import Report as Details
 from demo_models.emoji.data import load_images
-from tests.aiao_core.conftest import MARKING, make_tiny_model
 from tests.support.documented import examples
+from tests.support.tiny_models import MARKING, make_tiny_model
 
-MARKING_KEYWORDS = {name: getattr(MARKING, name) for name in ("steps", "batch_size", "layers", "learning_rate")}
+MARKING_KEYWORDS = MARKING.model_dump(exclude_defaults=True)
 """Enough for the tiny model to carry a mark, in some seconds."""
 
 
