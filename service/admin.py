@@ -19,8 +19,9 @@ from service.kit.errors import NotFound, ServiceError
 from service.kit.schemas import Paging
 from service.settings import InvalidSettings, read_settings
 from service.tables.tokens import Tenant
+from service.tenants import Tenants, tenant_named
 from service.tokens import service
-from service.tokens.repository import TenantsRepository, TokenRepository
+from service.tokens.repository import TokenRepository
 from service.tokens.schemas import TokenIn, TokenOut
 from service.vault.key_encryption import VaultError
 from service.vault.sealed_rows import rotate
@@ -69,14 +70,14 @@ def rotate_kek() -> None:
 def create_tenant(name: TenantName) -> None:
     """Create a tenant, unless it exists, and print its identifier."""
     with _session() as session:
-        print(service.tenant_named(session, name).id)  # noqa: T201
+        print(tenant_named(session, name).id)  # noqa: T201
 
 
 @tenants.command("list")
 def list_tenants() -> None:
     """List the identifier and the name of each tenant, one a line."""
     with _session() as session:
-        for tenant in TenantsRepository(session).all():
+        for tenant in Tenants(session).all():
             print(tenant.id, tenant.name)  # noqa: T201
 
 
@@ -115,7 +116,7 @@ def issue(
     except ValidationError as error:
         raise typer.BadParameter("; ".join(f"{each['loc'][0]}: {each['msg']}" for each in error.errors())) from error
     with _session() as session:
-        token, secret = service.issue(session, service.tenant_named(session, tenant).id, request)
+        token, secret = service.issue(session, tenant_named(session, tenant).id, request)
         record(session, token.tenant_id, OPERATOR, "token.issue", token.id)
     print(secret)  # noqa: T201
 
@@ -144,7 +145,7 @@ def revoke(tenant: TenantName, token_id: Annotated[str, typer.Argument(help="tok
 
 
 def _existing(session: Session, name: str) -> Tenant:
-    tenant = TenantsRepository(session).named(name)
+    tenant = Tenants(session).named(name)
     if tenant is None:
         raise NotFound(f"unknown tenant {name}; list the tenants with: aiao admin tenants list")
     return tenant

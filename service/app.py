@@ -4,10 +4,8 @@ uvicorn --factory service.app:create_app
 """
 
 import gc
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from http import HTTPMethod
 from typing import Any
 
 from fastapi import FastAPI
@@ -21,13 +19,15 @@ from service import health
 from service.activity import endpoints as activity
 from service.artifacts import endpoints as artifacts
 from service.audits import endpoints as audits
+from service.auth.callers import RecentCallers
 from service.context import Context
 from service.direct_uploads import endpoints as direct_uploads
 from service.jobs import endpoints as jobs
-from service.keys import endpoints as keys
 from service.kit import errors, etags, logs, telemetry
 from service.kit import openapi_links as links
+from service.kit.observer import RequestObserver
 from service.models import endpoints as models
+from service.models import key_endpoints as keys
 from service.settings import Settings
 from service.tokens import endpoints as tokens
 from service.uploads import endpoints as uploads
@@ -35,7 +35,6 @@ from service.verifications import endpoints as verifications
 from service.webhooks import endpoints as webhooks
 
 MAX_JSON_BYTES = 1 << 20
-METHODS = {method.value for method in HTTPMethod}
 
 DESCRIPTION = """Register a diffusion model, publish its watermarked checkpoint, and prove later, with an exact probability,
 whether a suspect checkpoint was made with knowledge of its key or of its marked weights."""
@@ -49,9 +48,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         logs.configure(settings.log_format)
         telemetry.configure("aiao-api")
-        app.state.context = Context.open(settings)
+        app.state.context, app.state.recent_callers = Context.open(settings), RecentCallers()
         gc.collect()
-        gc.freeze()  # what lives from the start dies at the end: to look through it again would stop every request meanwhile
+        gc.freeze()  # objects of the start live to the end: looking through them again would stop every request meanwhile
         yield
         app.state.context.close()
         telemetry.close()
@@ -63,9 +62,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     errors.install(app)
     etags.install(app)
     app.add_middleware(JsonLimit)
-    app.add_middleware(RequestCounter)
-    app.add_middleware(logs.RequestLog)
-    app.add_middleware(telemetry.RequestSpan)
+    app.add_middleware(RequestObserver, health.count_answer)
     for part in (artifacts, uploads, direct_uploads, models, keys, verifications, audits, jobs, tokens, activity, webhooks):
         app.include_router(part.router, responses=errors.responses(429))
     app.include_router(health.router)
@@ -115,24 +112,3 @@ class JsonLimit:
             return message
 
         await self.app(scope, limited, send)
-
-
-class RequestCounter:
-    """Count answers, and the time until they began, by method, route and status."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        start = time.monotonic()
-
-        async def counting(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                route = scope.get("route")
-                path = getattr(route, "path", "unknown")
-                # Of a made-up method or path nothing is kept, or strangers could fill the memory with them.
-                method = scope["method"] if scope["method"] in METHODS else "unknown"
-                health.METRICS.requests.labels(method, path, message["status"]).observe(time.monotonic() - start)
-            await send(message)
-
-        await self.app(scope, receive, counting if scope["type"] == "http" else send)

@@ -1,23 +1,21 @@
-"""What every process of the service opens from its settings: database, storage, vault and the dispatcher of the workers."""
+"""The parts that every process of the service opens from its settings: database, storage, vault, dispatcher."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Self
 
-from service import tables
 from service.kit.bucket import Bucket
 from service.kit.database import Database
 from service.kit.dispatch import Dispatcher
 from service.kit.rate_limit import RateLimiter
 from service.kit.storage import Storage
 from service.settings import Settings
-from service.tokens.service import RecentCallers
 from service.vault.vault import Vault
-
-__all__ = ["Context", "tables"]  # a mapper works only once every table it refers to is known
 
 
 @dataclass(frozen=True)
 class Context:
+    """The open parts of one process. Close it once, at the end."""
+
     settings: Settings
     database: Database
     storage: Storage
@@ -26,7 +24,6 @@ class Context:
     vault: Vault
     dispatcher: Dispatcher
     rate_limiter: RateLimiter | None
-    recent_callers: RecentCallers = field(default_factory=RecentCallers)
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
@@ -37,7 +34,7 @@ class Context:
             database=Database(settings.database_url),
             storage=storage,
             bucket=Bucket.of(storage, settings.direct_upload_endpoint),
-            vault=Vault.open(settings),
+            vault=Vault.open(settings.key_encryption_key, settings.former_key_encryption_keys, settings.data_dir),
             dispatcher=Dispatcher(settings.broker_url, settings.fleet),
             rate_limiter=RateLimiter(settings.rate_limit, settings.redis_url) if settings.rate_limit else None,
         )

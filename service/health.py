@@ -64,6 +64,11 @@ def readyz(context: ContextDep) -> Health:
 METRICS = Metrics()
 
 
+def count_answer(method: str, route: str, status: int, seconds: float) -> None:
+    """Count an answer of this process, and the time until it began."""
+    METRICS.requests.labels(method, route, status).observe(seconds)
+
+
 @router.get(
     "/metrics",
     summary="Figures for Prometheus",

@@ -13,7 +13,7 @@ from service.auth.dependencies import AnyCaller
 from service.kit.database import utc_now
 from service.kit.errors import Conflict, IdempotencyKeyReused
 from service.kit.id_patterns import IDEMPOTENCY_KEY
-from service.tables.jobs import IdempotencyRecord
+from service.tables.idempotency import IdempotencyRecord
 
 KeyHeader = Annotated[
     str | None,

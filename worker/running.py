@@ -1,4 +1,4 @@
-"""Run one attempt at a job: take the lease, keep it, end it. Whatever happens, the scratch folder goes and the worker stays."""
+"""Run one attempt at a job: take the lease, keep it, end it. In every case the scratch folder goes and the worker stays."""
 
 import errno
 import logging
@@ -21,7 +21,7 @@ from aiao_core.formats.archives import DISK_FULL, Limits
 from aiao_core.progress import Progress
 from service.artifacts.repository import ArtifactRepository
 from service.context import Context
-from service.jobs.job_ended import discard_training_state
+from service.jobs.ending import discard_training_state
 from service.jobs.leases import CancelRequested, Lease, LeaseLost
 from service.jobs.repository import LeaseRepository
 from service.jobs.service import FINAL
@@ -40,11 +40,10 @@ logger = logging.getLogger(__name__)
 SUFFIXES = {"safetensors": ".safetensors", "pickle": ".bin", "gguf": ".gguf", "archive": ".archive", "images": ".archive"}
 
 STOPPING = threading.Event()
-"""Set in a worker's process whose time is up."""
+"""Set in a worker's process that has to stop."""
 
 TRANSIENT_ERRORS = (OperationalError, InterfaceError, BaseError, VaultError)
 """The database, the storage or the key service does not answer: by no fault of the job."""
-
 
 OUT_OF_MEMORY = {
     "code": "out-of-memory",
@@ -58,7 +57,7 @@ class WorkerStopping(Exception):
 
 
 class Work:
-    """What a task may use: the job, the context, a scratch folder, and the lease that its progress keeps checking."""
+    """The things that a task may use: job, context, scratch folder, and the lease that its progress keeps checking."""
 
     def __init__(self, context: Context, job: Job, lease: Lease, scratch: Path) -> None:
         self.context, self.job, self.lease, self.scratch = context, job, lease, scratch
@@ -70,7 +69,7 @@ class Work:
             return ArtifactRepository(session, self.job.tenant_id).get(artifact_id)
 
     def fetch(self, artifact: Artifact) -> Path:
-        """The artifact as a file in the scratch folder, named for its kind and not as the client wished."""
+        """Return the artifact as a file in the scratch folder, named for its kind and not as the client wished."""
         path = self.scratch / (artifact.id + SUFFIXES[artifact.kind])
         if not path.exists():  # what was read is mapped, and must stay as it is
             self.download(artifact.object_name, path)
@@ -82,12 +81,12 @@ class Work:
         self.context.storage.download(key, file)
 
     def progress(self, progress: Progress) -> None:
-        """Called at every step: keeps the figures for the heartbeat, and raises if this attempt should stop."""
+        """Keep the figures of a step for the heartbeat, and raise if this attempt should stop. No step costs a query."""
         self.pace.note(progress)
         self.check()
 
     def check(self) -> None:
-        """Raise if this attempt should stop."""
+        """Raise if this attempt should stop, as the heartbeat found."""
         if STOPPING.is_set():
             raise WorkerStopping
         self.lease.check()
@@ -141,7 +140,7 @@ def run(job_id: str, task: Callable[[Work], None]) -> None:
 
 
 def _attempt(context: Context, lease: Lease, task: Callable[[Work], None]) -> str:
-    """Run ``task``, and note how it ended: in the database, and in a word."""
+    """Run ``task``, note in the database how it ended, and return that in a word."""
     job_id, settings = lease.job_id, context.settings
     try:
         with scratch_folder(settings.scratch_dir, job_id) as scratch:
@@ -167,29 +166,29 @@ def _attempt(context: Context, lease: Lease, task: Callable[[Work], None]) -> st
         return "refused"
     except Exception as error:
         telemetry.failed(error)
-        passes = _is_transient(error)
+        transient = _is_transient(error)
         logger.exception("%s: attempt %d failed", job_id, lease.attempt)
         if _out_of_memory(error):
             with _ending(job_id):
                 lease.fail(OUT_OF_MEMORY)
             return "out of memory"
-        what = "could not go on" if passes else "failed"
+        what = "could not go on" if transient else "failed"
         detail = f"the worker {what} ({type(error).__name__}); the operator finds the cause in its log under {job_id}"
         with _ending(job_id):
-            if passes:
+            if transient:
                 lease.retry_later(settings.max_attempts, {"code": "worker-lost", "detail": detail})
             else:
                 lease.fail({"code": "internal-error", "detail": detail})
-        return "interrupted" if passes else "failed"
+        return "interrupted" if transient else "failed"
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Whether there was no more, of the machine's or of its GPU's: torch says it in a RuntimeError."""
+    """Return whether the machine or its GPU ran out of memory: torch says it in a RuntimeError."""
     return isinstance(error, MemoryError) or any(words in str(error) for words in ("out of memory", "allocate memory"))
 
 
 def _is_transient(error: Exception) -> bool:
-    """Whether another attempt may have more luck."""
+    """Return whether the error is transient: another attempt may succeed."""
     if isinstance(error, OSError):
         return error.errno in (*DISK_FULL, errno.EIO)
     return isinstance(error, TRANSIENT_ERRORS) or "No space left" in str(error)  # as safetensors says it
@@ -197,7 +196,7 @@ def _is_transient(error: Exception) -> bool:
 
 @contextmanager
 def _ending(job_id: str) -> Iterator[None]:
-    """What is left to do for a job if its lease holds and everything answers: if not, the reaper finds it."""
+    """End an attempt in the block if its lease holds and everything answers; if not, the reaper finds the job."""
     try:
         yield
     except LeaseLost:
@@ -231,7 +230,8 @@ def _job(database: Database, job_id: str) -> Job:
 def _heartbeat(work: Work) -> Iterator[None]:
     """Renew the lease and write the progress from a thread of its own, also while one step takes long.
 
-    Once the attempt has had its time, the job fails here, whatever the step is at; the next step then finds its lease lost.
+    The next step stops if a renewal finds the lease lost or the job canceled. Once the attempt has had its time, the job fails
+    here, even in the midst of a step.
     """
     stop, settings = threading.Event(), work.context.settings
     deadline = time.monotonic() + (settings.job_seconds or math.inf)
@@ -240,11 +240,10 @@ def _heartbeat(work: Work) -> Iterator[None]:
         while not stop.wait(settings.heartbeat_seconds):
             try:
                 if time.monotonic() > deadline:
-                    work.lease.fail(_took_too_long(settings.job_seconds))
-                    work.lease.timed_out = True
+                    work.lease.time_out(_took_too_long(settings.job_seconds))
                     return
                 if not work.lease.renew(work.pace.latest()):
-                    return  # the next step notices it too, and stops
+                    return
             except LeaseLost:
                 return
             except Exception:  # the database may be away for a moment; the lease outlives that

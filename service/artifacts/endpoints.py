@@ -10,6 +10,7 @@ from service.activity.service import record
 from service.artifacts import service
 from service.artifacts.repository import ArtifactRepository
 from service.artifacts.schemas import ArtifactOut
+from service.auth.callers import Caller
 from service.auth.dependencies import ContextDep, Reader, Writer
 from service.context import Context
 from service.idempotency import Idempotency, IdempotentUpload
@@ -17,7 +18,6 @@ from service.kit.errors import InvalidArtifact, UploadTooLarge, responses
 from service.kit.etags import PreconditionDep, conditional, weak
 from service.kit.id_patterns import SHA256
 from service.kit.schemas import ArtifactId, Name, Page, PageQuery
-from service.tokens.service import Caller
 
 router = APIRouter(prefix="/v1/artifacts", tags=["artifacts"])
 

@@ -15,14 +15,14 @@ from service.activity.service import record
 from service.artifacts.kinds import kind_of
 from service.artifacts.repository import ArtifactRepository
 from service.artifacts.schemas import Kind
+from service.auth.callers import Caller
 from service.context import Context
 from service.kit.database import utc_now
 from service.kit.errors import Conflict, InvalidArtifact, QuotaExceeded, ServiceError, UploadTooLarge
 from service.kit.ids import new_id
 from service.kit.storage import Storage
 from service.tables.artifacts import Artifact
-from service.tokens.repository import TenantsRepository
-from service.tokens.service import Caller
+from service.tenants import Tenants, lock_tenant
 
 
 @dataclass(frozen=True)
@@ -162,14 +162,9 @@ def delete(session: Session, tenant_id: str, artifact_id: str) -> str | None:
     return None if artifacts.shares_object(artifact) else artifact.object_name
 
 
-def lock_tenant(session: Session, tenant_id: str) -> None:
-    """Let the tenant's uploads and deletions come one after the other: they share objects and a quota."""
-    TenantsRepository(session).get(tenant_id, lock=True)
-
-
 def check_quota(session: Session, tenant_id: str, more: int = 0, sha256: str | None = None) -> None:
     """Raises :class:`QuotaExceeded` if the tenant's uploads and ``more`` bytes, perhaps known by their digest, are too many."""
-    quota, artifacts = TenantsRepository(session).get(tenant_id).quota_bytes, ArtifactRepository(session, tenant_id)
+    quota, artifacts = Tenants(session).get(tenant_id).quota_bytes, ArtifactRepository(session, tenant_id)
     if quota is None or (sha256 and artifacts.with_content(sha256)):
         return
     needed = artifacts.bytes_used() + more

@@ -1,17 +1,16 @@
 """HTTP calls for audits."""
 
 from fastapi import APIRouter, Response
-from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
 from aiao_core.reports.audit import AuditReport
 from aiao_core.reports.audit_page import to_html
-from service.activity.service import record
 from service.audits import service
 from service.audits.repository import AuditRepository
 from service.audits.schemas import AuditIn, AuditOut, AuditStarted
 from service.auth.dependencies import ContextDep, ModelWriter, Reader
 from service.idempotency import IdempotentJson
+from service.jobs.accepting import accept
 from service.jobs.repository import JobRepository
 from service.jobs.schemas import JobOut
 from service.jobs.with_job_state import with_states
@@ -21,6 +20,7 @@ from service.kit.report_responses import JSON_OR_PAGE, Accept, report_response
 from service.kit.schemas import AuditId, ModelId, Page, PageQuery
 from service.models.repository import ModelRepository
 from service.tables.audits import Audit
+from service.tables.jobs import Job
 
 router = APIRouter(prefix="/v1", tags=["audits"])
 
@@ -36,17 +36,12 @@ def start(
     model_id: ModelId, request: AuditIn, context: ContextDep, caller: ModelWriter, idempotency: IdempotentJson
 ) -> Response:
     """Attack the watermarked model as a thief would, and test what each attack leaves of the model and of its watermark."""
-    with context.database.session() as session:
-        if replay := idempotency.replay(session):
-            return replay
+
+    def started(session: Session) -> tuple[Job, AuditStarted]:
         audit, job = service.start(session, context, caller.tenant_id, model_id, request)
-        record(session, caller.tenant_id, caller.token_id, "audit.start", audit.id)
-        answer = AuditStarted(audit=_shown(session, caller.tenant_id, [audit])[0], job=JobOut.model_validate(job))
-        headers = {"Location": f"/v1/jobs/{job.id}", "Retry-After": "2"}
-        body = answer.model_dump(mode="json")
-        idempotency.remember(session, 202, body, headers)
-    context.dispatcher.notify(job)
-    return JSONResponse(body, 202, headers)
+        return job, AuditStarted(audit=_shown(session, caller.tenant_id, [audit])[0], job=JobOut.model_validate(job))
+
+    return accept(context, caller, idempotency, "audit.start", started)
 
 
 @router.get("/models/{model_id}/audits", summary="List a model's audits", responses=responses(401, 404, 422))

@@ -1,4 +1,4 @@
-"""What endpoints depend on: the context, and who calls with which scope."""
+"""Dependencies of endpoints: the context, and the caller with its scopes."""
 
 from typing import Annotated
 
@@ -6,9 +6,10 @@ from fastapi import Depends, Request, Security
 from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 
+from service.auth.authentication import authenticate, note_use
+from service.auth.callers import Caller, RecentCallers
 from service.context import Context
 from service.kit.errors import Unauthorized
-from service.tokens.service import Caller, authenticate, note_use
 
 bearer = HTTPBearer(
     auto_error=False,
@@ -22,24 +23,29 @@ async def get_context(request: Request) -> Context:
     return context
 
 
-# These are async for they wait for nothing: a dependency that is not costs every request a turn of a thread.
-ContextDep = Annotated[Context, Depends(get_context)]
+async def get_recent_callers(request: Request) -> RecentCallers:
+    recent: RecentCallers = request.app.state.recent_callers
+    return recent
 
+
+# These are async because they wait for nothing: a dependency that is not costs every request a turn of a thread.
+ContextDep = Annotated[Context, Depends(get_context)]
+RecentCallersDep = Annotated[RecentCallers, Depends(get_recent_callers)]
 
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]
 
 
-async def get_caller(request: Request, context: ContextDep, credentials: Credentials) -> Caller:
+async def get_caller(request: Request, context: ContextDep, recent: RecentCallersDep, credentials: Credentials) -> Caller:
     secret = _secret(credentials)
-    return await _admitted(request, context, await run_in_threadpool(_authenticated, context, secret))
+    return await _admitted(request, context, await run_in_threadpool(_authenticated, context, recent, secret))
 
 
-async def get_reader(request: Request, context: ContextDep, credentials: Credentials) -> Caller:
-    """Who only reads: for that it is good enough that the token was good a moment ago."""
+async def get_reader(request: Request, context: ContextDep, recent: RecentCallersDep, credentials: Credentials) -> Caller:
+    """Return a caller that only reads: for that it is good enough that the token was good a moment ago."""
     secret = _secret(credentials)
-    caller = context.recent_callers.find(secret)
+    caller = recent.find(secret)
     if caller is None:
-        caller = await run_in_threadpool(_authenticated, context, secret)
+        caller = await run_in_threadpool(_authenticated, context, recent, secret)
     return await _admitted(request, context, caller)
 
 
@@ -49,13 +55,13 @@ def _secret(credentials: HTTPAuthorizationCredentials | None) -> str:
     return credentials.credentials
 
 
-def _authenticated(context: Context, secret: str) -> Caller:
+def _authenticated(context: Context, recent: RecentCallers, secret: str) -> Caller:
     with context.database.read_session() as session:
         caller, used = authenticate(session, secret)
     if used:
         with context.database.session() as session:
             note_use(session, caller)
-    context.recent_callers.note(secret, caller)
+    recent.note(secret, caller)
     return caller
 
 
@@ -70,7 +76,7 @@ AnyCaller = Annotated[Caller, Depends(get_caller)]
 
 
 async def get_entitled(scopes: SecurityScopes, caller: AnyCaller) -> Caller:
-    caller.require(*scopes.scopes)  # type: ignore[arg-type]  # from below
+    caller.require(*scopes.scopes)  # type: ignore[arg-type]  # those of the annotations below
     return caller
 
 

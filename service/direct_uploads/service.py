@@ -13,7 +13,8 @@ from sqlalchemy.orm import Session
 
 from service.activity.service import record
 from service.artifacts.repository import ArtifactRepository
-from service.artifacts.service import ReceivedFile, check_quota, keep, lock_tenant, object_name, recognise
+from service.artifacts.service import ReceivedFile, check_quota, keep, object_name, recognise
+from service.auth.callers import Caller
 from service.context import Context
 from service.direct_uploads.repository import DirectUploadRepository
 from service.direct_uploads.schemas import DirectUploadIn, PartOut
@@ -23,7 +24,7 @@ from service.kit.errors import Gone, InvalidArtifact, InvalidParts, NoDirectUplo
 from service.kit.ids import new_id
 from service.tables.artifacts import Artifact
 from service.tables.direct_uploads import DirectUpload
-from service.tokens.service import Caller
+from service.tenants import lock_tenant
 
 PART_BYTES = 16 << 20
 """Unless a file would have more parts than S3 lists at once."""

@@ -32,19 +32,25 @@ class LeaseRepository:
         result = self.session.execute(query, execution_options={"synchronize_session": False})
         return bool(result.rowcount)  # type: ignore[attr-defined]
 
+    def renew(self, job_id: str, attempt: int, **values: Any) -> bool | None:
+        """Change the job if this attempt still runs it. Return whether the user asked to cancel it; None if it does not."""
+        query = update(Job).where(Job.id == job_id, Job.state == "running", Job.attempt == attempt).values(**values)
+        renewed = query.returning(Job.cancel_requested)
+        return self.session.scalar(renewed, execution_options={"synchronize_session": False})
+
     def running(self, job_id: str, attempt: int) -> Job | None:
-        """The job, if this attempt is still the one that runs it."""
+        """Return the job if this attempt still runs it."""
         query = select(Job).where(Job.id == job_id, Job.state == "running", Job.attempt == attempt)
         return self.session.scalar(query, execution_options={"populate_existing": True})
 
     def to_reap(self, now: datetime, dispatched_before: datetime) -> list[Job]:
-        """Running jobs whose lease ran out, and queued ones whose last ring is older than ``dispatched_before``."""
+        """Return running jobs whose lease ran out, and queued ones that were last dispatched before ``dispatched_before``."""
         lost: ColumnElement[bool] = and_(Job.state == "running", Job.lease_until < now)
         forgotten: ColumnElement[bool] = and_(Job.state == "queued", Job.dispatched_at < dispatched_before)
         return list(self.session.scalars(select(Job).where(or_(lost, forgotten)).order_by(Job.id)))
 
     def unfinished(self) -> list[tuple[str, str, int | None, int, datetime]]:
-        """Kind, state and need of memory, and of each the number and oldest time, of the jobs that are queued or running."""
+        """Count the jobs that are queued or running by kind, state and need of memory; with the oldest time of each."""
         alike = (Job.kind, Job.state, Job.memory_bytes)
         query = select(*alike, func.count(), func.min(Job.created_at, type_=UtcDateTime()))
         rows = self.session.execute(query.where(Job.state.in_(("queued", "running"))).group_by(*alike))

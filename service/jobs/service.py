@@ -2,7 +2,7 @@
 
 from sqlalchemy.orm import Session
 
-from service.jobs.job_ended import discard_training_state, ended, record_failure
+from service.jobs.ending import discard_training_state, end, record_failure
 from service.jobs.repository import JobRepository, LeaseRepository
 from service.jobs.schemas import JobKind
 from service.kit.database import utc_now
@@ -36,7 +36,7 @@ def cancel(session: Session, storage: Storage, tenant_id: str, job_id: str) -> J
         record_failure(session, job, {"code": "canceled", "detail": "the job was canceled before it started"})
         discard_training_state(storage, job.id)  # of an attempt whose worker was lost
         session.refresh(job)
-        ended(session, job)
+        end(session, job)
     else:
         leases.change(job.id, "running", job.attempt, cancel_requested=True)
         session.refresh(job)

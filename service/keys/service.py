@@ -13,7 +13,6 @@ from service.keys.repository import KeyRepository, LentSecretRepository
 from service.kit.database import utc_now
 from service.kit.errors import Conflict, InvalidSecret
 from service.kit.ids import new_id
-from service.models.repository import ModelRepository
 from service.tables.keys import LentSecret, StoredKey
 from service.tables.models import Model
 from service.vault.vault import Vault
@@ -96,8 +95,7 @@ def check_unopened(session: Session, tenant_id: str, model_id: str) -> None:
 
 
 def mark_opened(session: Session, tenant_id: str, actor: str, model_id: str) -> StoredKey:
-    """Note that the key was shown to others, and who says so. Doing so twice changes nothing."""
-    ModelRepository(session, tenant_id).get(model_id, lock=True)  # of two calls at once the first alone has the time
+    """Note that the key was shown to others, and which actor says so. Doing so twice changes nothing."""
     key = KeyRepository(session, tenant_id).of_model(model_id)
     if key.opened_at is None:
         key.opened_at = utc_now()

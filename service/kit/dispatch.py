@@ -1,6 +1,7 @@
-"""Tell the workers that a job waits. The database is the truth: a ring that gets lost is repeated by the reaper."""
+"""Tell the workers that a job waits. The database is the truth: the reaper repeats a message that gets lost."""
 
 import logging
+from typing import Protocol
 
 from celery import Celery
 from kombu.exceptions import OperationalError
@@ -9,13 +10,23 @@ from structlog.contextvars import get_contextvars
 
 from service.kit.queues import Fleet
 from service.kit.telemetry import span
-from service.tables.jobs import Job
 
 logger = logging.getLogger(__name__)
 
 
+class Waiting(Protocol):
+    """A job that waits in the database."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def memory_bytes(self) -> int | None: ...
+
+
 class Dispatcher:
-    """A Celery producer that knows its tasks by name alone, so that the API needs nothing of the worker."""
+    """A Celery producer that knows its tasks only by name, so that the API needs nothing of the worker."""
 
     def __init__(self, broker_url: str, fleet: Fleet) -> None:
         self._celery = Celery(broker=broker_url, set_as_current=False)
@@ -25,8 +36,8 @@ class Dispatcher:
         )
         self._fleet = fleet
 
-    def notify(self, job: Job) -> None:
-        """In the queue whose workers have the memory that the job needs."""
+    def notify(self, job: Waiting) -> None:
+        """Send the job to the queue whose workers have the memory that it needs."""
         try:
             # So that the worker's log names the request that the job came with.
             context = {"request_id": get_contextvars().get("request_id")}
@@ -40,7 +51,7 @@ class Dispatcher:
                     ignore_result=True,
                 )
         except (OperationalError, OSError) as error:
-            logger.warning("the broker did not take the ring for %s: %s; the reaper will ring again", job.id, error)
+            logger.warning("the broker did not take %s: %s. The reaper will send it again", job.id, error)
 
     def ping(self) -> None:
         """Raise if the broker does not answer."""

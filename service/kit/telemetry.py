@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from http import HTTPMethod
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from opentelemetry import context, trace
 from opentelemetry.trace import INVALID_SPAN, NoOpTracer, Span, SpanKind, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Scope
 
 from aiao_core import __version__
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 2
-"""How long a process that ends waits for the collector."""
+"""How long a process that ends waits for the collector, in seconds."""
 
 PROBES = ("/healthz", "/readyz", "/metrics")
-"""What asks for these every few seconds is nobody's request."""
+"""Paths that monitoring asks for every few seconds: they are not traced."""
 
 _w3c = TraceContextTextMapPropagator()
 _tracer: Tracer = NoOpTracer()
@@ -130,41 +130,27 @@ def untraced() -> Iterator[None]:
         context.detach(token)
 
 
-class RequestSpan:
-    """A span for each request, which goes on with the client's trace if it sends a ``traceparent``."""
+def request_span(scope: Scope) -> AbstractContextManager[object]:
+    """A span around a request, which goes on with the client's trace if it sends a ``traceparent``."""
+    if _provider is None or scope["path"] in PROBES:
+        return nullcontext()
+    parent = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"traceparent"), None)
+    return span("request", SpanKind.SERVER, parent=parent)
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if _provider is None or scope["type"] != "http" or scope["path"] in PROBES:
-            await self.app(scope, receive, send)
-            return
-        parent = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"traceparent"), None)
-        status = 500
-
-        async def noting(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        with span("request", SpanKind.SERVER, parent=parent) as current:
-            try:
-                await self.app(scope, receive, noting)
-            finally:
-                # Of a made-up method or path nothing is kept.
-                method = scope["method"] if scope["method"] in HTTPMethod.__members__ else "_OTHER"
-                route = getattr(scope.get("route"), "path", "unknown")
-                current.update_name(f"{method} {route}")
-                current.set_attributes(
-                    {"http.request.method": method, "http.route": route, "http.response.status_code": status}
-                )
-                if caller := scope.get("state", {}).get("caller"):
-                    note(tenant_id=caller.tenant_id, token_id=caller.token_id)
-                if status >= 500:
-                    current.set_attribute("error.type", str(status))
-                    current.set_status(StatusCode.ERROR)
+def describe_request(scope: Scope, route: str, status: int) -> None:
+    """Name the current request's span and set its attributes, at its end."""
+    current = trace.get_current_span()
+    if not current.is_recording():
+        return
+    method = scope["method"] if scope["method"] in HTTPMethod.__members__ else "_OTHER"  # as OpenTelemetry names it
+    current.update_name(f"{method} {route}")
+    current.set_attributes({"http.request.method": method, "http.route": route, "http.response.status_code": status})
+    if caller := scope.get("state", {}).get("caller"):
+        note(tenant_id=caller.tenant_id, token_id=caller.token_id)
+    if status >= 500:
+        current.set_attribute("error.type", str(status))
+        current.set_status(StatusCode.ERROR)
 
 
 def trace_queries(engine: sa.Engine) -> None:

@@ -1,12 +1,13 @@
 """HTTP calls for models."""
 
 from fastapi import APIRouter, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session
 
 from service.activity.service import record
 from service.auth.dependencies import ContextDep, ModelWriter, Reader
 from service.idempotency import IdempotentJson
+from service.jobs.accepting import accept
 from service.jobs.schemas import JobOut
 from service.keys.repository import KeyRepository
 from service.kit.errors import Conflict, responses
@@ -15,6 +16,7 @@ from service.kit.schemas import ModelId, Page, PageQuery
 from service.models import service
 from service.models.repository import ModelRepository
 from service.models.schemas import ModelIn, ModelOut, Registered, Status
+from service.tables.jobs import Job
 from service.tables.models import Model
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -29,19 +31,13 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 )
 def register(request: ModelIn, context: ContextDep, caller: ModelWriter, idempotency: IdempotentJson) -> Response:
     """Start embedding a watermark in an uploaded model. The answer shows the **secret key, this once**."""
-    with context.database.session() as session:
-        if replay := idempotency.replay(session):
-            return replay
+
+    def submit(session: Session) -> tuple[Job, Registered]:
         model, job, secret = service.register(session, context, caller.tenant_id, request)
-        record(session, caller.tenant_id, caller.token_id, "model.register", model.id)
-        answer = Registered(
-            model=_shown(session, caller.tenant_id, [model])[0], job=JobOut.model_validate(job), secret_key=secret
-        )
-        headers = {"Location": f"/v1/jobs/{job.id}", "Retry-After": "2"}
-        body = answer.model_dump(mode="json")
-        idempotency.remember(session, 202, body | {"secret_key": None}, headers)
-    context.dispatcher.notify(job)
-    return JSONResponse(body, 202, headers)
+        shown = _shown(session, caller.tenant_id, [model])[0]
+        return job, Registered(model=shown, job=JobOut.model_validate(job), secret_key=secret)
+
+    return accept(context, caller, idempotency, "model.register", submit, shown_once=("secret_key",))
 
 
 @router.get("", summary="List models", responses=responses(401, 422))

@@ -20,14 +20,15 @@ from service.kit.storage import Storage
 from service.models.repository import ModelRepository
 from service.models.schemas import ModelIn
 from service.tables.jobs import Job
+from service.tables.keys import StoredKey
 from service.tables.models import Model
 from service.vault.vault import Vault
 
 
 def register(session: Session, context: Context, tenant_id: str, request: ModelIn) -> tuple[Model, Job, str]:
-    """A model under embedding, its queued job and the secret key.
+    """Queue the embedding of a model. Return the model, its job and the secret key.
 
-    Raises :class:`service.kit.errors.NotFound` for an unknown artifact, :class:`InvalidArtifact` for one of another kind and
+    Raise :class:`service.kit.errors.NotFound` for an unknown artifact, :class:`InvalidArtifact` for one of another kind and
     :class:`service.kit.errors.NotEnoughMemory`.
     """
     artifacts = ArtifactRepository(session, tenant_id)
@@ -60,6 +61,12 @@ def retire(session: Session, storage: Storage, tenant_id: str, model_id: str) ->
     model = ModelRepository(session, tenant_id).get(model_id)
     jobs.cancel(session, storage, tenant_id, model.job_id)
     model.status = "retired"
+
+
+def open_key(session: Session, tenant_id: str, actor: str, model_id: str) -> StoredKey:
+    """Note that a model's key was shown to others. Of two calls at once only the first sets the time."""
+    ModelRepository(session, tenant_id).get(model_id, lock=True)
+    return keys.mark_opened(session, tenant_id, actor, model_id)
 
 
 @dataclass(frozen=True)

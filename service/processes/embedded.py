@@ -28,8 +28,9 @@ from service.activity.service import OPERATOR, record
 from service.context import Context
 from service.processes.folder_lock import FolderInUse, FolderLock
 from service.settings import InvalidSettings, Settings, read_settings
+from service.tenants import tenant_named
 from service.tokens.schemas import TokenIn
-from service.tokens.service import issue, tenant_named
+from service.tokens.service import issue
 from service.vault.key_encryption import VaultError
 
 logger = logging.getLogger("aiao")

@@ -12,7 +12,7 @@ from service.artifacts.service import object_name
 from service.context import Context
 from service.direct_uploads import repository as direct_uploads
 from service.direct_uploads.service import discard
-from service.jobs.job_ended import training_state_key
+from service.jobs.ending import training_state_key
 from service.jobs.service import FINAL
 from service.kit.database import utc_now
 from service.tables.artifacts import Artifact

@@ -12,7 +12,7 @@ import time
 from datetime import timedelta
 
 from service.context import Context
-from service.jobs.job_ended import discard_training_state, ended, record_failure
+from service.jobs.ending import discard_training_state, end, record_failure
 from service.jobs.repository import LeaseRepository
 from service.kit.database import utc_now
 from service.kit.logs import configure
@@ -42,7 +42,7 @@ def reap(context: Context) -> None:
                     record_failure(session, job, error or {"code": "canceled", "detail": "the job was canceled"})
                     discard_training_state(context.storage, job.id)
                     session.refresh(job)
-                    ended(session, job)
+                    end(session, job)
                     logger.warning("%s: %s, its worker is gone after attempt %d", job.id, state, job.attempt)
             elif leases.change(job.id, job.state, job.attempt, state="queued", lease_until=None, dispatched_at=now):
                 to_ring.append(job)

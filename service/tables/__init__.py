@@ -4,7 +4,8 @@ from service.tables.activity import Activity
 from service.tables.artifacts import Artifact
 from service.tables.audits import Audit
 from service.tables.direct_uploads import DirectUpload
-from service.tables.jobs import IdempotencyRecord, Job
+from service.tables.idempotency import IdempotencyRecord
+from service.tables.jobs import Job
 from service.tables.keys import LentSecret, StoredKey
 from service.tables.models import Model
 from service.tables.tokens import Tenant, Token

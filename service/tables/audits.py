@@ -7,9 +7,12 @@ from sqlalchemy import JSON, ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.kit.database import Base
+from service.tables.subjects import Subject
 
 
-class Audit(Base):
+class Audit(Subject, Base):
+    """An audit of a model. Its job makes the attacks."""
+
     __tablename__ = "audits"
     __table_args__ = (
         Index("ix_audits_tenant_id_id", "tenant_id", "id"),
@@ -24,9 +27,9 @@ class Audit(Base):
     images_artifact_id: Mapped[str | None] = mapped_column(ForeignKey("artifacts.id"))
     options: Mapped[dict[str, Any]]
     results: Mapped[dict[str, Any]]
-    """By the attack's id, of those that are done: an audit that is interrupted goes on after them."""
+    """Finished attacks, by their id: an audit that is interrupted goes on after them."""
     summary: Mapped[dict[str, Any] | None]
     report: Mapped[str | None] = mapped_column(deferred=True)
-    """Large: read only for whoever asks for it."""
+    """Large: read only if asked for."""
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     created_at: Mapped[datetime]

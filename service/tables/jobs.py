@@ -1,4 +1,4 @@
-"""Jobs: the truth about what runs, and which answer an Idempotency-Key was given."""
+"""Jobs: the truth about what runs."""
 
 from datetime import datetime
 from typing import Any
@@ -45,17 +45,3 @@ class Job(Base):
     @property
     def attempts_that_count(self) -> int:
         return self.attempt - self.releases
-
-
-class IdempotencyRecord(Base):
-    """The answer that a POST got, so that repeating it does nothing twice. It never holds a secret."""
-
-    __tablename__ = "idempotency_records"
-
-    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
-    key: Mapped[str] = mapped_column(primary_key=True)
-    request_sha256: Mapped[str]
-    status: Mapped[int]
-    headers: Mapped[dict[str, Any]]
-    body: Mapped[dict[str, Any]]
-    created_at: Mapped[datetime]

@@ -1,16 +1,20 @@
 """Verifications and their reports."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import ForeignKey, Index, false
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from aiao_core.protocol import coarse_bound
+from aiao_core.reports.words import Told, sentence
 from service.kit.database import Base
+from service.tables.subjects import Subject
 
 
-class Verification(Base):
+class Verification(Subject, Base):
+    """A test of a suspect. Its job makes the test."""
+
     __tablename__ = "verifications"
     __table_args__ = (
         Index("ix_verifications_tenant_id_id", "tenant_id", "id"),
@@ -29,7 +33,7 @@ class Verification(Base):
     suspect_sha256: Mapped[str | None]
     options: Mapped[dict[str, Any]]
     token_id: Mapped[str | None]
-    """Who submitted it; null for those from before that was noted."""
+    """The token that submitted it; null for those from before that was noted."""
     with_secret: Mapped[bool] = mapped_column(default=False, server_default=false())
     """Whether the submitter brought the key's secret, and so may see what it reads."""
     suspect_weights: Mapped[str | None]
@@ -46,7 +50,7 @@ class Verification(Base):
     vs_rate: Mapped[float | None]
     rs_rate: Mapped[float | None]
     report: Mapped[str | None] = mapped_column(deferred=True)
-    """Large: read only for whoever asks for it."""
+    """Large: read only if asked for."""
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     created_at: Mapped[datetime]
 
@@ -56,3 +60,11 @@ class Verification(Base):
         if self.log10_p is None or self.verdict not in ("match", "base-marked"):
             return None
         return coarse_bound(self.log10_p)
+
+    @classmethod
+    def announcement(cls, session: Session, subject_id: str) -> dict[str, Any]:
+        """Return what was tested, and what came of it, in a word and in a sentence."""
+        row = session.get_one(cls, subject_id)
+        names = ("verdict", "reason", "tested", "suspect_name", "base_name", "bound_log10_p")
+        told = {name: getattr(row, name) for name in names}
+        return {"verification": told | {"sentence": sentence(cast(Told, row)) if row.verdict else None}}

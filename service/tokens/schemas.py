@@ -1,14 +1,12 @@
 """Tokens as the API takes and shows them."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
+from service.auth.callers import Scope
 from service.kit.schemas import Name, Schema
-
-Scope = Literal["read", "models:write", "verifications:write", "admin"]
-"""What a token may do. Every token may read; ``admin`` may do everything."""
 
 Scopes = Annotated[set[Scope], Field(min_length=1, examples=[["verifications:write"]])]
 Days = Annotated[int, Field(ge=1, le=3650, examples=[90])]

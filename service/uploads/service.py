@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session
 from starlette.requests import ClientDisconnect
 
 from service.artifacts.repository import ArtifactRepository
-from service.artifacts.service import check_quota, lock_tenant, receive, spare_deleted
+from service.artifacts.service import check_quota, receive, spare_deleted
+from service.auth.callers import Caller
 from service.context import Context
 from service.kit.database import utc_now
 from service.kit.errors import ChecksumMismatch, Conflict, Gone, InvalidArtifact, ServiceError, UploadTooLarge
@@ -19,7 +20,7 @@ from service.kit.ids import new_id
 from service.kit.storage import Storage
 from service.tables.artifacts import Artifact
 from service.tables.uploads import Upload, UploadPart
-from service.tokens.service import Caller
+from service.tenants import lock_tenant
 from service.uploads.repository import UploadRepository
 from service.uploads.schemas import Checksum, Metadata
 

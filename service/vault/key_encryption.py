@@ -1,7 +1,4 @@
-"""Key-encryption keys: they seal the data keys of the vault, and never enter the database.
-
-A setting names one: 32 bytes in base64, ``file:PATH`` with such a text in it, ``aws-kms:KEY`` or ``vault-transit:KEY``.
-"""
+"""Key-encryption keys: they seal the data keys of the vault, and never enter the database."""
 
 import base64
 import hashlib
@@ -24,17 +21,17 @@ class VaultError(Exception):
 
 
 class KeyEncryptionKey(Protocol):
-    """Seals a few bytes, bound to a ``context`` without which they do not open."""
+    """A key that seals a few bytes, bound to a ``context`` without which they do not open."""
 
     @property
     def id(self) -> str:
-        """Kept beside what it sealed; tells nothing about the key."""
+        """A name that is kept beside each sealed secret; it tells nothing about the key."""
 
     def seal(self, plaintext: bytes, context: str) -> bytes:
-        """Raises :class:`service.kit.errors.NotReady` if a key service does not answer; so does :meth:`unseal`."""
+        """Raise :class:`service.kit.errors.NotReady` if a key service does not answer; so does :meth:`unseal`."""
 
     def unseal(self, sealed: bytes, context: str) -> bytes:
-        """Raises :class:`VaultError` if anything was changed or the key is another one."""
+        """Raise :class:`VaultError` if anything was changed or the key is another one."""
 
 
 class LocalKey:
@@ -48,11 +45,19 @@ class LocalKey:
 
     @classmethod
     def of_text(cls, text: str) -> "LocalKey":
-        """From 32 bytes in base64. Raises :class:`VaultError`."""
+        """Take 32 bytes in base64. Raise :class:`VaultError`."""
         try:
             return cls(base64.b64decode(text.strip(), validate=True))
         except ValueError as error:
             raise VaultError("the key-encryption key is no base64; make one with: openssl rand -base64 32") from error
+
+    @classmethod
+    def of_file(cls, file: Path) -> "LocalKey":
+        """Read a file that holds 32 bytes in base64. Raise :class:`VaultError`."""
+        try:
+            return cls.of_text(file.read_text(errors="replace"))
+        except OSError as error:
+            raise VaultError(f"the file {file} of a key-encryption key cannot be read: {error.strerror}") from error
 
     def seal(self, plaintext: bytes, context: str) -> bytes:
         nonce = secrets.token_bytes(NONCE_BYTES)
@@ -65,26 +70,8 @@ class LocalKey:
             raise VaultError(f"the key-encryption key {self.id} does not open what it is said to have sealed") from error
 
 
-def open_key(text: str) -> KeyEncryptionKey:
-    """The key that a setting names. Raises :class:`VaultError` if there is none."""
-    scheme, _, name = text.partition(":")
-    match scheme:
-        case "file":
-            return LocalKey.of_text(_read(Path(name)))
-        case "aws-kms":
-            from service.vault.key_services import AwsKms  # only who names it needs its library
-
-            return AwsKms(name)
-        case "vault-transit":
-            from service.vault.key_services import VaultTransit
-
-            return VaultTransit(name)
-        case _:
-            return LocalKey.of_text(text)
-
-
 def made_at_first_start(file: Path) -> LocalKey:
-    """The key in ``file``, which is made with mode 0600 if it is not there."""
+    """Read the key in ``file``; make one, with mode 0600, if there is none."""
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not file.exists():
         # Linked into place whole: of processes that start together one makes the key, and none reads half of it.
@@ -93,11 +80,4 @@ def made_at_first_start(file: Path) -> LocalKey:
             made.flush()
             os.fsync(made.fileno())
             os.link(made.name, file)
-    return LocalKey.of_text(_read(file))
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(errors="replace")
-    except OSError as error:
-        raise VaultError(f"the file {file} of a key-encryption key cannot be read: {error.strerror}") from error
+    return LocalKey.of_file(file)

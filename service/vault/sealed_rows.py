@@ -15,19 +15,19 @@ class SealedRow:
 
     @property
     def context(self) -> str:
-        """What the secret is bound to, so that it cannot be moved to another row."""
+        """The name that the secret is bound to, so that it cannot be moved to another row."""
         raise NotImplementedError
 
     def seal(self, vault: Vault, plaintext: str) -> None:
-        """Set the secret; what :attr:`context` names must be set before."""
+        """Set the secret, after the columns that :attr:`context` names."""
         self._keep(vault.encrypt(plaintext, self.context))
 
     def unseal(self, vault: Vault) -> str:
-        """Raises :class:`service.vault.key_encryption.VaultError`."""
+        """Raise :class:`service.vault.key_encryption.VaultError`."""
         return vault.decrypt(self._sealed(), self.context)
 
     def reseal(self, vault: Vault) -> None:
-        """Move the secret to the vault's current key. Raises :class:`service.vault.key_encryption.VaultError`."""
+        """Move the secret to the vault's current key. Raise :class:`service.vault.key_encryption.VaultError`."""
         self._keep(vault.reseal(self._sealed(), self.context))
 
     def _sealed(self) -> SealedSecret:
@@ -41,7 +41,7 @@ class SealedRow:
 def rotate(session: Session, vault: Vault, limit: int) -> int:
     """Seal up to ``limit`` secrets of each table, of any tenant, under the current key-encryption key.
 
-    Returns how many were not before. They are locked: an embedding that ends meanwhile waits, and then seals its own anew.
+    Returns how many were not before. They are locked: an embedding that ends meanwhile waits, and then seals its own again.
     """
     count = 0
     for table in SealedRow.__subclasses__():

@@ -1,16 +1,20 @@
 """Secrets at rest: AES-256-GCM under a data key of their own, which a key-encryption key seals.
 
-So another key-encryption key only has to seal the data keys anew, and a key management service never sees an owner's key.
+So another key-encryption key only has to seal the data keys again, and a key management service never sees an owner's key.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from secrets import token_bytes
 
-from service.settings import Settings
-from service.vault.key_encryption import KEY_BYTES, KeyEncryptionKey, LocalKey, VaultError, made_at_first_start, open_key
+from pydantic import SecretStr
+
+from service.vault.key_encryption import KEY_BYTES, KeyEncryptionKey, LocalKey, VaultError, made_at_first_start
+from service.vault.key_services import AwsKms, VaultTransit
 
 KEY_FILE = "key-encryption-key"
+"""Name of the file in the data folder that holds the key, unless a setting names another one."""
 
 
 @dataclass(frozen=True)
@@ -24,39 +28,41 @@ class SealedSecret:
 
 
 class Vault:
-    """Encrypts and decrypts."""
+    """Encryption and decryption of secrets."""
 
     def __init__(self, current: KeyEncryptionKey, former: Iterable[KeyEncryptionKey] = ()) -> None:
         self._current = current
         self._keys = {key.id: key for key in (*former, current)}
 
     @classmethod
-    def open(cls, settings: Settings) -> "Vault":
-        """The vault under the key that the settings name or, without one, under that of a file in the data folder."""
-        named = settings.key_encryption_key
-        current = open_key(named.get_secret_value()) if named else made_at_first_start(settings.data_dir / KEY_FILE)
-        return cls(current, map(open_key, settings.former_key_encryption_keys.get_secret_value().split()))
+    def open(cls, named: SecretStr | None, former: SecretStr, folder: Path) -> "Vault":
+        """Open the vault under the ``named`` key or, without one, under that of a file in ``folder``.
+
+        ``former`` names other keys, with blanks between, under which secrets still lie.
+        """
+        current = open_key(named.get_secret_value()) if named else made_at_first_start(folder / KEY_FILE)
+        return cls(current, map(open_key, former.get_secret_value().split()))
 
     @property
     def key_id(self) -> str:
-        """Of the key-encryption key that seals from now on."""
+        """The identifier of the key-encryption key that seals from now on."""
         return self._current.id
 
     def encrypt(self, plaintext: str, context: str) -> SealedSecret:
-        """``context`` names the row and its purpose: a ciphertext moved to another one does not open."""
+        """Seal a secret. ``context`` names the row and its purpose: a ciphertext moved to another one does not open."""
         data_key = token_bytes(KEY_BYTES)
         ciphertext = LocalKey(data_key).seal(plaintext.encode(), context)
         return SealedSecret(ciphertext, self._current.seal(data_key, context), self._current.id)
 
     def decrypt(self, sealed: SealedSecret, context: str) -> str:
-        """The plaintext. Raises :class:`VaultError` if anything was changed or the key-encryption key is not there."""
+        """Return the plaintext. Raise :class:`VaultError` if anything was changed or the key-encryption key is not there."""
         key = self._key_of(sealed)
         if sealed.data_key is not None:
             key = LocalKey(key.unseal(sealed.data_key, context))
         return key.unseal(sealed.ciphertext, context).decode()
 
     def reseal(self, sealed: SealedSecret, context: str) -> SealedSecret:
-        """The same secret under the current key-encryption key."""
+        """Seal the same secret under the current key-encryption key."""
         if sealed.data_key is None:
             return self.encrypt(self.decrypt(sealed, context), context)
         data_key = self._key_of(sealed).unseal(sealed.data_key, context)
@@ -70,3 +76,20 @@ class Vault:
                 f"a secret was sealed under the key-encryption key {sealed.key_encryption_key_id}, which neither "
                 "AIAO_KEY_ENCRYPTION_KEY nor AIAO_FORMER_KEY_ENCRYPTION_KEYS names"
             ) from error
+
+
+def open_key(text: str) -> KeyEncryptionKey:
+    """Open the key that a setting names. Raise :class:`VaultError` if there is none.
+
+    The setting is 32 bytes in base64, ``file:PATH`` with such a text in it, ``aws-kms:KEY`` or ``vault-transit:KEY``.
+    """
+    scheme, _, name = text.partition(":")
+    match scheme:
+        case "file":
+            return LocalKey.of_file(Path(name))
+        case "aws-kms":
+            return AwsKms(name)
+        case "vault-transit":
+            return VaultTransit(name)
+        case _:
+            return LocalKey.of_text(text)

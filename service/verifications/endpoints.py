@@ -3,16 +3,16 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
-from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
 from aiao_core.reports.summary import Summary
 from aiao_core.reports.verdicts import Verdict
 from aiao_core.reports.verification import Report
 from aiao_core.reports.verification_page import summary_to_html, to_html
-from service.activity.service import record
+from service.auth.callers import Caller
 from service.auth.dependencies import ContextDep, Reader, VerificationWriter
 from service.idempotency import IdempotentJson
+from service.jobs.accepting import accept
 from service.jobs.repository import JobRepository
 from service.jobs.schemas import JobOut
 from service.jobs.with_job_state import with_states
@@ -21,8 +21,8 @@ from service.kit.etags import PreconditionDep, conditional, weak
 from service.kit.ids import pattern
 from service.kit.report_responses import JSON_OR_PAGE, Accept, report_response
 from service.kit.schemas import Page, PageQuery, VerificationId
+from service.tables.jobs import Job
 from service.tables.verifications import Verification
-from service.tokens.service import Caller
 from service.verifications import service
 from service.verifications.repository import VerificationRepository
 from service.verifications.schemas import ReportSummary, Submitted, VerificationIn, VerificationOut
@@ -39,17 +39,12 @@ router = APIRouter(prefix="/v1/verifications", tags=["verifications"])
 )
 def submit(request: VerificationIn, context: ContextDep, caller: VerificationWriter, idempotency: IdempotentJson) -> Response:
     """Test whether a checkpoint was made with knowledge of a registered model's key or of its marked weights."""
-    with context.database.session() as session:
-        if replay := idempotency.replay(session):
-            return replay
+
+    def submitted(session: Session) -> tuple[Job, Submitted]:
         verification, job = service.submit(session, context, caller, request)
-        record(session, caller.tenant_id, caller.token_id, "verification.submit", verification.id)
-        answer = Submitted(verification=_shown(session, caller, [verification])[0], job=JobOut.model_validate(job))
-        headers = {"Location": f"/v1/jobs/{job.id}", "Retry-After": "2"}
-        body = answer.model_dump(mode="json")
-        idempotency.remember(session, 202, body, headers)
-    context.dispatcher.notify(job)
-    return JSONResponse(body, 202, headers)
+        return job, Submitted(verification=_shown(session, caller, [verification])[0], job=JobOut.model_validate(job))
+
+    return accept(context, caller, idempotency, "verification.submit", submitted)
 
 
 @router.get("", summary="List verifications", responses=responses(401, 422))

@@ -7,7 +7,8 @@ from aiao_core.protocol import LIMIT_LOG10_P
 from aiao_core.reports.verification import Counts, Report
 from service.artifacts.adapters import is_adapter
 from service.artifacts.repository import ArtifactRepository
-from service.artifacts.service import denoiser_of, lock_tenant
+from service.artifacts.service import denoiser_of
+from service.auth.callers import Caller
 from service.context import Context
 from service.jobs import service as jobs
 from service.keys import service as keys
@@ -17,7 +18,7 @@ from service.kit.ids import new_id
 from service.models.repository import ModelRepository
 from service.tables.jobs import Job
 from service.tables.verifications import Verification
-from service.tokens.service import Caller
+from service.tenants import lock_tenant
 from service.verifications.repository import VerificationRepository
 from service.verifications.schemas import VerificationIn
 

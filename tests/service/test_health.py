@@ -44,7 +44,7 @@ def test_a_broker_that_is_down_is_named_and_loses_no_job(without_broker):
     assert http.get("/healthz").status_code == 200
     registered = register(http)
     assert http.get(f"/v1/jobs/{registered['job']['id']}").json()["state"] == "queued"
-    assert "reaper will ring again" in system.log("api")
+    assert "reaper will send it again" in system.log("api")
     assert "hush" not in system.log("api")
 
 

@@ -15,6 +15,7 @@ from aiao_core.reports.parts import BitTest, Interval, LayerResult, Reading, Rea
 from aiao_core.reports.verdicts import Controls, Tested, decide
 from aiao_core.reports.verification import NEW, Report
 from service.audits import service as audits
+from service.auth.callers import Scope
 from service.context import Context
 from service.direct_uploads.service import LIFETIME
 from service.jobs.leases import Lease
@@ -26,8 +27,9 @@ from service.tables.artifacts import Artifact
 from service.tables.direct_uploads import DirectUpload
 from service.tables.jobs import Job
 from service.tables.models import Model
-from service.tokens.schemas import Scope, TokenIn
-from service.tokens.service import issue, tenant_named
+from service.tenants import tenant_named
+from service.tokens.schemas import TokenIn
+from service.tokens.service import issue
 from service.verifications import service as verifications
 
 LAYERS = (Layer(name="a", channels=64), Layer(name="b", channels=64))

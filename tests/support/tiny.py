@@ -18,6 +18,7 @@ from aiao_core.formats.archives import pack
 from aiao_core.key import OwnerKey
 from aiao_core.reports.verification import Report
 from service.artifacts.kinds import kind_of
+from service.auth.callers import Caller
 from service.context import Context
 from service.jobs.leases import Lease
 from service.kit.database import utc_now
@@ -28,7 +29,6 @@ from service.tables.artifacts import Artifact
 from service.tables.jobs import Job
 from service.tables.models import Model
 from service.tables.verifications import Verification
-from service.tokens.service import Caller
 from service.verifications.schemas import VerificationIn
 from service.verifications.service import submit
 from tests.support.tiny_models import make_marked, make_tiny_model

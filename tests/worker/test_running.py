@@ -1,6 +1,8 @@
 import errno
 import fcntl
 import os
+import threading
+import time
 
 import obstore
 import pytest
@@ -11,7 +13,7 @@ from safetensors import SafetensorError
 from aiao_core.errors import InvalidCheckpoint
 from aiao_core.progress import Progress
 from service.jobs import service as jobs
-from service.jobs.leases import CancelRequested, LeaseLost
+from service.jobs.leases import CancelRequested, Lease, LeaseLost
 from service.jobs.repository import LeaseRepository
 from service.kit.ids import new_id
 from service.vault.key_encryption import VaultError
@@ -32,6 +34,13 @@ def scratch_of(context) -> list[str]:
 def finish(work) -> None:
     with work.context.database.session() as session:
         work.lease.succeed(session, "/v1/verifications/x")
+
+
+def go_on(work) -> None:
+    """Make steps until one stops the attempt."""
+    for step in range(1, 2000):
+        work.progress(Progress("embedding", step, 2000))
+        time.sleep(0.005)
 
 
 def test_a_task_gets_the_job_and_a_scratch_folder_that_goes(context, job_id):
@@ -84,20 +93,45 @@ def test_an_unexpected_error_is_a_failed_job_that_leaks_nothing(context, job_id,
     assert "hunter2" in caplog.text  # the operator's log has it
 
 
-def test_a_cancel_takes_effect_at_the_very_next_step(context, job_id):
-    steps = []
+def test_a_cancel_takes_effect_at_the_first_step_after_a_heartbeat(context, job_id, monkeypatch):
+    renew, begun = Lease.renew, []
+
+    def renewed(lease, progress) -> bool:
+        begun.append(progress)
+        return renew(lease, progress)
 
     def task(work) -> None:
-        for step in range(1, 100):
-            work.progress(Progress("embedding", step, 100))
-            steps.append(step)
-            if step == 3:
-                with context.database.session() as session:
-                    jobs.cancel(session, context.storage, job(context, job_id).tenant_id, job_id)
+        work.progress(Progress("embedding", 1, 2000))
+        with context.database.session() as session:
+            jobs.cancel(session, context.storage, job(context, job_id).tenant_id, job_id)
+        begun.clear()
+        go_on(work)
+        finish(work)
+
+    monkeypatch.setattr(Lease, "renew", renewed)
+    running.run(job_id, task)
+    assert job(context, job_id).state == "canceled"
+    assert len(begun) <= 2  # the one that told it, and perhaps another one before the step was at its end
+
+
+def test_a_step_costs_no_query(context, job_id):
+    mine, counts = threading.get_ident(), []
+
+    def count(*_: object) -> None:
+        counts.append(threading.get_ident())
+
+    def task(work) -> None:
+        sa.event.listen(work.context.database.engine, "before_cursor_execute", count)
+        for step in range(1, 1001):
+            work.progress(Progress("embedding", step, 1000))
+        counts.append("steps are done")
+        finish(work)
 
     running.run(job_id, task)
-    assert steps == [1, 2, 3]
-    assert job(context, job_id).state == "canceled"
+    done = counts.index("steps are done")
+    assert counts[:done].count(mine) == 0
+    assert counts[done:].count(mine) > 0  # what is counted is what the task asks
+    assert job(context, job_id).state == "succeeded"
 
 
 def test_a_lost_lease_stops_the_attempt_and_stores_nothing(context, job_id):
@@ -106,7 +140,7 @@ def test_a_lost_lease_stops_the_attempt_and_stores_nothing(context, job_id):
             LeaseRepository(session).change(job_id, "running", 1, state="queued")
             LeaseRepository(session).change(job_id, "queued", 1, state="running", attempt=2)
         with pytest.raises(LeaseLost):
-            work.progress(Progress("embedding", 1, 2))
+            go_on(work)
         finish(work)
 
     running.run(job_id, task)
@@ -169,7 +203,7 @@ def test_a_job_fails_at_its_time_limit_also_within_one_long_step(hasty, job_id):
     def task(work) -> None:
         wait_for(lambda: job(hasty, job_id).state == "failed", "the job goes on for ever")
         with pytest.raises(LeaseLost):
-            work.progress(Progress("embedding", 1, 2))
+            go_on(work)
         finish(work)
 
     running.run(job_id, task)
@@ -230,7 +264,8 @@ def test_a_step_outlives_an_outage_of_the_database_shorter_than_the_lease(contex
 
     def task(work) -> None:
         with monkeypatch.context() as outage:
-            outage.setattr(LeaseRepository, "running", gone)
+            for query in ("renew", "running"):
+                outage.setattr(LeaseRepository, query, gone)
             work.progress(Progress("embedding", 1, 10))
             work.lease.seconds = 0
             with pytest.raises(sa.exc.OperationalError):
@@ -257,7 +292,7 @@ def test_cancel_requested_is_told_by_the_lease(context, job_id):
         with context.database.session() as session:
             jobs.cancel(session, context.storage, job(context, job_id).tenant_id, job_id)
         with pytest.raises(CancelRequested):
-            work.lease.check()
+            go_on(work)
         finish(work)  # it was done already: the result counts
 
     running.run(job_id, task)

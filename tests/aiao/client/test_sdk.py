@@ -16,9 +16,9 @@ from aiao_core.key import OwnerKey, PublicKey, commitment, decode_secret
 from aiao_core.reports.audit import AuditReport
 from aiao_core.reports.summary import Summary, read_report
 from aiao_core.reports.verification import Report
+from service.auth.authentication import authenticate
 from service.kit.ids import new_id
 from service.models.service import Checkpoint
-from service.tokens.service import authenticate
 from tests.support import rows, uploads
 from tests.support.documented import examples
 from tests.support.http_server import Handler, serving

@@ -5,9 +5,9 @@ import httpx
 import pytest
 
 from aiao_core.key import DIGEST
+from service.auth.callers import Scope
 from service.kit.id_patterns import IN_WORDS
 from service.kit.ids import new_id
-from service.tokens.schemas import Scope
 from tests.support import rows
 from tests.support.calls import TUS, Owned, files, post, problem, register, send, upload
 

@@ -119,13 +119,24 @@ def test_a_canceled_run_leaves_a_failed_model(context, job, lease):
     assert (model.status, model.error["code"]) == ("failed", "canceled")
 
 
-def test_a_wish_to_cancel_reaches_the_worker_at_its_next_step(context, tenant, lease):
+def test_a_wish_to_cancel_reaches_the_worker_by_its_next_renewal(context, tenant, lease):
+    assert lease.renew(None)
     lease.check()
     with context.database.session() as session:
         jobs.cancel(session, context.storage, tenant, lease.job_id)
+    assert lease.renew(None)
     with pytest.raises(CancelRequested):
         lease.check()
     assert rows.job(context.database, lease.job_id).state == "running"
+
+
+def test_a_check_asks_itself_once_no_renewal_came_through_for_as_long_as_a_lease_holds(context, tenant, lease):
+    with context.database.session() as session:
+        jobs.cancel(session, context.storage, tenant, lease.job_id)
+    lease.check()
+    lease.seconds = 0
+    with pytest.raises(CancelRequested):
+        lease.check()
 
 
 @pytest.mark.parametrize("way", ["other attempt", "ended"])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy.exc import IntegrityError
 
 from aiao_core.reports.verification import Counts, Report
+from service.auth.callers import Caller
 from service.jobs.with_job_state import with_states
 from service.keys import service as keys
 from service.kit.database import CONNECTIONS, Base, Database, alembic_config, utc_now
@@ -19,7 +20,6 @@ from service.kit.ids import new_id
 from service.kit.schemas import Paging
 from service.models.service import Checkpoint
 from service.tables.tokens import Tenant, Token
-from service.tokens.service import Caller
 from service.verifications.repository import VerificationRepository
 from service.verifications.schemas import VerificationIn, VerificationOut
 from service.verifications.service import submit

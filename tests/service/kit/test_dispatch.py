@@ -41,7 +41,7 @@ def test_a_broker_that_is_down_is_survived_and_a_ping_says_so(queue, caplog):
     dispatcher = Dispatcher(f"redis://127.0.0.1:{free_port()}/0", Fleet.parse(queue, ""))
     dispatcher.notify(Job(id="job_1", kind="embed"))
     assert "job_1" in caplog.text
-    assert "reaper will ring again" in caplog.text
+    assert "reaper will send it again" in caplog.text
     with pytest.raises(OperationalError):
         dispatcher.ping()
     dispatcher.close()

@@ -6,9 +6,10 @@ import pytest
 import sqlalchemy as sa
 
 from service import admin
+from service.auth.authentication import USE_SECONDS
 from service.kit.database import utc_now
 from service.tables.tokens import Token
-from service.tokens.service import PREFIX, USE_SECONDS
+from service.tokens.service import PREFIX
 from tests.support import uploads
 from tests.support.calls import post, problem, send
 from tests.support.places import PROJECT

@@ -7,8 +7,8 @@ import boto3
 import pytest
 
 from service.kit.errors import NotReady
-from service.vault.key_encryption import KeyEncryptionKey, LocalKey, VaultError, open_key
-from service.vault.vault import Vault
+from service.vault.key_encryption import KeyEncryptionKey, LocalKey, VaultError
+from service.vault.vault import Vault, open_key
 from tests.support.processes import free_port, stop, wait_for
 from tests.support.transit import TOKEN, transit
 

@@ -16,6 +16,10 @@ from service.vault.vault import SealedSecret, Vault
 CONTEXT = "aiao/v1/owner-key/ten_1/mdl_1"
 
 
+def opened(settings: Settings) -> Vault:
+    return Vault.open(settings.key_encryption_key, settings.former_key_encryption_keys, settings.data_dir)
+
+
 def sealed(vault: Vault, text: str = "the secret") -> SealedSecret:
     return vault.encrypt(text, CONTEXT)
 
@@ -95,10 +99,10 @@ def test_the_key_id_tells_keys_apart_and_not_what_they_are():
 def test_the_first_start_makes_a_key_for_the_owner_alone(tmp_path):
     settings = Settings(data_dir=tmp_path / "data")
     file = settings.data_dir / "key-encryption-key"
-    vault = Vault.open(settings)
+    vault = opened(settings)
     assert file.stat().st_mode & 0o777 == 0o600
     assert file.parent.stat().st_mode & 0o077 == 0
-    assert Vault.open(settings).decrypt(sealed(vault), CONTEXT) == "the secret"
+    assert opened(settings).decrypt(sealed(vault), CONTEXT) == "the secret"
     assert list(file.parent.iterdir()) == [file]
 
 
@@ -107,7 +111,7 @@ def test_the_setting_is_preferred_and_no_file_is_made(tmp_path):
     text = base64.b64encode(key).decode()
     (tmp_path / "kek").write_text(text + "\n")
     for setting in (text, f"file:{tmp_path / 'kek'}"):
-        vault = Vault.open(Settings(data_dir=tmp_path / "data", key_encryption_key=SecretStr(setting)))
+        vault = opened(Settings(data_dir=tmp_path / "data", key_encryption_key=SecretStr(setting)))
         assert vault.key_id == LocalKey(key).id
     assert not (tmp_path / "data").exists()
 
@@ -116,7 +120,7 @@ def test_former_keys_open_what_they_sealed(tmp_path):
     texts = [base64.b64encode(secrets.token_bytes(32)).decode() for _ in range(3)]
     kept = [sealed(Vault(LocalKey.of_text(text))) for text in texts]
     settings = Settings(data_dir=tmp_path, key_encryption_key=texts[0], former_key_encryption_keys=" ".join(texts[1:]))
-    vault = Vault.open(settings)
+    vault = opened(settings)
     assert [vault.decrypt(each, CONTEXT) for each in kept] == ["the secret"] * 3
     assert vault.key_id == kept[0].key_encryption_key_id
     assert not any(text in repr(settings) for text in texts)
@@ -128,12 +132,12 @@ def test_a_malformed_key_is_refused_with_the_way_to_make_one(tmp_path, text, pla
     (tmp_path / "key").write_text(text)
     setting = text if place == "setting" else f"file:{tmp_path / 'key'}"
     with pytest.raises(VaultError, match="openssl rand -base64 32"):
-        Vault.open(Settings(data_dir=tmp_path, key_encryption_key=setting))
+        opened(Settings(data_dir=tmp_path, key_encryption_key=setting))
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(VaultError, match="nowhere of a key-encryption key cannot be read: No such file"):
-        Vault.open(Settings(data_dir=tmp_path, key_encryption_key=f"file:{tmp_path / 'nowhere'}"))
+        opened(Settings(data_dir=tmp_path, key_encryption_key=f"file:{tmp_path / 'nowhere'}"))
 
 
 @pytest.mark.process

@@ -1,0 +1,75 @@
+"""Observe each request once: its identifier, its span, its figures and its line in the log."""
+
+import logging
+import re
+import time
+from collections.abc import Callable
+from http import HTTPMethod
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.kit.ids import new_id
+from service.kit.logs import bound
+from service.kit.telemetry import describe_request, request_span
+
+HEADER = b"x-request-id"
+REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+UNKNOWN = "unknown"
+
+logger = logging.getLogger("service.requests")
+
+Count = Callable[[str, str, int, float], None]
+"""Takes the method, the route, the status and the seconds until the answer began."""
+
+
+class RequestObserver:
+    """Middleware that gives each request an identifier, traces and counts it, and logs it once it is answered.
+
+    Paths and made-up methods may hold anything that a client typed: spans, figures and the log name the route instead, or
+    strangers could fill them.
+    """
+
+    def __init__(self, app: ASGIApp, count: Count) -> None:
+        self.app, self.count = app, count
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        began, status = time.monotonic(), 500  # as the server answers if the application raises
+
+        async def observed(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (HEADER, request_id.encode())]
+                self.count(_method(scope), _route(scope), status, time.monotonic() - began)
+            await send(message)
+
+        with request_span(scope), bound(request_id=request_id):
+            try:
+                await self.app(scope, receive, observed)
+            finally:
+                describe_request(scope, _route(scope), status)
+                with bound(method=scope["method"], status=status, seconds=round(time.monotonic() - began, 3), **_caller(scope)):
+                    logger.info(_route(scope))
+
+
+def _request_id(scope: Scope) -> str:
+    """Return the client's own identifier if it sent a sensible one, or a new one."""
+    sent = next((value.decode("latin-1") for name, value in scope["headers"] if name == HEADER), "")
+    return sent if REQUEST_ID.fullmatch(sent) else new_id("req")
+
+
+def _method(scope: Scope) -> str:
+    return scope["method"] if scope["method"] in HTTPMethod.__members__ else UNKNOWN
+
+
+def _route(scope: Scope) -> str:
+    return getattr(scope.get("route"), "path", UNKNOWN)
+
+
+def _caller(scope: Scope) -> dict[str, str]:
+    caller = scope.get("state", {}).get("caller")
+    return {"tenant_id": caller.tenant_id, "token_id": caller.token_id} if caller else {}
