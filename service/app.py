@@ -41,7 +41,7 @@ whether a suspect checkpoint was made with knowledge of its key or of its marked
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The application for ``settings``, by default those of the environment."""
+    """Make the application for ``settings``, by default those of the environment."""
     settings = settings or Settings()
 
     @asynccontextmanager
@@ -71,13 +71,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 def _operation_id(route: APIRoute) -> str:
-    """The call's name in clients that are made of the document: ``models_register``, ``models_list``, ``tokens_issue``."""
+    """Name the call for clients generated from the document: ``models_register``, ``models_list``, ``tokens_issue``."""
     resource = route.endpoint.__module__.split(".")[1]
     return f"{resource}_{route.name.removesuffix(f'_{resource}')}"
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's document with problem documents instead of its own validation errors, and with links."""
+    """Make FastAPI's document, with problem documents instead of its own validation errors, and with links."""
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         schemas = document["components"]["schemas"]
@@ -90,7 +90,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
 
 
 class JsonLimit:
-    """Refuse a body that no JSON call needs before it fills the memory; uploads are streamed and have a limit of their own."""
+    """Refuse a body that no JSON call needs before it fills the memory. Uploads are streamed and have a limit of their own."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

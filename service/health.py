@@ -1,4 +1,4 @@
-"""Liveness, readiness and figures for an operator's monitoring."""
+"""Liveness, readiness and figures, for an operator's monitoring."""
 
 from collections import Counter
 from collections.abc import Callable

@@ -27,7 +27,7 @@ KeyHeader = Annotated[
 
 @dataclass(frozen=True)
 class Idempotency:
-    """What identifies a call. Use it in the transaction that does the work."""
+    """The identity of a call. Use it in the transaction that does the work."""
 
     tenant_id: str
     key: str | None
@@ -35,9 +35,9 @@ class Idempotency:
     """Method, path and query of the call, and its body if it is JSON."""
 
     def replay(self, session: Session, content: str = "") -> JSONResponse | None:
-        """The first answer, if this is a repetition. ``content`` is the digest of an uploaded body.
+        """Return the first answer if this is a repetition. ``content`` is the digest of an uploaded body.
 
-        Raises :class:`IdempotencyKeyReused` if the key came with another request.
+        Raise :class:`IdempotencyKeyReused` if the key came with another request.
         """
         record = session.get(IdempotencyRecord, (self.tenant_id, self.key)) if self.key else None
         if record is None:

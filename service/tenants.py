@@ -1,4 +1,4 @@
-"""Tenants: who shares the service."""
+"""Tenants: they share the service, and none sees another's things."""
 
 from collections.abc import Sequence
 

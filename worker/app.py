@@ -39,7 +39,7 @@ app = Celery("aiao", broker=settings.broker_url, include=["worker.tasks"])
 app.conf.update(
     task_default_queue=settings.fleet.names[-1],
     task_queues=[Queue(name, Exchange(name), name) for name in settings.fleet.names],
-    task_create_missing_queues=False,  # a worker that listens where nobody rings is a mistake
+    task_create_missing_queues=False,  # a worker that listens to an unknown queue is a mistake
     # An attempt that is still in the same step so long after its job has failed for its time will never notice.
     task_time_limit=settings.job_seconds + settings.lease_seconds if settings.job_seconds else None,
     task_ignore_result=True,
@@ -65,13 +65,13 @@ def write_as_the_service_does(**_: Any) -> None:
 
 @task_prerun.connect
 def name_the_request(task: Any, **_: Any) -> None:
-    """The request with which the job came, if it was not the reaper that rang."""
+    """Name the request that made the job in every line of its log, unless the reaper dispatched it."""
     logs.bind(request_id=(task.request.headers or {}).get("request_id"))
 
 
 @worker_process_init.connect
 def listen(**_: Any) -> None:
-    """In each process that runs tasks: SIGUSR2 means that its job is to be handed back at the next step."""
+    """In each process that runs tasks: SIGUSR2 means that it must release its job at the next step."""
     from worker.metrics import serve
     from worker.running import STOPPING
 
@@ -91,7 +91,7 @@ def send_the_last_spans(**_: Any) -> None:
 
 @celeryd_after_setup.connect
 def release_in_time(instance: Any, **_: Any) -> None:
-    """Told to stop, Celery waits for its tasks, however long they take: after the grace period they hand their jobs back."""
+    """Told to stop, Celery waits for its tasks, however long they take: after the grace period they release their jobs."""
 
     def release() -> None:
         for process in instance.pool.info["processes"]:

@@ -21,7 +21,7 @@ from aiao_core.formats.archives import DISK_FULL, Limits
 from aiao_core.progress import Progress
 from service.artifacts.repository import ArtifactRepository
 from service.context import Context
-from service.jobs.ending import discard_training_state
+from service.jobs.job_ended import discard_training_state
 from service.jobs.leases import CancelRequested, Lease, LeaseLost
 from service.jobs.repository import LeaseRepository
 from service.jobs.service import FINAL

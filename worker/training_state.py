@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from service.jobs.ending import training_state_key
+from service.jobs.job_ended import training_state_key
 from service.kit.storage import Storage
 
 

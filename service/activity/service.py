@@ -1,4 +1,4 @@
-"""Note who did what, in the transaction that does it: neither is there without the other."""
+"""Note an act and its actor, in the transaction that does it: neither is there without the other."""
 
 from sqlalchemy.orm import Session
 
@@ -9,11 +9,11 @@ from service.kit.ids import new_id
 from service.tables.activity import Activity
 
 OPERATOR = "operator"
-"""The actor of what is done on the operator's command line."""
+"""The actor on the operator's command line."""
 
 
 def record(session: Session, tenant_id: str, actor: str, action: Action, subject_id: str) -> None:
-    """``actor`` is the identifier of a token or of a job, or :data:`OPERATOR`."""
+    """Note an act. ``actor`` is the identifier of a token or of a job, or :data:`OPERATOR`."""
     row = Activity(
         id=new_id("act"), tenant_id=tenant_id, actor=actor, action=action, subject_id=subject_id, created_at=utc_now()
     )

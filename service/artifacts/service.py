@@ -1,4 +1,4 @@
-"""Take a file in: streamed into storage and hashed, recognised and kept once per content, or nothing left behind."""
+"""Take a file in: stream it into storage, hash it, recognize it and keep it once per content, or leave nothing behind."""
 
 import asyncio
 import hashlib
@@ -42,7 +42,7 @@ class ReceivedFile:
 async def receive(
     storage: Storage, chunks: AsyncIterator[bytes], *, filename: str, expected_sha256: str | None, max_bytes: int
 ) -> ReceivedFile:
-    """Store ``chunks``, hashing them on the way. Raises :class:`UploadTooLarge` or :class:`InvalidArtifact`."""
+    """Store ``chunks``, hashing them on the way. Raise :class:`UploadTooLarge` or :class:`InvalidArtifact`."""
     artifact_id, digest, size = new_id("art"), hashlib.sha256(), 0
 
     async def hashed() -> AsyncIterator[bytes]:
@@ -58,17 +58,17 @@ async def receive(
     await storage.receive(key, hashed())
     try:
         _check_digest(digest.hexdigest(), expected_sha256)
-        kind, denoiser = await asyncio.to_thread(_recognised, storage, key, size, filename)
+        kind, denoiser = await asyncio.to_thread(_kind_and_size, storage, key, size, filename)
     except BaseException:
         storage.delete(key)
         raise
     return ReceivedFile(artifact_id, filename, digest.hexdigest(), size, kind, denoiser, key)
 
 
-async def recognise(
+async def recognize(
     storage: Storage, key: str, *, filename: str, expected_sha256: str | None, expected_size: int
 ) -> ReceivedFile:
-    """What is in an object that came into storage by another way? It is read once. Raises :class:`InvalidArtifact`."""
+    """Read an object that came into storage by another way, once, to its end. Raise :class:`InvalidArtifact`."""
     digest, size = hashlib.sha256(), 0
     async for chunk in storage.stream_async(key):
         size += len(chunk)
@@ -76,7 +76,7 @@ async def recognise(
     if size != expected_size:
         raise InvalidArtifact(f"{size} bytes came in, and not the {expected_size} that were announced; send the file again")
     _check_digest(digest.hexdigest(), expected_sha256)
-    kind, denoiser = await asyncio.to_thread(_recognised, storage, key, size, filename)
+    kind, denoiser = await asyncio.to_thread(_kind_and_size, storage, key, size, filename)
     return ReceivedFile(new_id("art"), filename, digest.hexdigest(), size, kind, denoiser, key)
 
 
@@ -85,25 +85,25 @@ def _check_digest(sha256: str, expected: str | None) -> None:
         raise InvalidArtifact(f"the upload was damaged on the way: its SHA-256 is {sha256}; send it again")
 
 
-def _recognised(storage: Storage, key: str, size: int, filename: str) -> tuple[Kind, DenoiserSize | None]:
+def _kind_and_size(storage: Storage, key: str, size: int, filename: str) -> tuple[Kind, DenoiserSize | None]:
     with storage.open(key) as file:
         kind = kind_of(file, size, filename)
         return kind, inspect(file) if kind == "archive" else None
 
 
 def denoiser_of(storage: Storage, artifact: Artifact) -> DenoiserSize:
-    """How large the model in an artifact is. One from before that was noted is looked at now."""
+    """Return how large the model in an artifact is. Inspect it now if the artifact is from before that was noted."""
     if artifact.denoiser:
         return DenoiserSize(**artifact.denoiser)
     try:
         with storage.open(artifact.object_name) as file:
             return inspect(file)
-    except (OSError, BaseError):  # nothing depends on it so much that the storage must answer now
+    except (OSError, BaseError):  # an estimate is not worth a failed call
         return UNKNOWN
 
 
 def keep(session: Session, tenant_id: str, received: ReceivedFile) -> Artifact:
-    """The artifact of a file that came in. If the tenant has its content already, that object is shared and its own spare."""
+    """Make the artifact of a file that came in. If the tenant already has its content, share that object."""
     lock_tenant(session, tenant_id)
     artifacts = ArtifactRepository(session, tenant_id)
     twin = artifacts.with_content(received.sha256)
@@ -123,10 +123,10 @@ def keep(session: Session, tenant_id: str, received: ReceivedFile) -> Artifact:
 
 @contextmanager
 def spare_deleted(context: Context, received: ReceivedFile) -> Iterator[Callable[[Session, Caller], Artifact]]:
-    """Yields :func:`keep`, to be called once, in a transaction; afterwards the object goes if no artifact came of it.
+    """Yield :func:`keep`, to be called once, in a transaction. Afterwards delete the object if no artifact came of it.
 
-    If the transaction failed at its very end, nobody knows whether the artifact is there: the object stays, for the collection
-    of garbage to decide.
+    If the transaction failed at its very end, the artifact may be there or not: the object stays, and the collection of garbage
+    decides.
     """
     spare = True
 
@@ -148,9 +148,9 @@ def spare_deleted(context: Context, received: ReceivedFile) -> Iterator[Callable
 
 
 def delete(session: Session, tenant_id: str, artifact_id: str) -> str | None:
-    """Delete an artifact that nothing needs; returns the key of its object if that can go too, once this is committed.
+    """Delete an artifact. Return the key of its object if that can go too, once this is committed.
 
-    Raises :class:`Conflict` if a model or a job needs it.
+    Raise :class:`Conflict` if a model or a job needs it.
     """
     lock_tenant(session, tenant_id)
     artifacts = ArtifactRepository(session, tenant_id)
@@ -163,7 +163,7 @@ def delete(session: Session, tenant_id: str, artifact_id: str) -> str | None:
 
 
 def check_quota(session: Session, tenant_id: str, more: int = 0, sha256: str | None = None) -> None:
-    """Raises :class:`QuotaExceeded` if the tenant's uploads and ``more`` bytes, perhaps known by their digest, are too many."""
+    """Raise :class:`QuotaExceeded` if the tenant's uploads and ``more`` bytes are too many, unless it has their digest."""
     quota, artifacts = Tenants(session).get(tenant_id).quota_bytes, ArtifactRepository(session, tenant_id)
     if quota is None or (sha256 and artifacts.with_content(sha256)):
         return

@@ -20,10 +20,10 @@ from service.tables.jobs import Job
 
 
 def start(session: Session, context: Context, tenant_id: str, model_id: str, request: AuditIn) -> tuple[Audit, Job]:
-    """An audit and its queued job.
+    """Queue an audit. Return it with its job.
 
-    Raises :class:`service.kit.errors.NotFound` for an unknown model or artifact, :class:`Conflict` for a model that is not
-    ready, :class:`InvalidArtifact` for what is no image set, :class:`service.kit.errors.InvalidSecret` and
+    Raise :class:`service.kit.errors.NotFound` for an unknown model or artifact, :class:`Conflict` for a model that is not
+    ready, :class:`InvalidArtifact` for a file that is not an image set, :class:`service.kit.errors.InvalidSecret` and
     :class:`service.kit.errors.NotEnoughMemory`.
     """
     model = ModelRepository(session, tenant_id).get(model_id)

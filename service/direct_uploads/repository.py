@@ -17,12 +17,12 @@ class DirectUploadRepository(TenantRepository[DirectUpload]):
 
 
 def expired(session: Session, now: datetime) -> Sequence[DirectUpload]:
-    """Direct uploads of every tenant that nobody goes on with."""
+    """Return direct uploads of any tenant that have expired."""
     return session.scalars(
         select(DirectUpload).where(DirectUpload.expires_at < now).order_by(DirectUpload.expires_at).limit(100)
     ).all()
 
 
 def under_way(session: Session, upload_ids: Iterable[str]) -> set[str]:
-    """Which of these have not expired, whoever's they are."""
+    """Return which of these have not expired, of any tenant."""
     return set(session.scalars(select(DirectUpload.id).where(DirectUpload.id.in_(upload_ids))))

@@ -1,6 +1,6 @@
 """Direct uploads: a client sends a large file to the storage's bucket in parts, which the service then reads and judges itself.
 
-Only the service completes a multipart upload, and what is completed nobody can change any more: what it reads is what it keeps.
+Only the service completes a multipart upload, and a completed one cannot change: the service keeps exactly the bytes it reads.
 The object stays where it is and becomes the artifact's, if the tenant does not have the same content already.
 """
 
@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from service.activity.service import record
 from service.artifacts.repository import ArtifactRepository
-from service.artifacts.service import ReceivedFile, check_quota, keep, object_name, recognise
+from service.artifacts.service import ReceivedFile, check_quota, keep, object_name, recognize
 from service.auth.callers import Caller
 from service.context import Context
 from service.direct_uploads.repository import DirectUploadRepository
@@ -27,19 +27,19 @@ from service.tables.direct_uploads import DirectUpload
 from service.tenants import lock_tenant
 
 PART_BYTES = 16 << 20
-"""Unless a file would have more parts than S3 lists at once."""
+"""Size of a part, in bytes, unless a file would have more parts than S3 lists at once."""
 
 LIFETIME = timedelta(days=1)
-"""After the last call for its parts an upload is kept for so long."""
+"""How long an upload is kept after the last call for its parts."""
 
 Kept = Callable[[Session, Artifact], None]
 
-NAMED = 10
-"""So many parts an error names."""
+MAX_NAMED_PARTS = 10
+"""Parts that an error names at most."""
 
 
 def bucket_of(context: Context) -> Bucket:
-    """Raises :class:`NoDirectUploads`."""
+    """Return the bucket. Raise :class:`NoDirectUploads` if there is none."""
     if context.bucket is None:
         raise NoDirectUploads(
             "the storage of this service takes no files from clients; send the file by the resumable protocol, POST /v1/uploads"
@@ -49,7 +49,7 @@ def bucket_of(context: Context) -> Bucket:
 
 @contextmanager
 def begun(context: Context, tenant_id: str, request: DirectUploadIn) -> Iterator[Callable[[Session], DirectUpload]]:
-    """Begins an upload in the bucket, and yields what stores its row; if that is not called or fails, the upload is aborted."""
+    """Begin an upload in the bucket; yield a function that stores its row. Abort the upload unless that succeeds."""
     bucket, now = bucket_of(context), utc_now()
     upload_id, part_bytes = new_id("mpu"), max(PART_BYTES, -(-request.size // MAX_PARTS))
     multipart_id, stored = bucket.begin(object_name(upload_id)), False
@@ -76,21 +76,21 @@ def begun(context: Context, tenant_id: str, request: DirectUploadIn) -> Iterator
 
 
 def go_on(context: Context, tenant_id: str, upload_id: str) -> DirectUpload:
-    """The upload, which now lives for another day.
+    """Keep the upload for another day, and return it.
 
-    Raises :class:`service.kit.errors.NotFound`, :class:`NoDirectUploads`, or :class:`Gone` for one that has expired.
+    Raise :class:`service.kit.errors.NotFound`, :class:`NoDirectUploads`, or :class:`Gone` for one that has expired.
     """
     with context.database.session() as session:
         upload = DirectUploadRepository(session, tenant_id).get(upload_id, lock=True)
         bucket_of(context)
         if upload.expires_at < utc_now():
-            raise Gone(f"{upload_id} has expired; begin it anew")
+            raise Gone(f"{upload_id} has expired; begin it again")
         upload.expires_at = utc_now() + LIFETIME
         return upload
 
 
 def parts(context: Context, upload: DirectUpload, after: int, limit: int) -> list[PartOut]:
-    """So many parts after number ``after``, each with where to send it."""
+    """Return at most ``limit`` parts after number ``after``, each with where to send it."""
     bucket, key = bucket_of(context), object_name(upload.id)
     try:
         there = bucket.parts(key, upload.multipart_id)
@@ -117,7 +117,7 @@ def terminate(context: Context, tenant_id: str, upload_id: str) -> None:
 
 
 def discard(context: Context, upload: DirectUpload) -> None:
-    """Delete what has come in of an upload that is forgotten."""
+    """Delete the bytes of an upload that is forgotten."""
     if upload.artifact_id is None:
         if context.bucket:
             context.bucket.abort(object_name(upload.id), upload.multipart_id)
@@ -125,16 +125,16 @@ def discard(context: Context, upload: DirectUpload) -> None:
 
 
 async def complete(context: Context, caller: Caller, upload: DirectUpload, etags: Mapping[int, str], kept: Kept) -> Artifact:
-    """The artifact of an upload whose parts have these ETags. Calls ``kept`` in the transaction that stores it.
+    """Make the artifact of an upload whose parts have these ETags. Call ``kept`` in the transaction that stores it.
 
-    Raises :class:`InvalidParts`, after which the upload can be mended, or :class:`InvalidArtifact`; it is then forgotten.
+    Raise :class:`InvalidParts`, after which the upload can go on, or :class:`InvalidArtifact`; it is then forgotten.
     May be called again, also at the same time: there is one artifact.
     """
     if artifact := await run_in_threadpool(_artifact, context, upload):
         return artifact
     await run_in_threadpool(_join, context, upload, etags)
     try:
-        received = await recognise(
+        received = await recognize(
             context.storage,
             object_name(upload.id),
             filename=upload.filename,
@@ -159,7 +159,7 @@ def _artifact(context: Context, upload: DirectUpload) -> Artifact | None:
 
 
 def _lost(upload: DirectUpload) -> Gone:
-    return Gone(f"the bucket no longer takes parts of {upload.id}; complete it if all were sent, or begin it anew")
+    return Gone(f"the bucket no longer takes parts of {upload.id}; complete it if all were sent, or begin it again")
 
 
 def _join(context: Context, upload: DirectUpload, etags: Mapping[int, str]) -> None:
@@ -177,12 +177,12 @@ def _join(context: Context, upload: DirectUpload, etags: Mapping[int, str]) -> N
             raise InvalidParts(f"{_list(wrong)} there with another ETag or size than named; send them again")
         bucket.complete(key, upload.multipart_id, {number: there[number] for number in needed})
     except FileNotFoundError:
-        return  # who reads the object sees whether it is there
+        return  # reading the object shows whether it is there
 
 
 def _list(numbers: list[int]) -> str:
-    more = f" and {len(numbers) - NAMED} more" if len(numbers) > NAMED else ""
-    return f"{len(numbers)} of the parts ({', '.join(map(str, numbers[:NAMED]))}{more}) are"
+    more = f" and {len(numbers) - MAX_NAMED_PARTS} more" if len(numbers) > MAX_NAMED_PARTS else ""
+    return f"{len(numbers)} of the parts ({', '.join(map(str, numbers[:MAX_NAMED_PARTS]))}{more}) are"
 
 
 def _keep(context: Context, caller: Caller, upload: DirectUpload, received: ReceivedFile, kept: Kept) -> Artifact:

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from service.jobs.ending import end, record_failure
+from service.jobs.job_ended import note_end, record_failure
 from service.jobs.repository import LeaseRepository
 from service.kit.database import Database, utc_now
 from service.kit.telemetry import untraced
@@ -130,7 +130,7 @@ class Lease:
 
     def _end(self, session: Session, **values: Any) -> None:
         self._change(session, lease_until=None, finished_at=utc_now(), **values)
-        end(session, self._job(session))
+        note_end(session, self._job(session))
 
     def _change(self, session: Session, **values: Any) -> None:
         if not LeaseRepository(session).change(self.job_id, "running", self.attempt, **values):

@@ -2,7 +2,7 @@
 
 from sqlalchemy.orm import Session
 
-from service.jobs.ending import discard_training_state, end, record_failure
+from service.jobs.job_ended import discard_training_state, note_end, record_failure
 from service.jobs.repository import JobRepository, LeaseRepository
 from service.jobs.schemas import JobKind
 from service.kit.database import utc_now
@@ -15,7 +15,7 @@ FINAL = ("succeeded", "failed", "canceled")
 
 
 def create(session: Session, tenant_id: str, kind: JobKind, subject_id: str, memory_bytes: int | None) -> Job:
-    """A queued job that needs so much memory. Ring the dispatcher once the transaction is committed."""
+    """Queue a job that needs ``memory_bytes``. Notify the dispatcher once the transaction is committed."""
     now = utc_now()
     job = Job(
         id=new_id("job"), tenant_id=tenant_id, kind=kind, subject_id=subject_id, state="queued", attempt=0, dispatched_at=now,
@@ -26,8 +26,8 @@ def create(session: Session, tenant_id: str, kind: JobKind, subject_id: str, mem
 
 
 def cancel(session: Session, storage: Storage, tenant_id: str, job_id: str) -> Job:
-    """Cancel a queued job at once, ask a running one to stop at its next step, and leave a finished one as it is."""
-    # Locked, or a worker that takes the job between reading and writing would never hear of it.
+    """Cancel a queued job at once, ask a running one to stop, and leave a finished one as it is."""
+    # Locked, or a worker that takes the job between reading and writing would never learn of it.
     job = JobRepository(session, tenant_id).get(job_id, lock=True)
     if job.state in FINAL:
         return job
@@ -36,7 +36,7 @@ def cancel(session: Session, storage: Storage, tenant_id: str, job_id: str) -> J
         record_failure(session, job, {"code": "canceled", "detail": "the job was canceled before it started"})
         discard_training_state(storage, job.id)  # of an attempt whose worker was lost
         session.refresh(job)
-        end(session, job)
+        note_end(session, job)
     else:
         leases.change(job.id, "running", job.attempt, cancel_requested=True)
         session.refresh(job)

@@ -1,4 +1,4 @@
-"""Verifications and audits as the API shows them: of each its job tells how it stands."""
+"""Verifications and audits as the API shows them: with the states of their jobs."""
 
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ Shown = TypeVar("Shown", bound=Schema)
 
 
 def with_states(kind: type[Shown], session: Session, tenant_id: str, rows: Sequence[Any], outcome: str) -> list[Shown]:
-    """The ``rows`` with the states of their jobs. ``outcome`` is a column that is filled once a job has succeeded."""
+    """Show ``rows`` with the states of their jobs. ``outcome`` is a column that is filled once a job has succeeded."""
     jobs = JobRepository(session, tenant_id).by_id(row.job_id for row in rows)
     for row in rows:
         if jobs[row.job_id].state == "succeeded" and getattr(row, outcome) is None:

@@ -14,7 +14,7 @@ class KeyRepository(TenantRepository[StoredKey]):
         return key
 
     def commitments(self, model_ids: list[str]) -> dict[str, str]:
-        """Commitments by model."""
+        """Return commitments by model."""
         query = select(StoredKey.model_id, StoredKey.commitment).where(
             StoredKey.tenant_id == self.tenant_id, StoredKey.model_id.in_(model_ids)
         )
@@ -25,5 +25,5 @@ class LentSecretRepository(TenantRepository[LentSecret]):
     table, noun = LentSecret, "lent secret"
 
     def drop(self, job_id: str) -> None:
-        """Forget what was lent to a job, if anything was."""
+        """Forget the secret that was lent to a job, if there is one."""
         self.session.execute(delete(LentSecret).where(LentSecret.id == job_id, LentSecret.tenant_id == self.tenant_id))

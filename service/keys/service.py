@@ -38,7 +38,7 @@ def create(session: Session, vault: Vault, model: Model) -> str:
 def lend(session: Session, vault: Vault, model: Model, job_id: str, secret: SecretStr | None) -> None:
     """Let a job use the secret that its owner holds, or check that there is none to lend.
 
-    Raises :class:`InvalidSecret` if it is missing, of another key, or needless.
+    Raise :class:`InvalidSecret` if it is missing, of another key, or needless.
     """
     if model.custody == "service":
         if secret:
@@ -63,12 +63,12 @@ def _lend(session: Session, vault: Vault, tenant_id: str, job_id: str, secret: s
 
 
 def seed_of(session: Session, vault: Vault, tenant_id: str, model_id: str, job_id: str) -> bytes:
-    """The seed of a model whose embedding is not done yet, for a job."""
+    """Return the seed of a model whose embedding is not done yet, for a job."""
     return decode_secret(_plaintext(session, vault, tenant_id, model_id, job_id))
 
 
 def complete(session: Session, vault: Vault, tenant_id: str, model_id: str, key: OwnerKey, panel: Sequence[BitTest]) -> None:
-    """Store what the embedding chose: the public part, and the whole key file, encrypted, unless its owner holds it.
+    """Store a completed key: the public part, and the whole key file, encrypted, unless its owner holds it.
 
     ``panel`` are the key's tests on other models.
     """
@@ -80,7 +80,7 @@ def complete(session: Session, vault: Vault, tenant_id: str, model_id: str, key:
 
 
 def panel_of(session: Session, tenant_id: str, model_id: str) -> tuple[BitTest, ...] | None:
-    """The tests of a model's key on other models; None for a key from before there was a panel."""
+    """Return the tests of a model's key on other models; None for a key from before there was a panel."""
     stored = KeyRepository(session, tenant_id).of_model(model_id).panel
     return None if stored is None else tuple(BitTest.model_validate(test) for test in stored)
 
@@ -104,7 +104,7 @@ def mark_opened(session: Session, tenant_id: str, actor: str, model_id: str) -> 
 
 
 def owner_key(session: Session, vault: Vault, tenant_id: str, model_id: str, job_id: str) -> OwnerKey:
-    """The complete key of a model that is ready, for a job."""
+    """Return the complete key of a model that is ready, for a job."""
     row = KeyRepository(session, tenant_id).of_model(model_id)
     plaintext = _plaintext(session, vault, tenant_id, model_id, job_id)
     if row.ciphertext is None:

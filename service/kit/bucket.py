@@ -1,6 +1,6 @@
 """Multipart uploads in an S3 bucket, whose parts clients send straight to it by URLs that are signed here.
 
-By boto3, since obstore signs no URLs of parts: ``pip install 'aiao-server[aws]'``.
+By boto3, because obstore signs no URLs of parts: ``pip install 'aiao-server[aws]'``.
 """
 
 import logging
@@ -20,10 +20,10 @@ from service.kit.storage import Storage
 logger = logging.getLogger(__name__)
 
 NOWHERE = "none"
-"""The endpoint of an operator who wants no direct uploads."""
+"""The endpoint that turns direct uploads off."""
 
 MAX_PARTS = 1000
-"""So many S3 lists in one answer; it would take ten times as many."""
+"""Parts of an upload at most: S3 lists so many in one answer. It would take ten times as many."""
 
 URL_LIFETIME = timedelta(hours=1)
 
@@ -61,19 +61,19 @@ class Bucket:
 
     @classmethod
     def of(cls, storage: Storage, endpoint: str) -> "Bucket | None":
-        """The bucket behind ``storage``, which clients reach at ``endpoint``; empty: where the service does.
+        """Open the bucket behind ``storage``, which clients reach at ``endpoint``; empty: where the service does.
 
-        None where there are no direct uploads: the storage is no S3, boto3 is not installed, or the operator wants none.
+        None if there are no direct uploads: the storage is not S3, boto3 is not installed, or the operator turned them off.
         """
         store = storage.store
         return cls(store, endpoint) if isinstance(store, S3Store) and endpoint != NOWHERE and find_spec("boto3") else None
 
     def begin(self, key: str) -> str:
-        """Begin an object; returns the identifier of its multipart upload."""
+        """Begin an object. Return the identifier of its multipart upload."""
         return str(self._ask("create_multipart_upload", key)["UploadId"])
 
     def sign(self, key: str, multipart_id: str, number: int, size: int) -> str:
-        """Where a client may put one part for a while. Its length is signed too: the bucket takes no other."""
+        """Return where a client may put one part for a while. Its length is signed too: the bucket takes no other."""
         place = {"Bucket": self._name, "Key": self._prefix + key, "UploadId": multipart_id}
         with _errors():
             return str(
@@ -85,22 +85,22 @@ class Bucket:
             )
 
     def parts(self, key: str, multipart_id: str) -> dict[int, Part]:
-        """The parts that have come in, by their numbers. Raises FileNotFoundError if there is no such multipart upload."""
+        """Return the parts that have come in, by number. Raise FileNotFoundError if there is no such multipart upload."""
         listed = self._ask("list_parts", key, UploadId=multipart_id, MaxParts=MAX_PARTS).get("Parts", ())
         return {each["PartNumber"]: Part(each["Size"], each["ETag"].strip('"')) for each in listed}
 
     def complete(self, key: str, multipart_id: str, parts: Mapping[int, Part]) -> None:
-        """Make the object of its parts. Raises FileNotFoundError, and :class:`InvalidParts` if one has changed meanwhile."""
+        """Make the object of its parts. Raise FileNotFoundError, and :class:`InvalidParts` if one has changed meanwhile."""
         named = [{"PartNumber": number, "ETag": f'"{part.etag}"'} for number, part in sorted(parts.items())]
         self._ask("complete_multipart_upload", key, UploadId=multipart_id, MultipartUpload={"Parts": named})
 
     def abort(self, key: str, multipart_id: str) -> None:
-        """Delete what has come in of an object, if it was not completed."""
+        """Delete the parts of an object, unless it was completed."""
         with suppress(FileNotFoundError):
             self._ask("abort_multipart_upload", key, UploadId=multipart_id)
 
     def unfinished(self, folder: str, before: datetime) -> Iterator[tuple[str, str]]:
-        """Key and multipart upload of the objects in ``folder`` that somebody began, perhaps obstore, and did not complete."""
+        """Yield key and multipart upload of the objects in ``folder`` that a client or obstore began and did not complete."""
         with _errors():
             pages = self._s3.get_paginator("list_multipart_uploads")
             for page in pages.paginate(Bucket=self._name, Prefix=f"{self._prefix}{folder}/"):

@@ -26,11 +26,11 @@ NAMING = {
 
 
 CONNECTIONS = 15
-"""So many a process keeps at most. By default SQLAlchemy closes those above five after each use, and to open the next one costs
-PostgreSQL a process: of a hundred polls the slowest took a second."""
+"""Connections of a process at most; all are kept. By default SQLAlchemy closes those above five after each use, and opening the
+next one costs PostgreSQL a process: of a hundred polls the slowest took a second."""
 
 IDLE_SECONDS = 2
-"""A connection that was not used for so long may have broken unnoticed."""
+"""Seconds after which an unused connection may have broken unnoticed."""
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -76,13 +76,13 @@ class Database:
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """A session in one transaction: committed once, at the end of the block, or not at all."""
+        """Open a session in one transaction: committed once, at the end of the block, or not at all."""
         with Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
 
     @contextmanager
     def read_session(self) -> Iterator[Session]:
-        """A session for what only reads: without a transaction's two more round trips, and without SQLite's lock of writers."""
+        """Open a session that only reads, without a transaction's two more round trips and SQLite's lock of writers."""
         with Session(self._reader, expire_on_commit=False) as session:
             yield session
 
@@ -102,7 +102,7 @@ class Database:
 
 
 def _check_idle_connections(engine: sa.Engine) -> None:
-    """Ask a connection that was idle for a while whether it still holds; each time would cost every request a round trip."""
+    """Ping a connection that was idle for a while. Pinging at each use would cost every request a round trip."""
 
     @sa.event.listens_for(engine, "checkin")
     def used(_connection: object, record: Any) -> None:
@@ -118,7 +118,7 @@ def _check_idle_connections(engine: sa.Engine) -> None:
 
 
 def alembic_config(connection: Connection) -> Config:
-    """Alembic's configuration for the migrations of this project on ``connection``."""
+    """Return Alembic's configuration for the migrations of this project on ``connection``."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parents[2] / "migrations"))
     config.attributes["connection"] = connection

@@ -39,7 +39,7 @@ class Dispatcher:
     def notify(self, job: Waiting) -> None:
         """Send the job to the queue whose workers have the memory that it needs."""
         try:
-            # So that the worker's log names the request that the job came with.
+            # So that the worker's log names the request that made the job.
             context = {"request_id": get_contextvars().get("request_id")}
             with span(f"send worker.{job.kind}", SpanKind.PRODUCER):
                 self._celery.send_task(

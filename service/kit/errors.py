@@ -20,13 +20,13 @@ logger = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 
 SLUGS = {413: "body-too-large"}
-"""Where the phrase is no stable slug: Python 3.13 renamed this one."""
+"""Slugs for statuses whose phrase is not stable: Python 3.13 renamed this one."""
 
 UNROUTED = {
     404: "there is no such path; the calls are listed under /docs",
     405: "this path does not take this method; the calls are listed under /docs",
 }
-"""Starlette says no more than the phrase."""
+"""Details for errors of which Starlette says only the phrase."""
 
 
 class Problem(BaseModel):
@@ -39,7 +39,7 @@ class Problem(BaseModel):
 
 
 class ServiceError(Exception):
-    """Base of the errors that the service raises on purpose; its sentence is for the user."""
+    """Base of the errors that the service raises on purpose; the sentence is for the user."""
 
     status: ClassVar[int] = 400
     slug: ClassVar[str] = "bad-request"
@@ -112,13 +112,13 @@ class InvalidArtifact(ServiceError):
 
 
 class AdapterWithoutBase(ServiceError):
-    """An adapter of which nobody says which model it changes."""
+    """An adapter without the model that it changes."""
 
     status, slug = 422, "adapter-without-base"
 
 
 class InvalidParts(ServiceError):
-    """Parts of a direct upload are missing, or are not those that the client means."""
+    """Parts of a direct upload are missing, or differ from those that the client names."""
 
     status, slug = 422, "invalid-parts"
 
@@ -156,7 +156,7 @@ class NotReady(ServiceError):
 
 
 def problem(status: int, slug: str, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """A problem document as a response."""
+    """Make a response of a problem document."""
     body = Problem(type=slug, title=_title(status), status=status, detail=detail)
     return JSONResponse(body.model_dump(), status, headers, MEDIA_TYPE)
 
@@ -166,7 +166,7 @@ def _title(status: int) -> str:
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The OpenAPI description of the problems that a call may answer with."""
+    """Describe for OpenAPI the problems that a call may answer with."""
     return {
         status: {
             "description": _title(status),
@@ -198,7 +198,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     def unexpected(request: Request, error: Exception) -> JSONResponse:
         logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        detail = "the service failed; the operator finds the cause in its log"
+        detail = "internal error; see the service log"
         # The server closes the connection after an unexpected error: a client must not send its next request on it.
         return problem(500, "internal-server-error", detail, {"Connection": "close"})
 
@@ -209,12 +209,12 @@ def install(app: FastAPI) -> None:
 
 
 def invalid_request(error: RequestValidationError) -> JSONResponse:
-    """The 422 of a request that does not fit the OpenAPI document."""
+    """Answer a request that does not fit the OpenAPI document."""
     return problem(422, "invalid-request", _in_words(error.errors()))
 
 
 def _allowed(request: Request) -> str:
-    """All methods that the path takes; Starlette names those of one route."""
+    """Return all methods that the path takes; Starlette names those of one route."""
     asked = {"type": "http", "path": request.scope["path"], "root_path": request.scope["root_path"]}
     taken = (
         method
@@ -225,10 +225,10 @@ def _allowed(request: Request) -> str:
 
 
 def _in_words(errors: Sequence[Any]) -> str:
-    """Where and why a request does not fit, without repeating what was sent: it may be secret or no valid text."""
+    """Say where and why a request does not fit. Do not repeat its content: it may be secret, or not valid text."""
     return "; ".join(f"{'.'.join(str(part) for part in error['loc'])}: {_sentence(error)}" for error in errors[:5])
 
 
 def _sentence(error: Mapping[str, Any]) -> str:
-    """The framework's own, but for a regular expression."""
+    """Return the framework's own sentence, except for a regular expression."""
     return IN_WORDS.get(error.get("ctx", {}).get("pattern"), str(error["msg"]))

@@ -1,4 +1,4 @@
-"""Conditional GETs by entity tags (RFC 9110): whoever holds what would be sent gets 304 and no body."""
+"""Conditional GETs by entity tags (RFC 9110): a client that holds the current version gets 304 and no body."""
 
 import hashlib
 import re
@@ -11,13 +11,13 @@ from aiao_core import __version__
 from service.kit.schemas import header
 
 CACHE_CONTROL = "private, no-cache"
-"""What is kept is asked for again at each use, so that it is shown only to a token that may see it still."""
+"""Caches ask again at each use, so that only a token that may still see the answer sees it."""
 
 OPAQUE_TAG = re.compile(r'"[\x21\x23-\x7e\x80-\xff]*"')
 
 
 def conditional(**success: Any) -> dict[int | str, dict[str, Any]]:
-    """The OpenAPI description of such answers; ``success`` is what else there is to say of 200."""
+    """Describe such answers for OpenAPI; ``success`` adds to the description of 200."""
     headers = {"ETag": header("string", "Send it as `If-None-Match` to get this again only if it has changed.")}
     return {
         200: {"headers": headers} | success,
@@ -26,7 +26,7 @@ def conditional(**success: Any) -> dict[int | str, dict[str, Any]]:
 
 
 class NotModified(Exception):
-    """The answer 304, with what a cache must know of it."""
+    """The answer 304, with the headers that a cache needs."""
 
     def __init__(self, headers: dict[str, str]) -> None:
         super().__init__(headers["ETag"])
@@ -35,18 +35,18 @@ class NotModified(Exception):
 
 @dataclass(frozen=True)
 class Precondition:
-    """Which tags the caller holds. Check it once the caller is known to be allowed to see what has the tag."""
+    """The tags that the caller holds. Check it once the caller is known to be allowed to see the document."""
 
     if_none_match: str
     response: Response
 
     def check(self, tag: str, vary: str | None = None) -> dict[str, str]:
-        """Raises :class:`NotModified` if the caller holds ``tag``.
+        """Raise :class:`NotModified` if the caller holds ``tag``.
 
-        Otherwise it gives ``response`` these headers, which an endpoint that returns another response must put there itself.
+        Otherwise give ``response`` these headers, which an endpoint that returns another response must put there itself.
         """
         headers = {"ETag": tag, "Cache-Control": CACHE_CONTROL} | ({"Vary": vary} if vary else {})
-        # The comparison is a weak one; what is no list of tags holds none.
+        # The comparison is a weak one; a header that is not a list of tags holds none.
         if self.if_none_match == "*" or tag.removeprefix("W/") in OPAQUE_TAG.findall(self.if_none_match):
             raise NotModified(headers)
         self.response.headers.update(headers)
@@ -66,17 +66,17 @@ PreconditionDep = Annotated[Precondition, Depends(get_precondition)]
 
 
 def weak(*parts: object) -> str:
-    """The tag of a document that this version of the service makes of ``parts``: all that can change in it."""
+    """Return the tag of a document that this version of the service makes of ``parts``: all that can change in it."""
     return f'W/"{hashlib.sha256(repr((__version__, parts)).encode()).hexdigest()[:32]}"'
 
 
 def strong(sha256: str) -> str:
-    """The tag of stored bytes, which are sent as they are."""
+    """Return the tag of stored bytes, which are sent as they are."""
     return f'"{sha256}"'
 
 
 def install(app: FastAPI) -> None:
-    """Answer 304 where an endpoint of ``app`` finds that its caller holds what it would send."""
+    """Answer 304 if an endpoint of ``app`` raises :class:`NotModified`."""
 
     @app.exception_handler(NotModified)
     async def not_modified(_: Request, error: NotModified) -> Response:

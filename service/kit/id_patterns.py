@@ -1,4 +1,4 @@
-"""What a text must look like: by a regular expression, for the OpenAPI document, and in words, for who sends another."""
+"""The form of texts: as a regular expression for the OpenAPI document, and in words for a client that sends another."""
 
 from aiao_core.formats.hub import REFERENCE
 from service.kit.ids import LENGTH, pattern

@@ -8,12 +8,12 @@ LENGTH = 26
 
 
 def new_id(prefix: str) -> str:
-    """``<prefix>_`` and 26 characters of Crockford's base 32."""
+    """Make an identifier: ``<prefix>_`` and 26 characters of Crockford's base 32."""
     milliseconds, nanoseconds = divmod(time.time_ns(), 1_000_000)
     number = milliseconds << 80 | nanoseconds << 60 | secrets.randbits(60)
     return f"{prefix}_" + "".join(ALPHABET[number >> 5 * place & 31] for place in reversed(range(LENGTH)))
 
 
 def pattern(prefix: str) -> str:
-    """The regular expression of such an identifier."""
+    """Return the regular expression of such an identifier."""
     return f"^{prefix}_[0-9a-hjkmnp-tv-z]{{{LENGTH}}}$"

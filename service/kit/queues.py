@@ -1,4 +1,4 @@
-"""The queues of a fleet of workers, and to which of them a job goes: the smallest that has the memory it needs."""
+"""The queues of a fleet of workers. A job goes to the smallest one that has the memory it needs."""
 
 import re
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class Queue:
-    """A Celery queue, and how much memory each of its workers has; None: whatever a job needs."""
+    """A Celery queue, and the memory of each of its workers; None: enough for every job."""
 
     name: str
     memory_bytes: int | None
 
     def holds(self, memory_bytes: int | None) -> bool:
-        """Whether its workers can run a job that needs so much; of None nobody knows."""
+        """Return whether its workers can run a job that needs ``memory_bytes``; None: unknown."""
         return self.memory_bytes is None or (memory_bytes is not None and memory_bytes <= self.memory_bytes)
 
 
@@ -31,9 +31,9 @@ class Fleet:
 
     @classmethod
     def parse(cls, base: str, text: str) -> "Fleet":
-        """The queues that ``text`` lists, as in ``cpu:8GiB gpu:22GiB``: ``base.cpu`` and ``base.gpu``; without any, ``base``.
+        """Read a list such as ``cpu:8GiB gpu:22GiB``: the queues ``base.cpu`` and ``base.gpu``; if it is empty, ``base``.
 
-        Raises ValueError.
+        Raise ValueError for another text.
         """
         if not text.strip():
             return cls((Queue(base, None),))
@@ -48,14 +48,14 @@ class Fleet:
         return [queue.name for queue in self.queues]
 
     def queue_for(self, memory_bytes: int | None) -> str:
-        """The name of the queue of a job that needs so much.
+        """Return the name of the queue for a job that needs ``memory_bytes``.
 
-        A job of which that is unknown, or that was accepted by a larger fleet, goes where there is most.
+        A job whose need is unknown, or that was accepted by a larger fleet, goes where there is most.
         """
         return next((queue.name for queue in self.queues if queue.holds(memory_bytes)), self.queues[-1].name)
 
     def accepted(self, memory_bytes: int | None) -> int | None:
-        """``memory_bytes`` again. Raises :class:`NotEnoughMemory` if a job needs so much, more than any worker has."""
+        """Return ``memory_bytes``. Raise :class:`NotEnoughMemory` if no worker has as much."""
         largest = self.queues[-1]
         if memory_bytes and largest.memory_bytes and not largest.holds(memory_bytes):
             raise NotEnoughMemory(
@@ -74,6 +74,6 @@ def _queue(entry: str) -> tuple[str, int]:
         memory_bytes = 0
     if not parts or not memory_bytes:
         raise ValueError(
-            f"{entry[:100]} is no queue with its memory, as gpu:22GiB is; small letters, digits and hyphens name it"
+            f"{entry[:100]} is not a queue with its memory, such as gpu:22GiB. Name it by small letters, digits and hyphens"
         )
     return parts[1], int(memory_bytes)

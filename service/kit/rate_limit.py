@@ -1,4 +1,4 @@
-"""How many calls a token may make, counted in Redis for all API processes together."""
+"""A limit of the calls that a token may make, counted in Redis for all API processes together."""
 
 import logging
 import time
@@ -18,7 +18,7 @@ TIMEOUT_SECONDS = 1
 
 
 class RateLimiter:
-    """``rate`` is a number of calls, such as ``600/minute``."""
+    """A limit of calls by token. ``rate`` is a number of calls, such as ``600/minute``."""
 
     def __init__(self, rate: str, redis_url: str) -> None:
         self.rate = parse(rate)
@@ -26,13 +26,13 @@ class RateLimiter:
         self.limiter = SlidingWindowCounterRateLimiter(RedisStorage(redis_url, key_prefix="aiao", **timeouts))
 
     def check(self, token_id: str) -> None:
-        """Count a call. Raises :class:`TooManyRequests` beyond the rate."""
+        """Count a call. Raise :class:`TooManyRequests` beyond the rate."""
         try:
             if self.limiter.hit(self.rate, token_id):
                 return
             reset_at = self.limiter.get_window_stats(self.rate, token_id).reset_time
         except RedisError as error:  # a service that is up must not go down with its counter
-            logger.warning("calls are not limited, for Redis does not answer: %s", error)
+            logger.warning("calls are not limited: Redis does not answer: %s", error)
             return
         wait = max(1, ceil(reset_at - time.time()))
         detail = f"too many calls of this token (limit: {self.rate}); try again in {wait} s"

@@ -1,4 +1,4 @@
-"""Reports over HTTP: versioned JSON, or a self-contained page for whoever asks for one."""
+"""Reports over HTTP: versioned JSON, or a self-contained page if the client asks for one."""
 
 import hashlib
 from collections.abc import Callable
@@ -18,7 +18,7 @@ JSON_OR_PAGE = conditional(content={"text/html": {"schema": {"type": "string"}}}
 
 
 def report_response(report: str, page: Callable[[], str], accept: str, precondition: Precondition) -> Response:
-    """The stored JSON ``report``, or the ``page`` made of it."""
+    """Answer with the stored JSON ``report``, or with the ``page`` made of it."""
     if "text/html" in accept.lower():
         headers = precondition.check(weak(report, "page"), vary="Accept")
         return HTMLResponse(page(), headers=headers | {"Content-Security-Policy": POLICY})

@@ -1,4 +1,4 @@
-"""What every repository shares: rows of one tenant, by identifier or page by page."""
+"""The base of every repository: rows of one tenant, by identifier or page by page."""
 
 from collections.abc import Iterable
 from typing import Any, ClassVar, Generic, TypeVar
@@ -13,7 +13,7 @@ Row = TypeVar("Row", bound=Any)
 
 
 class TenantRepository(Generic[Row]):
-    """Queries for one table; no row of another tenant is ever seen."""
+    """Queries for one table that see no row of another tenant."""
 
     table: ClassVar[Any]
     noun: ClassVar[str]
@@ -22,9 +22,9 @@ class TenantRepository(Generic[Row]):
         self.session, self.tenant_id = session, tenant_id
 
     def get(self, row_id: str, *, lock: bool = False) -> Row:
-        """Raises :class:`NotFound` for a row that does not exist and for one of another tenant alike.
+        """Return a row. Raise :class:`NotFound` if it does not exist, and if it is another tenant's.
 
-        Nobody else changes a row under ``lock`` before the transaction ends (SQLite runs one at a time anyway).
+        Under ``lock`` no other transaction changes it before this one ends (SQLite runs one at a time anyway).
         """
         query = self._mine().where(self.table.id == row_id)
         if lock:
@@ -32,12 +32,12 @@ class TenantRepository(Generic[Row]):
         return self._found(row_id, self.session.scalar(query))
 
     def page(self, paging: Paging, **filters: str | None) -> tuple[list[Row], str | None]:
-        """The rows of :meth:`query`, and the next page's cursor, if there is one."""
+        """Return the rows of :meth:`query`, and the next page's cursor, if there is one."""
         rows = list(self.session.scalars(self.query(paging, **filters)))
         return rows[: paging.limit], rows[paging.limit - 1].id if len(rows) > paging.limit else None
 
     def query(self, paging: Paging, **filters: str | None) -> Any:
-        """A page of rows, and one more, whose columns have the values of those ``filters`` that are not None."""
+        """Select a page of rows, and one more, whose columns have the values of those ``filters`` that are not None."""
         wanted = (getattr(self.table, name) == value for name, value in filters.items() if value is not None)
         newest = paging.order == "newest"
         query = self._mine().where(*wanted).order_by(self.table.id.desc() if newest else self.table.id).limit(paging.limit + 1)
@@ -46,7 +46,7 @@ class TenantRepository(Generic[Row]):
         return query
 
     def by_id(self, row_ids: Iterable[str]) -> dict[str, Row]:
-        """Several rows in one query."""
+        """Return several rows by one query."""
         return {row.id: row for row in self.session.scalars(self._mine().where(self.table.id.in_(row_ids)))}
 
     def add(self, row: Row) -> Row:

@@ -1,4 +1,4 @@
-"""Artifacts and checkpoints as objects: a folder, S3 or whatever obstore speaks to."""
+"""Artifacts and checkpoints as objects: in a folder, in S3 or in another store that obstore speaks to."""
 
 import asyncio
 import io
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 READ_CHUNK_BYTES = 4 << 20
 """Bytes of a large object that are read at once."""
 
-WRITE, WRITES = 8 << 20, 4
-"""Bytes that are written at once (S3 takes no fewer than 5 MiB, and no more than 10,000 such parts), and parts at a time."""
+WRITE_CHUNK_BYTES, CONCURRENT_WRITES = 8 << 20, 4
+"""Size of a part that is written, in bytes (S3 takes at least 5 MiB, and at most 10,000 parts), and parts at a time."""
 
 
 @dataclass(frozen=True)
@@ -49,33 +49,33 @@ class Storage:
         obstore.put(self.store, key, file)
 
     async def receive(self, key: str, chunks: AsyncIterator[bytes]) -> None:
-        """Store what ``chunks`` yields, as it comes. If that fails, nothing is stored, and its exception is raised."""
-        await obstore.put_async(self.store, key, chunks, chunk_size=WRITE, max_concurrency=WRITES)
+        """Store ``chunks`` as they come. If that fails, store nothing and raise its exception."""
+        await obstore.put_async(self.store, key, chunks, chunk_size=WRITE_CHUNK_BYTES, max_concurrency=CONCURRENT_WRITES)
 
     def stream(self, key: str) -> Iterator[bytes]:
-        """The object's bytes, some at a time. Raises FileNotFoundError before the first ones."""
+        """Yield the object's bytes in chunks. Raise FileNotFoundError before the first one."""
         pieces = self._pieces(key)
         return (bytes(obstore.get_range(self.store, key, start=start, end=end)) for start, end in pieces)
 
     async def stream_async(self, key: str) -> AsyncIterator[bytes]:
-        """The object's bytes, some at a time. Raises FileNotFoundError, also if it is deleted meanwhile."""
+        """Yield the object's bytes in chunks. Raise FileNotFoundError, also if it is deleted meanwhile."""
         for start, end in await asyncio.to_thread(self._pieces, key):
             with _missing_is_no_file(key):
                 piece = await obstore.get_range_async(self.store, key, start=start, end=end)
             yield bytes(piece)
 
     def _pieces(self, key: str) -> list[tuple[int, int]]:
-        """Where to cut the object: read so, it comes several times as fast as by obstore's own stream of small chunks."""
+        """Return where to cut the object: large pieces come several times as fast as obstore's own stream of small chunks."""
         with _missing_is_no_file(key):
             size = obstore.head(self.store, key)["size"]
         return [(start, min(size, start + READ_CHUNK_BYTES)) for start in range(0, size, READ_CHUNK_BYTES)]
 
     def open(self, key: str) -> BinaryIO:
-        """The object as a file in which one can seek: only what is read is fetched."""
+        """Open the object as a file that can seek. Only bytes that are read are fetched."""
         return cast("BinaryIO", io.BufferedReader(_Readable(obstore.open_reader(self.store, key))))
 
     def download(self, key: str, file: Path) -> None:
-        """Write the object to ``file``. Raises FileNotFoundError."""
+        """Write the object to ``file``. Raise FileNotFoundError."""
         chunks = self.stream(key)
         with file.open("wb") as target:
             for chunk in chunks:
@@ -89,12 +89,12 @@ class Storage:
             return
 
     def list(self, prefix: str) -> Iterator[list[StoredObject]]:
-        """The objects whose keys begin with the folder ``prefix``, some at a time."""
+        """Yield the objects in the folder ``prefix``, in lists of some."""
         for some in obstore.list(self.store, prefix):
             yield [StoredObject(each["path"], each["size"], each["last_modified"]) for each in some]
 
     def drop_unfinished(self, before: datetime) -> int:
-        """Delete what killed processes had begun to write into a folder; for S3 see :class:`service.kit.bucket.Bucket`."""
+        """Delete files that killed processes left half written; for S3 see :class:`service.kit.bucket.Bucket`."""
         unfinished = (
             [file for file in Path(self.store.prefix or "").rglob("*") if re.search(r"#\d+$", file.name)]
             if isinstance(self.store, LocalStore)
@@ -118,7 +118,7 @@ def _missing_is_no_file(key: str) -> Iterator[None]:
 
 
 class _Readable(io.RawIOBase):
-    """obstore's reader as a file of the standard library."""
+    """A file of the standard library that reads by obstore."""
 
     def __init__(self, reader: "ReadableFile") -> None:
         self._reader = reader

@@ -2,7 +2,7 @@
 
 Off unless ``OTEL_EXPORTER_OTLP_ENDPOINT`` names a collector. FastAPI brings OpenTelemetry's interface, which does nothing by
 itself; what records spans and sends them is imported by :func:`configure`. The provider is ours, not the global one, or FastAPI
-would send spans of its own, which hold paths and queries as somebody typed them.
+would send spans of its own, which hold paths and queries as clients typed them.
 """
 
 import logging
@@ -64,7 +64,7 @@ def _wanted() -> bool:
 
 
 def close() -> None:
-    """Send what is left, but let no collector keep the process for longer than a moment."""
+    """Send the remaining spans, but wait for a collector only for a moment."""
     if _provider:
         last = threading.Thread(target=_provider.shutdown, daemon=True)
         last.start()
@@ -75,9 +75,9 @@ def close() -> None:
 def span(
     name: str, kind: SpanKind = SpanKind.INTERNAL, *, parent: str | None = None, attributes: dict[str, Any] | None = None
 ) -> Iterator[Span]:
-    """A span around the block, or as a decorator around a function; ``parent`` is the ``traceparent`` of another process.
+    """Trace the block, or as a decorator a function; ``parent`` is the ``traceparent`` of another process.
 
-    Of the parent's other headers nothing is taken on: strangers could fill spans and logs with them.
+    The parent's other headers are ignored: strangers could fill spans and logs with them.
     """
     above = _w3c.extract({"traceparent": parent}) if parent else None
     with _tracer.start_as_current_span(
@@ -91,38 +91,38 @@ def span(
 
 
 def failed(error: BaseException) -> None:
-    """Mark the current span. What the error says stays in the log: it may repeat a query's parameters."""
+    """Mark the current span. The error's text stays in the log: it may repeat a query's parameters."""
     current = trace.get_current_span()
     current.set_attribute("error.type", type(error).__name__)
     current.set_status(StatusCode.ERROR)
 
 
 def note(**attributes: str | int) -> None:
-    """Attributes of the current span, named as in the log."""
+    """Set attributes of the current span, named as in the log."""
     trace.get_current_span().set_attributes({f"aiao.{name}": value for name, value in attributes.items()})
 
 
 def event(name: str) -> None:
-    """A moment within the current span."""
+    """Mark a moment within the current span."""
     trace.get_current_span().add_event(name)
 
 
 def traceparent() -> str | None:
-    """Where a later process goes on with the current trace."""
+    """Return the ``traceparent`` by which a later process goes on with the current trace."""
     carrier: dict[str, str] = {}
     _w3c.inject(carrier)
     return carrier.get("traceparent")
 
 
 def trace_id() -> str | None:
-    """The current trace."""
+    """Return the identifier of the current trace."""
     current = trace.get_current_span().get_span_context()
     return trace.format_trace_id(current.trace_id) if current.is_valid else None
 
 
 @contextmanager
 def untraced() -> Iterator[None]:
-    """No spans for what repeats as long as a job runs; as a decorator too."""
+    """Make no spans in the block: for queries that repeat as long as a job runs. A decorator too."""
     token = context.attach(trace.set_span_in_context(INVALID_SPAN))
     try:
         yield
@@ -131,7 +131,7 @@ def untraced() -> Iterator[None]:
 
 
 def request_span(scope: Scope) -> AbstractContextManager[object]:
-    """A span around a request, which goes on with the client's trace if it sends a ``traceparent``."""
+    """Trace a request. Its span goes on with the client's trace if it sends a ``traceparent``."""
     if _provider is None or scope["path"] in PROBES:
         return nullcontext()
     parent = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"traceparent"), None)
@@ -154,7 +154,7 @@ def describe_request(scope: Scope, route: str, status: int) -> None:
 
 
 def trace_queries(engine: sa.Engine) -> None:
-    """A span for each query within a trace, with its text and without its parameters."""
+    """Trace each query within a trace, with its text and without its parameters."""
     if _provider is None:
         return
 

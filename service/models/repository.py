@@ -8,7 +8,7 @@ class ModelRepository(TenantRepository[Model]):
     table, noun = Model, "model"
 
     def alike(self, architecture: str, besides: str, most: int) -> list[Model]:
-        """The newest marked models of an architecture, by its fingerprint, ``besides`` one."""
+        """Return the newest marked models of an architecture, by its fingerprint, ``besides`` one."""
         query = self._mine().where(
             Model.architecture == architecture, Model.checkpoint_object.is_not(None), Model.id != besides
         )

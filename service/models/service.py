@@ -57,7 +57,7 @@ def register(session: Session, context: Context, tenant_id: str, request: ModelI
 
 
 def retire(session: Session, storage: Storage, tenant_id: str, model_id: str) -> None:
-    """Stop a model's embedding, if it runs, and take no more verifications. Key and reports are kept for disputes."""
+    """Stop a model's embedding, if it runs, and refuse new verifications. Key and reports are kept for disputes."""
     model = ModelRepository(session, tenant_id).get(model_id)
     jobs.cancel(session, storage, tenant_id, model.job_id)
     model.status = "retired"

@@ -1,4 +1,4 @@
-"""Deliver what the outbox holds, signed by the Standard Webhooks scheme, and try again what was not taken.
+"""Deliver the messages of the outbox, signed by the Standard Webhooks scheme, and try failed ones again.
 
     python -m service.processes.courier
 
@@ -27,14 +27,15 @@ logger = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 10
 CLAIM_SECONDS = 60
-"""After so long a delivery whose courier died is taken up by another."""
+"""Seconds after which another courier takes up the delivery of one that died."""
 
 POLL_SECONDS = 1
 AT_ONCE = 8
+"""Deliveries side by side."""
 
 
 def deliver_due(context: Context, client: httpx.Client) -> int:
-    """One round: at most :data:`AT_ONCE` deliveries, side by side. Returns how many were tried."""
+    """Make at most :data:`AT_ONCE` deliveries, side by side. Return how many were tried."""
     now = utc_now()
     with context.database.session() as session:
         due = DueDeliveries(session).claim(now, now + timedelta(seconds=CLAIM_SECONDS), AT_ONCE)
@@ -75,7 +76,7 @@ def post(client: httpx.Client, webhook: Webhook, secret: str, delivery: Delivery
 
 
 def http_client() -> httpx.Client:
-    """Follows no redirection and no proxy of the environment: both would lead past the check of the address."""
+    """Make a client that follows no redirection and no proxy: both would lead past the check of the address."""
     return httpx.Client(timeout=TIMEOUT_SECONDS, follow_redirects=False, trust_env=False)
 
 

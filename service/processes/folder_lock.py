@@ -13,14 +13,14 @@ State = Literal["starting", "running", "stopping"]
 
 
 class FolderInUse(Exception):
-    """This data folder cannot be had: another process has it, or nobody can lock it. Says which and where, or why."""
+    """The data folder cannot be locked: another process has it, or the system refuses. Says which, or why."""
 
 
 class FolderLock:
     """The lock of a data folder, from its making until this process ends.
 
     The file names the process that holds the lock. It stays when that process ends: if it were deleted, one process could hold
-    the lock on the deleted file and another one on a new file. What an earlier holder wrote in it counts for nothing.
+    the lock on the deleted file and another one on a new file. Text that an earlier holder left in it does not count.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -39,7 +39,7 @@ class FolderLock:
         self.tell("starting")
 
     def tell(self, state: State, url: str = "") -> None:
-        """Write how far this process is, and where it listens, for another one that wants the folder."""
+        """Write the state of this process, and where it listens, for another one that wants the folder."""
         text = json.dumps({"state": state, "pid": os.getpid(), "url": url}) + "\n"
         with suppress(OSError):  # a full disk: the lock holds all the same
             os.ftruncate(self._file, 0)

@@ -1,4 +1,4 @@
-"""Delete what nobody refers to: uploads that have expired, and what killed processes left in storage."""
+"""Delete objects that no row refers to: expired uploads, and files that killed processes left in storage."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -12,7 +12,7 @@ from service.artifacts.service import object_name
 from service.context import Context
 from service.direct_uploads import repository as direct_uploads
 from service.direct_uploads.service import discard
-from service.jobs.ending import training_state_key
+from service.jobs.job_ended import training_state_key
 from service.jobs.service import FINAL
 from service.kit.database import utc_now
 from service.tables.artifacts import Artifact
@@ -24,14 +24,14 @@ from service.uploads.repository import UploadRepository, expired
 logger = logging.getLogger(__name__)
 
 Refers = Callable[[Session, Iterable[str]], set[str | None]]
-"""Which of these objects does a row refer to?"""
+"""Returns which of these objects a row refers to."""
 
 GRACE_PERIOD = timedelta(days=1)
 """An object is stored before the row that refers to it, and so may be alone for a moment."""
 
 
 def collect(context: Context, now: datetime | None = None) -> int:
-    """One round; returns how many objects were deleted. ``now`` is for tests that will not wait."""
+    """Delete garbage once. Return how many objects were deleted. ``now`` is for tests, which cannot wait."""
     now = now or utc_now()
     keys = _expired_parts(context, now)
     for folder, referred in REFERRED.items():
@@ -65,7 +65,7 @@ def _expired_direct_uploads(context: Context, now: datetime) -> int:
 
 
 def _unfinished(context: Context, before: datetime) -> int:
-    """Delete what was begun before then, and never became an object."""
+    """Delete files that were begun before then and never became an object."""
     count = context.storage.drop_unfinished(before)
     if context.bucket:
         begun = [each for folder in REFERRED for each in context.bucket.unfinished(folder, before)]
@@ -83,7 +83,7 @@ def _column(column: InstrumentedAttribute[str] | InstrumentedAttribute[str | Non
 
 
 def _artifacts(session: Session, keys: Iterable[str]) -> set[str | None]:
-    """Also those of direct uploads, which seem as old as their first call, and are read before an artifact refers to them."""
+    """Keep objects of direct uploads too: they seem as old as their first call, and are read before an artifact names them."""
     read = direct_uploads.under_way(session, map(_name, keys))
     return _column(Artifact.object_name, Artifact.deleted_at.is_(None))(session, keys) | {object_name(each) for each in read}
 

@@ -1,4 +1,4 @@
-"""Put lost jobs back into the queue, ring for forgotten ones, and now and then collect garbage.
+"""Queue lost jobs again, dispatch forgotten ones again, and now and then collect garbage.
 
     python -m service.processes.reaper
 
@@ -12,7 +12,7 @@ import time
 from datetime import timedelta
 
 from service.context import Context
-from service.jobs.ending import discard_training_state, end, record_failure
+from service.jobs.job_ended import discard_training_state, note_end, record_failure
 from service.jobs.repository import LeaseRepository
 from service.kit.database import utc_now
 from service.kit.logs import configure
@@ -24,14 +24,16 @@ from service.tables.jobs import Job
 logger = logging.getLogger(__name__)
 
 GARBAGE_SECONDS = 3600
+"""Time between two collections of garbage, in seconds."""
+
 NOTIFY_AGAIN_SECONDS = 30
-"""A queued job waits this long before it is rung for again: its worker may simply be busy."""
+"""Seconds that a queued job waits before it is dispatched again: its worker may simply be busy."""
 
 
 def reap(context: Context) -> None:
-    """One round: running jobs without a living worker are queued again, up to the limit of attempts, and rung for."""
+    """Queue running jobs without a living worker again, up to the limit of attempts, and dispatch jobs that wait too long."""
     now = utc_now()
-    to_ring: list[Job] = []
+    waiting: list[Job] = []
     with context.database.session() as session:
         leases = LeaseRepository(session)
         for job in leases.to_reap(now, now - timedelta(seconds=NOTIFY_AGAIN_SECONDS)):
@@ -42,12 +44,12 @@ def reap(context: Context) -> None:
                     record_failure(session, job, error or {"code": "canceled", "detail": "the job was canceled"})
                     discard_training_state(context.storage, job.id)
                     session.refresh(job)
-                    end(session, job)
+                    note_end(session, job)
                     logger.warning("%s: %s, its worker is gone after attempt %d", job.id, state, job.attempt)
             elif leases.change(job.id, job.state, job.attempt, state="queued", lease_until=None, dispatched_at=now):
-                to_ring.append(job)
-                logger.warning("%s: rung for again, it was %s after attempt %d", job.id, job.state, job.attempt)
-    for job in to_ring:
+                waiting.append(job)
+                logger.warning("%s: dispatched again, it was %s after attempt %d", job.id, job.state, job.attempt)
+    for job in waiting:
         context.dispatcher.notify(job)
 
 

@@ -1,4 +1,4 @@
-"""The activity log: who did what."""
+"""The activity log: what was done, and by which actor."""
 
 from datetime import datetime
 

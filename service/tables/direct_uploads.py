@@ -17,12 +17,12 @@ class DirectUpload(Base):
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
     filename: Mapped[str]
     sha256: Mapped[str | None]
-    """What the client announced, if it did."""
+    """The digest that the client announced, if it did."""
     size: Mapped[int] = mapped_column(BigInteger)
     part_bytes: Mapped[int] = mapped_column(BigInteger)
-    """Of every part but the last."""
+    """Bytes of every part but the last."""
     multipart_id: Mapped[str]
-    """What the bucket calls it."""
+    """The bucket's name for it."""
     artifact_id: Mapped[str | None] = mapped_column(ForeignKey("artifacts.id"))
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime] = mapped_column(index=True)
@@ -32,5 +32,5 @@ class DirectUpload(Base):
         return -(-self.size // self.part_bytes)
 
     def size_of(self, number: int) -> int:
-        """The bytes of a part; the first is number 1."""
+        """Return the bytes of a part; the first is number 1."""
         return min(self.part_bytes, self.size - (number - 1) * self.part_bytes)

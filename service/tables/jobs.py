@@ -29,7 +29,7 @@ class Job(Base):
     releases: Mapped[int] = mapped_column("hand_backs", default=0, server_default=text("0"))
     """Attempts that ended because their worker was told to stop: they do not count against the job."""
     memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
-    """What it needs, by an estimate; null for a job from before there was one, and where nobody can tell."""
+    """Memory that it needs, by an estimate, in bytes; null for a job from before there was one, and where it is unknown."""
     lease_until: Mapped[datetime | None]
     dispatched_at: Mapped[datetime] = mapped_column("rung_at")
     cancel_requested: Mapped[bool] = mapped_column(default=False)
@@ -37,7 +37,7 @@ class Job(Base):
     result: Mapped[str | None]
     error: Mapped[dict[str, Any] | None]
     traceparent: Mapped[str | None]
-    """Where every attempt goes on with the trace of the request, whichever process dispatches it."""
+    """Continues the request's trace in every attempt, whichever process dispatches it."""
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]

@@ -28,7 +28,7 @@ class StoredKey(SealedRow, Base):
     panel: Mapped[list[dict[str, Any]] | None]
     """The key's tests on other models, at the end of the embedding; null for keys from before there was a panel."""
     opened_at: Mapped[datetime | None]
-    """When the key was shown to others, as in a dispute: since then models may be made with it, and it proves nothing new."""
+    """When the key was shown to others, as in a dispute: they can make models with it, so it proves nothing new."""
     created_at: Mapped[datetime]
 
     @property

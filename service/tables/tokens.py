@@ -10,12 +10,14 @@ from service.kit.database import Base
 
 
 class Tenant(Base):
+    """A user of the service, who sees no other tenant's things."""
+
     __tablename__ = "tenants"
 
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
     quota_bytes: Mapped[int | None] = mapped_column(sa.BigInteger)
-    """How many bytes of uploads it may keep; none: as many as there is room for."""
+    """Maximum size of its uploads, in bytes; null: no limit."""
     created_at: Mapped[datetime]
 
 

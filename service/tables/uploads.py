@@ -17,10 +17,10 @@ class Upload(Base):
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
     filename: Mapped[str]
     sha256: Mapped[str | None]
-    """What the client announced, if it did."""
+    """The digest that the client announced, if it did."""
     length: Mapped[int] = mapped_column(BigInteger)
     offset: Mapped[int] = mapped_column(BigInteger)
-    """So many bytes have come in."""
+    """Bytes that have come in."""
     artifact_id: Mapped[str | None] = mapped_column(ForeignKey("artifacts.id"))
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime] = mapped_column(index=True)

@@ -35,9 +35,9 @@ class Verification(Subject, Base):
     token_id: Mapped[str | None]
     """The token that submitted it; null for those from before that was noted."""
     with_secret: Mapped[bool] = mapped_column(default=False, server_default=false())
-    """Whether the submitter brought the key's secret, and so may see what it reads."""
+    """Whether the submitter sent the key's secret, and so may see the figures."""
     suspect_weights: Mapped[str | None]
-    """Digest of the weights that were read, however they were packed."""
+    """Digest of the tested weights, however they were packed."""
     with_key: Mapped[int | None]
     """It is the n-th test with its key."""
     of_file: Mapped[int | None]
@@ -56,7 +56,7 @@ class Verification(Subject, Base):
 
     @property
     def bound_log10_p(self) -> float | None:
-        """log10 of the bound that every reader may know."""
+        """log10 of the bound that every reader may know; None above it."""
         if self.log10_p is None or self.verdict not in ("match", "base-marked"):
             return None
         return coarse_bound(self.log10_p)

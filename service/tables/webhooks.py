@@ -1,4 +1,4 @@
-"""Webhooks of a tenant, and what was or will be delivered to them."""
+"""Webhooks of a tenant, and their messages."""
 
 from datetime import datetime
 
@@ -26,7 +26,7 @@ class Webhook(SealedRow, Base):
 
 
 class Delivery(Base):
-    """One message to one webhook. ``next_attempt_at`` is null once it is delivered or given up."""
+    """One message to one webhook. ``next_attempt_at`` is null once it is delivered or has failed."""
 
     __tablename__ = "webhook_deliveries"
     __table_args__ = (Index("ix_webhook_deliveries_webhook_id_id", "webhook_id", "id"),)

@@ -1,7 +1,7 @@
 """Resumable uploads by the tus protocol, version 1.0: creation, checksum, expiration and termination.
 
-https://tus.io/protocols/resumable-upload. Written here because the server library for FastAPI reads a body before it asks who
-sends it, checks no checksums and knows no owners of uploads.
+https://tus.io/protocols/resumable-upload. Written here because the server library for FastAPI reads a body before it
+authenticates the caller, checks no checksums and knows no owners of uploads.
 """
 
 from collections.abc import Callable
@@ -32,9 +32,9 @@ from service.uploads.schemas import ALGORITHMS, Checksum, parse_metadata
 
 VERSION = "1.0.0"
 ARTIFACT = "AIAO-Artifact"
-"""Names the artifact that came of an upload."""
+"""The header that names the artifact that came of an upload."""
 UPLOAD = "AIAO-Upload"
-"""Names the upload, for clients that take identifiers instead of addresses."""
+"""The header that names the upload, for clients that take identifiers instead of addresses."""
 
 
 class TusRoute(APIRoute):
@@ -66,7 +66,7 @@ router = APIRouter(prefix="/v1/uploads", tags=["uploads"], route_class=TusRoute)
 TUS = [Depends(speaks_tus)]
 TUS_HEADER = {"name": "Tus-Resumable", "in": "header", "required": True, "schema": {"type": "string", "enum": [VERSION]}}
 SPEAKS_TUS = {"parameters": [TUS_HEADER]}
-"""Said here, for whoever leaves it out gets the 412 of the protocol, and not the 422 of what FastAPI requires."""
+"""Described here because a client that leaves it out gets the protocol's 412, not the 422 of a header that FastAPI requires."""
 
 Offset = Annotated[int, Header(alias="Upload-Offset", ge=0, description="How many bytes are there already.")]
 PATCH_TYPE = "application/offset+octet-stream"

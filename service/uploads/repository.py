@@ -25,23 +25,23 @@ class UploadRepository(TenantRepository[Upload]):
         return bool(result.rowcount)
 
     def parts(self, upload_id: str) -> Sequence[str]:
-        """The keys of the parts that have come in, in order."""
+        """Return the keys of the parts that have come in, in order."""
         query = select(UploadPart.object_name).where(UploadPart.upload_id == upload_id).order_by(UploadPart.start)
         return self.session.scalars(query).all()
 
     def drop_parts(self, upload_id: str) -> Sequence[str]:
-        """Forget the parts; returns the keys of their objects, which can go once this is committed."""
+        """Forget the parts. Return the keys of their objects, which can go once this is committed."""
         keys = self.parts(upload_id)
         self.session.execute(delete(UploadPart).where(UploadPart.upload_id == upload_id))
         return keys
 
     def remove(self, upload: Upload) -> Sequence[str]:
-        """Forget the upload and its parts; returns the keys of their objects."""
+        """Forget the upload and its parts. Return the keys of their objects."""
         keys = self.drop_parts(upload.id)
         self.session.delete(upload)
         return keys
 
 
 def expired(session: Session, now: datetime) -> Sequence[Upload]:
-    """Uploads of every tenant that nobody goes on with."""
+    """Return uploads of any tenant that have expired."""
     return session.scalars(select(Upload).where(Upload.expires_at < now).order_by(Upload.expires_at).limit(100)).all()

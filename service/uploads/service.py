@@ -25,12 +25,14 @@ from service.uploads.repository import UploadRepository
 from service.uploads.schemas import Checksum, Metadata
 
 PART_BYTES = 64 << 20
+"""Size of a part, in bytes: a killed process loses at most one."""
+
 LIFETIME = timedelta(days=1)
-"""After its last bytes an upload is kept for so long."""
+"""How long an upload is kept after its last bytes."""
 
 
 def create(session: Session, tenant_id: str, metadata: Metadata, length: int) -> Upload:
-    """An upload of which nothing has come in. Raises :class:`service.kit.errors.QuotaExceeded`."""
+    """Begin an upload. Raise :class:`service.kit.errors.QuotaExceeded`."""
     lock_tenant(session, tenant_id)
     check_quota(session, tenant_id, length, metadata.sha256)
     now = utc_now()
@@ -48,11 +50,11 @@ def create(session: Session, tenant_id: str, metadata: Metadata, length: int) ->
 
 
 def find(context: Context, tenant_id: str, upload_id: str) -> Upload:
-    """Raises :class:`service.kit.errors.NotFound`, or :class:`Gone` for one that has expired."""
+    """Return an upload. Raise :class:`service.kit.errors.NotFound`, or :class:`Gone` for one that has expired."""
     with context.database.read_session() as session:
         upload = UploadRepository(session, tenant_id).get(upload_id)
     if upload.expires_at < utc_now():
-        raise Gone(f"{upload_id} has expired; begin it anew")
+        raise Gone(f"{upload_id} has expired; begin it again")
     return upload
 
 
@@ -65,10 +67,10 @@ def terminate(context: Context, tenant_id: str, upload_id: str) -> None:
 
 
 async def append(context: Context, upload: Upload, body: AsyncIterator[bytes], checksum: Checksum | None) -> int:
-    """Take in bytes that follow those that are there; returns how many there are now.
+    """Take in the next bytes. Return how many there are now.
 
-    Of a body that breaks off, what came is kept; with a ``checksum`` all of it is kept or nothing. Raises :class:`Conflict` if
-    another request appends to the same upload, :class:`UploadTooLarge` and :class:`ChecksumMismatch`.
+    A body that breaks off is kept as far as it came; with a ``checksum`` all of it is kept or nothing. Raise :class:`Conflict`
+    if another request appends to the same upload, :class:`UploadTooLarge` and :class:`ChecksumMismatch`.
     """
     pieces = _Pieces(body, upload, checksum)
     unchecked: list[tuple[UploadPart, int]] = []
@@ -90,7 +92,7 @@ async def append(context: Context, upload: Upload, body: AsyncIterator[bytes], c
 
 
 def _note(context: Context, upload: Upload, parts: list[tuple[UploadPart, int]]) -> None:
-    """All ``parts`` or none; an empty one, which the end of a body leaves, is no part."""
+    """Note all ``parts`` or none. Drop an empty one, which the end of a body leaves."""
     for part, offset in parts:
         if offset == part.start:
             context.storage.delete(part.object_name)
@@ -129,7 +131,7 @@ class _Pieces:
 
 
 async def finish(context: Context, caller: Caller, upload: Upload) -> Artifact:
-    """The artifact of an upload that is all there. Raises :class:`InvalidArtifact`; the upload is then forgotten.
+    """Make the artifact of an upload that is all there. Raise :class:`InvalidArtifact`; the upload is then forgotten.
 
     May be called again, also at the same time: there is one artifact.
     """
@@ -169,7 +171,7 @@ async def finish(context: Context, caller: Caller, upload: Upload) -> Artifact:
 
 
 def _state(context: Context, upload: Upload) -> tuple[Artifact | None, Sequence[str]]:
-    """The artifact that came of the upload, if one did, and else the keys of its parts."""
+    """Return the artifact that came of the upload, if one did, and the keys of its parts."""
     with context.database.read_session() as session:
         uploads = UploadRepository(session, upload.tenant_id)
         keys = uploads.parts(upload.id)  # first: another request that takes them away meanwhile has named its artifact by then

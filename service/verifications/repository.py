@@ -10,12 +10,12 @@ class VerificationRepository(TenantRepository[Verification]):
     table, noun = Verification, "verification"
 
     def tests_with_key(self, model_id: str) -> int:
-        """How many tests there were with the key of a model, those from before tests were counted among them."""
+        """Count the tests with the key of a model, including those from before tests had numbers."""
         tested = or_(Verification.with_key.is_not(None), Verification.report.is_not(None))
         return self._count(Verification.model_id == model_id, tested)
 
     def tests_of(self, suspect_weights: str) -> int:
-        """How many tests there were of these weights."""
+        """Count the tests of these weights."""
         return self._count(Verification.suspect_weights == suspect_weights)
 
     def _count(self, *conditions: object) -> int:

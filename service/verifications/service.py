@@ -24,10 +24,10 @@ from service.verifications.schemas import VerificationIn
 
 
 def submit(session: Session, context: Context, caller: Caller, request: VerificationIn) -> tuple[Verification, Job]:
-    """A verification and its queued job.
+    """Queue a verification. Return it with its job.
 
-    Raises :class:`service.kit.errors.NotFound` for an unknown model or artifact, :class:`Conflict` for a model that is not
-    ready or whose key was opened, :class:`Forbidden` for a stricter limit of a caller who may not see figures,
+    Raise :class:`service.kit.errors.NotFound` for an unknown model or artifact, :class:`Conflict` for a model that is not
+    ready or whose key was opened, :class:`Forbidden` for a stricter limit by a caller that may not see figures,
     :class:`InvalidArtifact` for an image set, :class:`AdapterWithoutBase`, :class:`service.kit.errors.InvalidSecret` and
     :class:`service.kit.errors.NotEnoughMemory`.
     """
@@ -103,7 +103,7 @@ def record_report(session: Session, tenant_id: str, verification_id: str, report
 
 
 def may_see_figures(caller: Caller, row: Verification) -> bool:
-    """Whether the caller may know what the key reads from a suspect: as its owner, or as who brought its secret.
+    """Return whether the caller may see the figures of a test: as the key's owner, or because it sent the key's secret.
 
     Figures of many suspects, each changed a little, spell out the key's signs.
     """

@@ -1,4 +1,4 @@
-"""Where a webhook may be: the service calls no address inside its own network for a client."""
+"""Addresses of webhooks: the service calls no address inside its own network for a client."""
 
 import ipaddress
 import socket
@@ -12,7 +12,7 @@ TRANSLATED = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", 
 
 
 class UnsafeAddress(Exception):
-    """The address may not be called, or there is none."""
+    """The address must not be called, or there is none."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Address:
 
     @classmethod
     def of(cls, text: str, *, private: bool) -> "Address":
-        """Raises :class:`UnsafeAddress`."""
+        """Check the form of an address. Raise :class:`UnsafeAddress`."""
         url = httpx.URL(text)
         if url.scheme != "https" and not (private and url.scheme == "http"):
             raise UnsafeAddress("a webhook must be an https address")
@@ -37,10 +37,10 @@ class Address:
         return address
 
     def resolved(self) -> tuple[httpx.URL, dict[str, str]]:
-        """The URL with the address in place of the name, and the extensions of the request that keep the name for TLS.
+        """Return the URL with the address in place of the name, and request extensions that keep the name for TLS.
 
-        The name is looked up once and what was checked is what is called: an answer that changes in between cannot lead
-        elsewhere. Raises :class:`UnsafeAddress`.
+        The name is looked up once, and the checked address is called: an answer that changes in between cannot lead elsewhere.
+        Raise :class:`UnsafeAddress`.
         """
         try:
             found = socket.getaddrinfo(self.url.host, self.url.port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)

@@ -17,7 +17,7 @@ class WebhookRepository(TenantRepository[Webhook]):
         return self.session.scalars(self._mine().where(Webhook.disabled_at.is_(None)).order_by(Webhook.id)).all()
 
     def delete(self, webhook_id: str) -> None:
-        """With all that was or would be delivered to it."""
+        """Delete a webhook with all its messages."""
         webhook = self.get(webhook_id, lock=True)
         self.session.execute(delete(Delivery).where(Delivery.webhook_id == webhook.id))
         self.session.delete(webhook)
@@ -34,7 +34,7 @@ class DueDeliveries:
         self.session = session
 
     def claim(self, now: datetime, until: datetime, limit: int) -> list[tuple[Delivery, Webhook]]:
-        """Deliveries that are due, with their webhooks; until ``until`` no other courier takes them."""
+        """Take deliveries that are due, with their webhooks; until ``until`` no other courier takes them."""
         query = (
             select(Delivery, Webhook)
             .join(Webhook, Delivery.webhook_id == Webhook.id)
@@ -49,7 +49,7 @@ class DueDeliveries:
         return found
 
     def claimed(self, delivery_id: str, attempts: int) -> tuple[Delivery, Webhook] | None:
-        """A delivery and its webhook, locked, if both are still there and no later attempt was begun."""
+        """Lock and return a delivery and its webhook if both are still there and no later attempt was begun."""
         query = (
             select(Delivery, Webhook)
             .join(Webhook, Delivery.webhook_id == Webhook.id)

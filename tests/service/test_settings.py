@@ -22,7 +22,7 @@ def test_a_setting_that_cannot_be_used_is_named_and_no_key_repeated(monkeypatch)
 
 def test_queues_that_cannot_be_read_are_told_in_our_own_words(monkeypatch):
     monkeypatch.setenv("AIAO_QUEUES", "gpu:lots")
-    with pytest.raises(InvalidSettings, match=r"^AIAO_QUEUES: gpu:lots is no queue with its memory"):
+    with pytest.raises(InvalidSettings, match=r"^AIAO_QUEUES: gpu:lots is not a queue with its memory"):
         read_settings()
 
 

@@ -6,7 +6,7 @@ from sqlalchemy import update
 
 from service.context import Context
 from service.jobs import service as jobs
-from service.jobs.ending import training_state_key
+from service.jobs.job_ended import training_state_key
 from service.jobs.leases import Lease
 from service.kit.database import utc_now
 from service.kit.dispatch import Dispatcher

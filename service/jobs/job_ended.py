@@ -18,7 +18,7 @@ SUBJECTS: dict[str, type[Subject]] = {"embed": Model, "verify": Verification, "a
 """What a job works on, by its kind."""
 
 
-def end(session: Session, job: Job) -> None:
+def note_end(session: Session, job: Job) -> None:
     """After the last change of a job's state: forget a secret that was lent to it, and tell the webhooks."""
     LentSecretRepository(session, job.tenant_id).drop(job.id)
 
