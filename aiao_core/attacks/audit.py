@@ -24,7 +24,7 @@ from aiao_core.key import OwnerKey
 from aiao_core.method.fine_tuning import Examples, noised
 from aiao_core.progress import Progress, ProgressCallback, silent
 from aiao_core.protocol import LIMIT_LOG10_P, TAU
-from aiao_core.reports.audit import AttackMeasurement, AttackResult, AuditInput, AuditReport, Summary, outcome_of
+from aiao_core.reports.audit import AttackResult, AuditInput, AuditReport, Measured, Summary, outcome_of
 from aiao_core.reports.parts import best_of, deciding, software
 from aiao_core.verification.alignment import reference
 from aiao_core.verification.measurement import measure
@@ -149,16 +149,14 @@ class Judge:
             seconds=round(time.perf_counter() - start, 1),
         )
 
-    def measure(
-        self, denoiser: nn.Module, progress: ProgressCallback, published_loss: float | None = None
-    ) -> AttackMeasurement:
+    def measure(self, denoiser: nn.Module, progress: ProgressCallback, published_loss: float | None = None) -> Measured:
         """Test ``denoiser`` and measure its quality; without ``published_loss`` it is the published model itself."""
         loss = self.loss(denoiser)
         found = measure(denoiser, self.key, self.options.seed, draws=self.options.draws, source=self.source, progress=progress)
         ways = found.readings()
         test, view = best_of(ways), found.view(deciding(ways))
         vs_rate, rs_rate = found.rates(view, TAU)
-        return AttackMeasurement(
+        return Measured(
             verdict="match" if test.log10_p <= LIMIT_LOG10_P else "no-match",
             test=test,
             vs_rate=vs_rate,

@@ -21,7 +21,7 @@ TOLERANCE = 1e-3
 """Tolerance of a ratio of losses: an interrupted audit may resume on another machine, which rounds differently."""
 
 
-class AttackMeasurement(Frozen):
+class Measured(Frozen):  # the name is part of the API: generated clients have a type of it
     """One model under the owner's key, and what it is still worth."""
 
     verdict: Literal["match", "no-match"]
@@ -40,7 +40,7 @@ class AttackResult(Frozen):
     name: str
     family: str
     outcome: Outcome
-    measured: AttackMeasurement | None = Field(description="null if there is no model to test")
+    measured: Measured | None = Field(description="null if there is no model to test")
     reason: str | None = Field(description="why there is no model to test; null if there is one")
     seconds: float = Field(ge=0, description="of the attack and its test")
 
@@ -87,7 +87,7 @@ class AuditReport(Document):
     data: Literal["images", "own-samples"] = Field(description="what the attacks trained on and the loss is measured on")
     attack_examples: int = Field(ge=1, description="of the data, for the attacks")
     held_out_examples: int = Field(ge=1, description="of the data, for the loss alone")
-    published: AttackMeasurement
+    published: Measured
     attacks: tuple[AttackResult, ...]
     summary: Summary
     inputs: tuple[AuditInput, ...]
@@ -117,7 +117,7 @@ class AuditReport(Document):
         return self
 
 
-def outcome_of(measured: AttackMeasurement | None, max_quality_loss: float) -> Outcome:
+def outcome_of(measured: Measured | None, max_quality_loss: float) -> Outcome:
     """Return the outcome of an attack. A ruined model is useless to a thief, so its verdict does not count."""
     if measured is None:
         return "no-model"

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from aiao_core import protocol
 from aiao_core.key import Architecture, Layer, OwnerKey, decode_secret
 from aiao_core.protocol import DECOYS, DRAWS, LIMIT_LOG10_P, TAU
-from aiao_core.reports.audit import AttackMeasurement, AttackResult, AuditReport, Outcome, Summary
+from aiao_core.reports.audit import AttackResult, AuditReport, Measured, Outcome, Summary
 from aiao_core.reports.parts import BitTest, Interval, LayerResult, Reading, Readings, SubpathResult, SubpathSet, best_of
 from aiao_core.reports.verdicts import Controls, Tested, decide
 from aiao_core.reports.verification import NEW, Report
@@ -242,9 +242,9 @@ def finish_audit(context: Context, tenant_id: str, audit_id: str, job_id: str, *
 def an_audit_report(*, ended: bool = False) -> AuditReport:
     """Four attacks: the mark withstood one, one ruined the model, one was not possible, and another may have ended the mark."""
 
-    def measured(matches: int, loss: float) -> AttackMeasurement:
+    def measured(matches: int, loss: float) -> Measured:
         test = best_of(readings(matches))
-        return AttackMeasurement(
+        return Measured(
             verdict="match" if test.log10_p <= LIMIT_LOG10_P else "no-match",
             test=test,
             vs_rate=Interval(value=1, low=0.9, high=1, draws=DRAWS),
@@ -281,7 +281,7 @@ def an_audit_report(*, ended: bool = False) -> AuditReport:
     )
 
 
-def attack(name: str, outcome: Outcome, measured: AttackMeasurement | None) -> AttackResult:
+def attack(name: str, outcome: Outcome, measured: Measured | None) -> AttackResult:
     reason = None if measured else "this denoiser has no <attention>"
     return AttackResult(
         id=name, name=f"{name} at a strength", family="tests", outcome=outcome, measured=measured, reason=reason, seconds=1.5

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from aiao_core.errors import InvalidReport
 from aiao_core.protocol import LIMIT_LOG10_P
-from aiao_core.reports.audit import AttackMeasurement, AttackResult, AuditReport, Summary, outcome_of
+from aiao_core.reports.audit import AttackResult, AuditReport, Measured, Summary, outcome_of
 from aiao_core.reports.audit_page import to_html
 from aiao_core.reports.parts import BitTest
 from tests.support.places import GOLDEN
@@ -125,7 +125,7 @@ def test_any_text_is_a_report_or_an_invalid_one(text):
         AuditReport.from_json(text)
 
 
-def measured(matches: int, bits: int, quality: float) -> AttackMeasurement:
+def measured(matches: int, bits: int, quality: float) -> Measured:
     published, test = golden().published, BitTest.of(matches, bits)
     verdict = "match" if test.log10_p <= golden().max_log10_p else "no-match"
     loss = published.loss * (1 + quality)
