@@ -19,8 +19,9 @@ import redis
 from aiao import Client
 from service.kit.database import Database
 from service.processes.embedded import redis_server
+from service.tenants import tenant_named
 from service.tokens.schemas import TokenIn
-from service.tokens.service import issue, tenant_named
+from service.tokens.service import issue
 from tests.support.databases import sqlite_database
 from tests.support.places import PROJECT
 
