@@ -35,7 +35,7 @@ settings.register_profile("ci", derandomize=True, deadline=None, suppress_health
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
-STARTS_PROCESSES = {"redis_url", "apis", "bucket", "production", "kms"}
+STARTS_PROCESSES = {"redis_url", "apis", "bucket", "production", "kms", "gcs", "azure"}
 """Fixtures, of which every other one that starts a process is made."""
 
 LONGEST = ("e2e", "worker", "false_accusations", "benchmarks", "aiao_core")
@@ -73,6 +73,13 @@ def no_process(request, monkeypatch) -> None:
             pytest.fail("this test starts a process: mark it with @pytest.mark.process")
 
         monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory) -> Path:
+    """A folder that all processes of a run share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
 
 @pytest.fixture(scope="session")

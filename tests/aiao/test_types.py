@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from tests.support.places import PROJECT
 
 GOOD = """
@@ -38,6 +40,7 @@ async def wrong(client: aiao.AsyncClient, model: aiao.Model) -> None:
 """
 
 
+@pytest.mark.process
 def test_calls_are_typed(tmp_path):
     (tmp_path / "good.py").write_text(GOOD)
     (tmp_path / "bad.py").write_text(BAD)

@@ -39,8 +39,8 @@ class Marked(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def marked() -> Marked:
-    model, key = make_marked()
+def marked(run_folder) -> Marked:
+    model, key = make_marked(run_folder)
     return Marked(make_tiny_model().denoiser, model.denoiser, key)
 
 

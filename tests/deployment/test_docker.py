@@ -24,6 +24,7 @@ def copy(name: str, source: Path, target: Path) -> None:
 
 
 @pytest.mark.process
+@pytest.mark.process
 def test_both_distributions_are_built_from_what_is_copied(tmp_path):
     for rule in (PROJECT / ".dockerignore").read_text().split():
         if rule.startswith("!"):

@@ -15,9 +15,7 @@ from service.kit.database import utc_now
 from service.kit.ids import new_id
 from service.processes.courier import http_client, post
 from service.tables.webhooks import Delivery, Webhook
-from tests.examples.conftest import EXAMPLES
-
-pytestmark = pytest.mark.process
+from tests.support.places import EXAMPLES
 
 pytestmark = pytest.mark.process
 

@@ -33,10 +33,10 @@ Test = Callable[..., Report]
 
 
 @pytest.fixture(scope="session")
-def owner(tmp_path_factory) -> Owner:
+def owner(tmp_path_factory, run_folder) -> Owner:
     """The tiny model with a mark: ``source/``, ``marked/`` and ``my.key.json``."""
     folder = tmp_path_factory.mktemp("owner")
-    source, (marked, key) = make_tiny_model(), make_marked()
+    source, (marked, key) = make_tiny_model(), make_marked(run_folder)
     for name, model in (("source", source), ("marked", marked)):
         DDPMPipeline(model.denoiser, model.schedule.scheduler).save_pretrained(folder / name)
     (folder / "my.key.json").write_text(key.to_json())

@@ -177,7 +177,13 @@ class System:
 
 @contextmanager
 def system(
-    data_dir: Path, *, database_url: str = "", broker_url: str, log_dir: Path | None = None, **settings: str
+    data_dir: Path,
+    *,
+    database_url: str = "",
+    broker_url: str,
+    log_dir: Path | None = None,
+    reaper: bool = True,
+    **settings: str,
 ) -> Iterator[System]:
     """API and reaper on a migrated database, without a worker yet; patient settings are shortened for tests."""
     quick = {"AIAO_LEASE_SECONDS": "3", "AIAO_HEARTBEAT_SECONDS": "0.5", "AIAO_REAP_SECONDS": "0.5"}
@@ -189,7 +195,8 @@ def system(
         with _opened(database_url) as database:
             database.migrate()
         running.start_api()
-        running.start_reaper()
+        if reaper:
+            running.start_reaper()
         yield running
     finally:
         running.stop()

@@ -49,9 +49,9 @@ class Tiny:
         return self.folder / name
 
 
-def make(folder: Path) -> Tiny:
+def make(folder: Path, run_folder: Path) -> Tiny:
     """The model before and after the watermark, ``source`` and ``marked``, and an innocent's LoRA, in several forms each."""
-    source, (marked, key) = make_tiny_model(SOURCE), make_marked(SOURCE)
+    source, (marked, key) = make_tiny_model(SOURCE), make_marked(run_folder, SOURCE)
     for name, model in (("source", source), ("marked", marked)):
         _save(model, folder / name)
         weights = {layer: each.contiguous() for layer, each in model.denoiser.state_dict().items()}

@@ -1,12 +1,12 @@
 """An untrained model of some thousand parameters, and the same with a mark: for everything that does not depend on training."""
 
-import copy
 import json
-from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from aiao_core.denoisers.model import DiffusionModel
@@ -16,6 +16,7 @@ from aiao_core.method.embedding import embed
 from aiao_core.method.fine_tuning import Examples
 from aiao_core.options import EmbeddingOptions
 from demo_models.emoji.data import load_images
+from tests.support.shared import made_once
 
 SEED = bytes(range(32))
 """Seed of the mark."""
@@ -55,15 +56,19 @@ class MarkedModel(NamedTuple):
     key: OwnerKey
 
 
-def make_marked(seed: int = 0) -> MarkedModel:
-    """A copy of the tiny model with a mark, which a test may change. It is embedded once."""
-    return copy.deepcopy(_marked(seed))
+def make_marked(run_folder: Path, seed: int = 0) -> MarkedModel:
+    """The tiny model with a mark. The first process of a test run that asks embeds it, and the others load it."""
 
+    def make(folder: Path) -> None:
+        model = make_tiny_model(seed)
+        key = embed(model, SEED, examples=make_tiny_examples(), options=MARKING).key
+        save_file(model.denoiser.state_dict(), folder / "weights.safetensors")
+        (folder / "key.json").write_text(key.to_json())
 
-@cache
-def _marked(seed: int) -> MarkedModel:
+    folder = made_once(run_folder / f"marked-{seed}", make)
     model = make_tiny_model(seed)
-    return MarkedModel(model, embed(model, SEED, examples=make_tiny_examples(), options=MARKING).key)
+    model.denoiser.load_state_dict(load_file(folder / "weights.safetensors"))
+    return MarkedModel(model, OwnerKey.from_json((folder / "key.json").read_text()))
 
 
 def fine_tuned(model: DiffusionModel, amount: float = 0.02, seed: int = 3) -> nn.Module:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from scipy.stats import binomtest, kstest
 
 from aiao_core.denoisers import Inputs
@@ -13,6 +14,9 @@ from aiao_core.reports.parts import Reading, Registration, best_of, counts
 from aiao_core.statistics import randomized_p_value
 from aiao_core.verification.decoding import Draws, decode, observe
 from aiao_core.verification.measurement import Measurement, View, bit_test
+
+MANY = pytest.mark.parametrize("count", [160, pytest.param(640, marks=pytest.mark.slow)])
+"""Wrong keys to read: enough to notice an error in the test, and enough for its tail."""
 
 TOGETHER = 16
 """Keys whose triggers share a forward pass, as there are hundreds of them."""

@@ -35,8 +35,8 @@ def job_id(context) -> str:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory) -> Tiny:
-    return make(tmp_path_factory.mktemp("tiny"))
+def tiny(tmp_path_factory, run_folder) -> Tiny:
+    return make(tmp_path_factory.mktemp("tiny"), run_folder)
 
 
 @pytest.fixture

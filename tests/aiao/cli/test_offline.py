@@ -41,10 +41,10 @@ NUMBERS = {
 
 
 @pytest.fixture(scope="module")
-def owned(tmp_path_factory) -> Path:
+def owned(tmp_path_factory, run_folder) -> Path:
     """A folder with an owner's key file, the marked model, and suspects that nobody has marked."""
     folder = tmp_path_factory.mktemp("owned")
-    model, (marked, key) = make_tiny_model(), make_marked()
+    model, (marked, key) = make_tiny_model(), make_marked(run_folder)
     DDPMPipeline(marked.denoiser, marked.schedule.scheduler).save_pretrained(folder / "marked")
     (folder / "my.key.json").write_text(key.to_json())
     keyfile.save_secret(folder / "secret alone.json", key.secret, "mdl_1")

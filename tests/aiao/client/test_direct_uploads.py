@@ -32,7 +32,9 @@ def start(tmp_path_factory, redis_url, bucket) -> Callable[..., AbstractContextM
     def start(name: str, endpoint: str) -> AbstractContextManager[System]:
         places = {"AIAO_STORAGE_URL": f"{bucket.url}/{name}", "AIAO_DIRECT_UPLOAD_ENDPOINT": endpoint}
         queue = {"AIAO_QUEUE": f"nobody-{name}"}
-        return system(tmp_path_factory.mktemp(name), broker_url=redis_url, **places, **queue, **bucket.environment)
+        return system(
+            tmp_path_factory.mktemp(name), broker_url=redis_url, reaper=False, **places, **queue, **bucket.environment
+        )
 
     return start
 

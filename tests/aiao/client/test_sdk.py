@@ -107,7 +107,7 @@ def test_an_upload_goes_on_after_the_api_was_killed(tmp_path, redis_url):
             running.start_api()
 
     with (
-        system(tmp_path / "system", broker_url=redis_url, AIAO_QUEUE="nobody-killed") as running,
+        system(tmp_path / "system", broker_url=redis_url, reaper=False, AIAO_QUEUE="nobody-killed") as running,
         running.client() as client,
     ):
         artifact = client.artifacts.upload(large, progress=kill)
@@ -231,7 +231,7 @@ def test_a_job_is_named_by_what_started_it_or_by_its_identifier(client, folder, 
 
 def test_waiting_outlives_a_restart_of_the_api(tmp_path, redis_url, folder):
     with (
-        system(tmp_path / "system", broker_url=redis_url, AIAO_QUEUE="nobody-restarted") as running,
+        system(tmp_path / "system", broker_url=redis_url, reaper=False, AIAO_QUEUE="nobody-restarted") as running,
         running.client() as client,
     ):
         job = client.models.register(folder, name="mine").job

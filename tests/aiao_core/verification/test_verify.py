@@ -32,7 +32,7 @@ from aiao_core.verification.interference import LOADING, PASSES
 from aiao_core.verification.measurement import _response_success, _verification_success, measure
 from aiao_core.verification.verify import Subject, verify
 from tests.support.tiny_models import QUICK, make_tiny_model
-from tests.support.wrong_keys import check_coin_tosses, read, way
+from tests.support.wrong_keys import MANY, check_coin_tosses, read, way
 
 SUBJECT = Subject("suspect", "model")
 FEW = VerificationOptions(draws=12, decoys=3)
@@ -187,9 +187,10 @@ def test_decoys_are_other_keys_at_the_owners_layers_on_the_owners_draws(tiny_mod
     assert found.decoys(1, found.own) == (best_of(found.readings()),)
 
 
+@MANY
 @pytest.mark.parametrize("suspect", ["the source", "permuted and fine-tuned"])
-def test_a_wrong_key_is_exactly_binomial_on_an_unmarked_model(tiny_model, tiny_key, tiny_examples, suspect):
-    """640 keys that nobody embedded: uniform p-values of each of eight readings, and none of them near a match."""
+def test_a_wrong_key_is_exactly_binomial_on_an_unmarked_model(tiny_model, tiny_key, tiny_examples, suspect, count):
+    """Many keys that nobody embedded: uniform p-values of each of eight readings, and none of them near a match."""
     denoiser = copy.deepcopy(tiny_model.denoiser)
     if suspect != "the source":
         model = replace(tiny_model, denoiser=permuted(tiny_model))
@@ -197,7 +198,7 @@ def test_a_wrong_key_is_exactly_binomial_on_an_unmarked_model(tiny_model, tiny_k
         denoiser = model.denoiser
     found = measure(denoiser, tiny_key, 1, draws=4, source=reference(tiny_model.denoiser, tiny_key, 1))
     assert (found.strayed > 0) == (suspect != "the source")
-    readings = list(read(found, [bytes([number // 256, number % 256]) * 16 for number in range(640)]))
+    readings = list(read(found, [bytes([number // 256, number % 256]) * 16 for number in range(count)]))
     check_coin_tosses(readings, ways=8, limits=(0.3, 0.1, 0.03))
 
 

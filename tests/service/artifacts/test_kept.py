@@ -12,8 +12,10 @@ import sqlalchemy as sa
 from service.kit.database import utc_now
 from service.kit.ids import new_id
 from service.processes.garbage import GRACE_PERIOD, collect
+from service.tables.direct_uploads import DirectUpload
 from service.tables.jobs import Job
 from service.tables.tokens import Tenant
+from service.tables.uploads import Upload
 from tests.support import rows, uploads
 from tests.support.calls import append, begin, files, make_ready, post, problem, send, upload
 
@@ -160,6 +162,9 @@ def test_garbage_is_what_no_row_refers_to_and_old_enough(api, http, backstage, t
     make_ready(http, backstage, tmp_path)
     upload_id = begin(http, 5000)
     append(http, upload_id, b"a" * 1000).raise_for_status()
+    with backstage.database.session() as session:  # the uploads of other tests must not expire in this one
+        for table in (Upload, DirectUpload):
+            session.execute(sa.update(table).values(expires_at=later() + timedelta(days=1)))
     collect(backstage, later())  # what other tests left
     referred = objects(api)
     (tmp_path / "file").write_bytes(b"1")

@@ -42,6 +42,7 @@ def api(request, tmp_path_factory, redis_url, bucket) -> Iterator[System]:
             tmp_path_factory.mktemp(f"direct-{request.param}"),
             database_url=url,
             broker_url=redis_url,
+            reaper=False,
             AIAO_QUEUE=f"nobody-direct-{request.param}",
             AIAO_STORAGE_URL=f"{bucket.url}/the company/{request.param}",
             AIAO_MAX_UPLOAD_BYTES=str(LIMIT),

@@ -47,6 +47,7 @@ def test_a_broker_that_is_down_is_survived_and_a_ping_says_so(queue, caplog):
     dispatcher.close()
 
 
+@pytest.mark.process
 def test_a_broker_that_dies_under_an_open_connection_is_survived(queue, caplog):
     with private_redis() as url:
         dispatcher = Dispatcher(url, Fleet.parse(queue, ""))
@@ -57,6 +58,7 @@ def test_a_broker_that_dies_under_an_open_connection_is_survived(queue, caplog):
     dispatcher.close()
 
 
+@pytest.mark.process
 def test_a_broker_that_comes_back_is_used_again(queue, monkeypatch):
     port = free_port()
     monkeypatch.setattr(processes, "free_port", lambda: port)

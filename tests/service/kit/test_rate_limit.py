@@ -17,7 +17,7 @@ from tests.support.processes import free_port, private_redis, system, wait_for
 def limited(tmp_path_factory, redis_url):
     """An API that takes 20 calls in 10 seconds of each token."""
     folder = tmp_path_factory.mktemp("limited")
-    with system(folder, broker_url=redis_url, AIAO_RATE_LIMIT="20/10 seconds", AIAO_QUEUE="nobody") as running:
+    with system(folder, broker_url=redis_url, reaper=False, AIAO_RATE_LIMIT="20/10 seconds", AIAO_QUEUE="nobody") as running:
         yield running
 
 
@@ -59,7 +59,9 @@ def test_health_is_not_limited(limited):
 def test_a_redis_that_does_not_answer_stops_nobody(tmp_path, redis_url):
     with private_redis() as counter:
         port = int(counter.rpartition(":")[2].partition("/")[0])
-        with system(tmp_path, broker_url=redis_url, AIAO_RATE_LIMIT="2/minute", AIAO_REDIS_URL=counter) as running:
+        with system(
+            tmp_path, broker_url=redis_url, reaper=False, AIAO_RATE_LIMIT="2/minute", AIAO_REDIS_URL=counter
+        ) as running:
             headers = {"Authorization": f"Bearer {running.token()}"}
             codes = [httpx.get(f"{running.url}/v1/jobs", headers=headers).status_code for _ in range(3)]
             assert codes == [200, 200, 429]

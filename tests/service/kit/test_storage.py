@@ -25,7 +25,7 @@ def gcs(tmp_path_factory):
         yield store
 
 
-@pytest.fixture(params=["folder", "s3", "gcs", "azure"])
+@pytest.fixture(params=["folder", *(pytest.param(store, marks=pytest.mark.process) for store in ("s3", "gcs", "azure"))])
 def storage(request, tmp_path) -> Storage:
     if request.param == "folder":
         return Storage((tmp_path / "the storage").as_uri())

@@ -1,3 +1,0 @@
-from tests.support.places import PROJECT
-
-EXAMPLES = PROJECT / "examples"
