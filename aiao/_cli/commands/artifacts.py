@@ -8,12 +8,12 @@ from aiao._cli.commands.models import Json
 from aiao._cli.display import out, print_json, print_table
 from aiao._client.api import Client
 
-app = typer.Typer(help="List uploaded files, and delete those that nothing needs any more.", no_args_is_help=True)
+app = typer.Typer(help="List and delete uploaded files.", no_args_is_help=True)
 
 
 @app.command("list")
 def list_artifacts(json: Json = False) -> None:
-    """All uploaded files, newest first."""
+    """List all uploaded files, newest first."""
     with Client() as client:
         artifacts = list(client.artifacts.list())
     if json:
@@ -25,7 +25,7 @@ def list_artifacts(json: Json = False) -> None:
 
 @app.command()
 def delete(artifact: Annotated[str, typer.Argument(help="The artifact's identifier, art_….")]) -> None:
-    """Delete a file. Reports keep its name and digest; refused while a model or an unfinished job needs it."""
+    """Delete a file. Refused while a model or an unfinished job needs it. Reports keep its name and digest."""
     with Client() as client:
         client.artifacts.delete(artifact)
     out.print(f"{artifact} is deleted.")

@@ -22,29 +22,28 @@ WITHSTOOD, ENDED = 0, 1
 
 def audit(
     model: ModelId,
-    preset: Annotated[Preset | None, typer.Option(help="A set of attacks: quick (the default) or full, all of them.")] = None,
+    preset: Annotated[Preset | None, typer.Option(help="Set of attacks: quick (default), or full for all of them.")] = None,
     attack: Annotated[
-        list[str] | None, typer.Option(help="An attack, such as lora-4-100, in place of a preset. Repeatable.")
+        list[str] | None, typer.Option(help="Attack to try instead of a preset, such as lora-4-100. Repeatable.")
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Image set that the attacks train on: a folder, .zip or .npz; default its own samples.")
+        Path | None,
+        typer.Option(help="Images that the attacks train on: a folder, .zip or .npz. Default: samples of the model."),
     ] = None,
-    key: Annotated[
-        Path | None, typer.Option(help="The owner's key file, if the service does not keep the model's key.")
-    ] = None,
+    key: Annotated[Path | None, typer.Option(help="Owner's key file, if the service does not keep the model's key.")] = None,
     report_file: Annotated[Path | None, typer.Option("--report", help="Save the report: .html or .json.")] = None,
     force: Force = False,
-    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of attacks and tests; default 0.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of attacks and tests. Default: 0.")] = None,
     json: Json = False,
 ) -> None:
-    """Attack a registered model, and say what its watermark withstands and where it ends.
+    """Attack a registered model, and show which attacks its watermark withstands.
 
-    Exit status: 0 every attack that leaves the model useful leaves a match, 1 some attack ends the watermark, 2 error.
+    Exit status: 0 every useful model is still a match, 1 some attack ends the watermark, 2 error.
     """
     if attack and preset:
         raise ClientError("choose the attacks by either --preset or --attack")
     if unknown := [name for name in attack or [] if name not in ATTACKS]:
-        raise ClientError(f"there is no attack {unknown[0]}; there are {', '.join(ATTACKS)}")
+        raise ClientError(f"unknown attack {unknown[0]}; choose from {', '.join(ATTACKS)}")
     if report_file:
         check_report_file(report_file, force=force)
     options = {} if seed is None else {"seed": seed}
@@ -74,7 +73,7 @@ def read(text: str) -> "AuditReport":
 
 
 def print_audit(report: "AuditReport") -> None:
-    """One line for each attack, and what they come to."""
+    """Print one line for each attack, and the result of all."""
     rows = []
     for attack in report.attacks:
         row = [attack.id, attack.outcome]

@@ -16,7 +16,7 @@ JobId = Annotated[str, typer.Argument(help="The job's identifier, job_….")]
 
 @app.command("list")
 def list_jobs(json: Json = False) -> None:
-    """All jobs, newest first."""
+    """List all jobs, newest first."""
     with Client() as client:
         jobs = list(client.jobs.list())
     if json:
@@ -27,7 +27,7 @@ def list_jobs(json: Json = False) -> None:
 
 @app.command()
 def watch(job: JobId, json: Json = False) -> None:
-    """Follow a job to its end. With --json every change is a line."""
+    """Follow a job to its end. With --json, print each change as a line."""
     with Client() as client:
         if json:
             client.jobs.wait(job, progress=lambda latest: print(latest.model_dump_json(), flush=True))  # noqa: T201
@@ -39,7 +39,7 @@ def watch(job: JobId, json: Json = False) -> None:
 
 @app.command()
 def cancel(job: JobId, json: Json = False) -> None:
-    """Cancel a job. A running one stops at its next step."""
+    """Cancel a job. A running job stops at its next step."""
     with Client() as client:
         canceled = client.jobs.cancel(job)
     if json:

@@ -18,11 +18,11 @@ app = typer.Typer(help="Check and complete the owner's key, or note that others 
 @app.command()
 def check(
     file: Annotated[
-        Path | None, typer.Argument(help="A key file, or a text file with the secret; without it the secret is asked for.")
+        Path | None, typer.Argument(help="Key file, or text file with the secret. Default: ask for the secret.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Is a secret key free of typing errors, and to which commitment does it belong?"""
+    """Check a secret key for typing errors, and print its commitment."""
     # Never as an argument: the shell's history and the list of processes would keep it.
     seed = keyfile.load_seed(file) if file else decode_secret(_ask())
     if json:
@@ -44,12 +44,12 @@ def opened(model: ModelId, json: Json = False) -> None:
         print_json(key)
         return
     out.print(f"The key of {model} is noted as opened on {key.opened_at:%Y-%m-%d %H:%M} UTC.")
-    out.print("It takes no more tests: others can make models that match it. Reports of before stand.")
+    out.print("It takes no more tests, because others can make models that match it. Earlier reports stand.")
     out.print("Register the source again for a new key.")
 
 
 @app.command()
-def complete(file: Annotated[Path, typer.Argument(help="The file that `aiao models register` saved.")]) -> None:
+def complete(file: Annotated[Path, typer.Argument(help="File that `aiao models register` saved.")]) -> None:
     """Turn a saved secret into the whole key file, once the embedding is done."""
     with Client() as client:
         key = keyfile.complete(file, client.models.public_key)

@@ -15,29 +15,33 @@ from aiao_core.options import EmbeddingOptions
 
 app = typer.Typer(help="Register models and get their watermarked checkpoints.", no_args_is_help=True)
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, and no progress.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace the file if there is one already; a key file never is.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, without progress.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing file, but never a key file.")]
 Custody = Literal["service", "owner"]
 ModelId = Annotated[str, typer.Argument(help="The model's identifier, mdl_….")]
 
 
 @app.command()
 def register(
-    path: Annotated[Path, typer.Argument(help="A diffusers pipeline folder, or a .zip or .tar of one.")],
-    name: Annotated[str, typer.Option(help="How you want to call the model.")],
-    key_file: Annotated[Path | None, typer.Option(help="Where to save the secret key; default NAME.key.json.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Image set to embed with: a folder, .zip or .npz.")] = None,
+    path: Annotated[Path, typer.Argument(help="Diffusers pipeline folder, or a .zip or .tar of one.")],
+    name: Annotated[str, typer.Option(help="Name of the model.")],
+    key_file: Annotated[Path | None, typer.Option(help="File for the secret key. Default: NAME.key.json.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Image set to embed with: a folder, .zip or .npz. Default: samples of the model.")
+    ] = None,
     option: Annotated[
         list[str] | None, typer.Option(help="Embedding option, such as steps=3000 or precision=bf16. Repeatable.")
     ] = None,
     custody: Annotated[
         Custody,
-        typer.Option(help="owner: the service forgets the key after the embedding; lose your file, and nothing proves."),
+        typer.Option(
+            help="owner: the service forgets the key after the embedding. Without your file nobody can prove anything."
+        ),
     ] = "service",
     wait: Annotated[bool, typer.Option(help="Follow the embedding to its end.")] = True,
     json: Json = False,
 ) -> None:
-    """Upload a model and embed a watermark in it. The secret key is saved to a file that only you can read."""
+    """Upload a model, embed a watermark in it, and save the secret key to a file that only you can read."""
     target = key_file or Path(f"{name}.key.json".replace("/", "-"))
     keyfile.check_free(target)
     options = _options(option)
@@ -72,7 +76,7 @@ def register(
 
 @app.command("list")
 def list_models(json: Json = False) -> None:
-    """All models, newest first."""
+    """List all models, newest first."""
     with Client() as client:
         models = list(client.models.list())
     if json:
@@ -84,7 +88,7 @@ def list_models(json: Json = False) -> None:
 
 @app.command()
 def show(model: ModelId, json: Json = False) -> None:
-    """One model: status, commitment, checkpoint."""
+    """Show a model: status, commitment, checkpoint."""
     with Client() as client:
         found = client.models.get(model)
     if json:
@@ -107,7 +111,7 @@ def show(model: ModelId, json: Json = False) -> None:
 @app.command()
 def download(
     model: ModelId,
-    to: Annotated[Path | None, typer.Option(help="File to write; default MODEL.zip.")] = None,
+    to: Annotated[Path | None, typer.Option(help="File to write. Default: MODEL.zip.")] = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -121,19 +125,19 @@ def download(
 
 @app.command()
 def retire(model: ModelId) -> None:
-    """Take no more verifications against a model. Its key and reports are kept."""
+    """Refuse further verifications against a model. The service keeps its key and reports."""
     with Client() as client:
         client.models.retire(model)
     out.print(f"{model} is retired.")
 
 
 def _options(pairs: list[str] | None) -> dict[str, Any]:
-    """``name=value`` pairs, checked before anything is uploaded."""
+    """Read ``name=value`` pairs, before anything is uploaded."""
     options: dict[str, Any] = {}
     for pair in pairs or []:
         name, equals, value = pair.partition("=")
         if not equals:
-            raise ClientError(f"--option {pair} is no NAME=VALUE, such as steps=3000")
+            raise ClientError(f"--option {pair} is not NAME=VALUE, such as steps=3000")
         options[name] = value
     try:
         return EmbeddingOptions.model_validate(options).model_dump(include=set(options))

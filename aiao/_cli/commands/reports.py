@@ -16,7 +16,7 @@ from aiao._client.verifications import Verifications
 
 
 def report(
-    subject: Annotated[str, typer.Argument(help="The verification or audit, ver_… or aud_….")],
+    subject: Annotated[str, typer.Argument(help="Identifier of the verification or audit, ver_… or aud_….")],
     to: Annotated[Path | None, typer.Option(help="Save the report: .html or .json.")] = None,
     force: Force = False,
     json: Json = False,

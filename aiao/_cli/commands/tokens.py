@@ -10,19 +10,19 @@ from aiao._cli.display import err, out, print_json, print_table
 from aiao._client.api import Client
 from aiao._client.documents import Token
 
-app = typer.Typer(help="Issue and revoke tokens of your tenant; needs one with the scope admin.", no_args_is_help=True)
+app = typer.Typer(help="Issue and revoke tokens of your tenant. Needs a token with the scope admin.", no_args_is_help=True)
 
 
 @app.command()
 def issue(
-    name: Annotated[str, typer.Argument(help="What it is for, for people.")],
+    name: Annotated[str, typer.Argument(help="Purpose of the token, for people.")],
     scope: Annotated[list[str], typer.Option(help="read, models:write, verifications:write or admin. Repeatable.")],
     expires_in_days: Annotated[
-        int | None, typer.Option(min=1, max=3650, help="Without it the token holds until it is revoked.")
+        int | None, typer.Option(min=1, max=3650, help="Days until the token ends. Default: it holds until it is revoked.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Issue a token. Its secret alone goes to the standard output; it is not shown again."""
+    """Issue a token. Only its secret goes to the standard output; it is not shown again."""
     with Client() as client:
         issued = client.tokens.issue(name, scope, expires_in_days=expires_in_days)
     if json:
@@ -34,7 +34,7 @@ def issue(
 
 @app.command("list")
 def list_tokens(json: Json = False) -> None:
-    """All tokens, newest first."""
+    """List all tokens, newest first."""
     with Client() as client:
         tokens = list(client.tokens.list())
     if json:

@@ -27,30 +27,39 @@ def verify(
     suspect: Annotated[
         str, typer.Argument(help="Pipeline folder, .zip, .tar, .safetensors, .ckpt, .pt, .gguf, or hf://OWNER/NAME@REVISION.")
     ],
-    model: Annotated[str | None, typer.Option(help="The registered model, mdl_….")] = None,
+    model: Annotated[str | None, typer.Option(help="Registered model, mdl_….")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Test on this machine, without any service.")] = False,
     key: Annotated[
-        Path | None, typer.Option(help="The owner's key file: for --offline, or if the service does not keep the model's key.")
+        Path | None, typer.Option(help="Owner's key file: for --offline, or if the service does not keep the model's key.")
     ] = None,
     base: Annotated[
-        Path | None, typer.Option(help="The model that a LoRA was made for: tested first, and needed unless it lies beside it.")
+        Path | None,
+        typer.Option(help="Model that a LoRA was made for: tested first, and needed unless it lies beside the LoRA."),
     ] = None,
     source: Annotated[
-        Path | None, typer.Option(help="For --offline: the model before the watermark, a control that must not match.")
+        Path | None, typer.Option(help="With --offline: the model before the watermark, a control that must not match.")
     ] = None,
     report_file: Annotated[Path | None, typer.Option("--report", help="Save the report: .html or .json.")] = None,
     force: Force = False,
     seed: Annotated[
-        int | None, typer.Option(min=0, max=2**32 - 1, help="For --offline: explore with other draws. That is not a verdict.")
+        int | None,
+        typer.Option(
+            min=0, max=2**32 - 1, help="With --offline: explore with the draws of this seed. The result is not a verdict."
+        ),
     ] = None,
-    draws: Annotated[int | None, typer.Option(min=1, max=100_000, help="Likewise: so many draws.")] = None,
-    decoys: Annotated[int | None, typer.Option(min=0, max=10_000, help="Likewise: so many decoy keys.")] = None,
+    draws: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="With --offline: explore with this number of draws.")
+    ] = None,
+    decoys: Annotated[
+        int | None, typer.Option(min=0, max=10_000, help="With --offline: explore with this number of decoy keys.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Test whether a checkpoint was made with knowledge of a registered model's key or marked weights.
 
-    Exit status: 0 match, 1 no match, 2 error, 3 no verdict: the base carries the mark, a control voids the test, or it is
-    exploratory.
+    Exit status: 0 match, 1 no match, 2 error, 3 no verdict.
+
+    No verdict: the base carries the mark, a control voids the test, or the test is exploratory.
     """
     chosen = {"seed": seed, "draws": draws, "decoys": decoys}
     options = {name: value for name, value in chosen.items() if value is not None}

@@ -8,26 +8,28 @@ from aiao._cli.commands.models import Json
 from aiao._cli.display import err, out, print_json, print_table
 from aiao._client.api import Client
 
-app = typer.Typer(help="Addresses that hear of every job that ends; needs a token with the scope admin.", no_args_is_help=True)
+app = typer.Typer(
+    help="Addresses that receive a message for each job that ends. Needs a token with the scope admin.", no_args_is_help=True
+)
 
 WebhookId = Annotated[str, typer.Argument(help="The webhook's identifier, whk_….")]
 
 
 @app.command()
-def add(url: Annotated[str, typer.Argument(help="A public https address.")], json: Json = False) -> None:
-    """Add a webhook. The secret that verifies its messages alone goes to the standard output; it is not shown again."""
+def add(url: Annotated[str, typer.Argument(help="Public https address.")], json: Json = False) -> None:
+    """Add a webhook. Only the secret that verifies its messages goes to the standard output; it is not shown again."""
     with Client() as client:
         created = client.webhooks.create(url)
     if json:
         print_json(created)
     else:
         out.print(created.secret)
-        err.print(f"{created.webhook.id} hears of every job that ends. Keep the secret, it is not shown again.")
+        err.print(f"{created.webhook.id} receives a message for each job that ends. Keep the secret: it is not shown again.")
 
 
 @app.command("list")
 def list_webhooks(json: Json = False) -> None:
-    """All webhooks, newest first."""
+    """List all webhooks, newest first."""
     with Client() as client:
         webhooks = list(client.webhooks.list())
     if json:
@@ -39,7 +41,7 @@ def list_webhooks(json: Json = False) -> None:
 
 @app.command()
 def remove(webhook: WebhookId) -> None:
-    """Remove a webhook with its log."""
+    """Remove a webhook and its log."""
     with Client() as client:
         client.webhooks.delete(webhook)
     out.print(f"{webhook} is removed.")
@@ -47,7 +49,7 @@ def remove(webhook: WebhookId) -> None:
 
 @app.command()
 def deliveries(webhook: WebhookId, json: Json = False) -> None:
-    """What was delivered, what is tried again, and what the address answered; newest first."""
+    """List deliveries, newest first: state, attempts, and the answer of the address."""
     with Client() as client:
         found = list(client.webhooks.deliveries(webhook))
     if json:

@@ -115,7 +115,7 @@ def test_bad_usage_is_exit_status_2_in_a_shell_too(shell):
         (["verify", "--offline", "--key", "k", "--report", "no/r.html", "x.zip"], "no is not a folder"),
         (["report", "ver_1", "--to", "r"], "r is neither .html nor .json"),
         (["audit", "mdl_1", "--preset", "quick", "--attack", "weight-clipping"], "either --preset or --attack"),
-        (["audit", "mdl_1", "--attack", "surprise"], "there is no attack surprise; there are full-fine-tuning-200"),
+        (["audit", "mdl_1", "--attack", "surprise"], "unknown attack surprise; choose from full-fine-tuning-200"),
         (["audit", "mdl_1", "--report", "r"], "r is neither .html nor .json"),
         (["audit", "mdl_1", "--report", "no/r.json"], "no is not a folder"),
         (["report", "ver_1", "--to", "no/r.json"], "no is not a folder"),
@@ -124,7 +124,7 @@ def test_bad_usage_is_exit_status_2_in_a_shell_too(shell):
         (["models", "download", "mdl_1", "--to", "模型" * 60], "cannot be written (File name too long)"),
         (["audit", "mdl_1"], "no service is known: start one with `aiao up`"),
         (["models", "list"], "no service is known: start one with `aiao up`"),
-        (["models", "register", "x", "--name", "n", "--option", "steps"], "--option steps is no NAME=VALUE"),
+        (["models", "register", "x", "--name", "n", "--option", "steps"], "--option steps is not NAME=VALUE"),
         (
             ["models", "register", "x", "--name", "n", "--option", "steps=many"],
             "--option steps: Input should be a valid integer",
