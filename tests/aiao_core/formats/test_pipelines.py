@@ -167,7 +167,7 @@ def test_another_class_is_refused(folder, architecture):
     config.write_text(json.dumps(json.loads(config.read_text()) | {"_class_name": "UNet3DConditionModel"}))
     with pytest.raises(WrongArchitecture, match="UNet3DConditionModel"):
         load_suspect(folder, architecture)
-    with pytest.raises(WrongArchitecture, match=r"supported: .*UNet2DModel.*docs/adapters\.md"):
+    with pytest.raises(WrongArchitecture, match=r"supported: .*UNet2DModel.*docs/families\.md"):
         load_model(folder)
 
 
