@@ -68,7 +68,7 @@ def re_initialization(thief: Thief, *, layers: int) -> nn.Module:
     """
     candidates = key_layers(thief)
     if layers > len(candidates):
-        raise AttackNotPossible(f"{layers} layers cannot be initialised anew: this denoiser has {len(candidates)}")
+        raise AttackNotPossible(f"{layers} layers cannot be initialized again: this denoiser has {len(candidates)}")
     denoiser = thief.copy().denoiser
     with thief.seeded() as generator:
         chosen = torch.randperm(len(candidates), generator=generator)[:layers].tolist()

@@ -48,7 +48,7 @@ def named_classes(classes: int | None, id2label: Mapping[str, str], captions: li
     numbers = {str(number): number for number in range(classes)} | numbers
     if unknown := [caption for caption in captions if not 0 <= numbers.get(caption, -1) < classes]:
         raise InvalidImages(
-            f"the caption {unknown[0]!r} is no class of this class-conditional model; give a number below {classes} or a name "
-            "from id2label in model_index.json"
+            f"the caption {unknown[0]!r} is not a class of this class-conditional model; give a number below {classes} or a "
+            "name from id2label in model_index.json"
         )
     return {"class_labels": torch.tensor([numbers[caption] for caption in captions])}

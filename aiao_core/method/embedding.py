@@ -27,20 +27,22 @@ from aiao_core.options import EmbeddingOptions
 from aiao_core.progress import Progress, ProgressCallback, silent
 
 SCALE_INPUTS = 64
+"""Inputs on which the objective's scales are measured."""
+
 TRIGGERED = 0.5
-"""Share of a batch that is shown to the marked model with a trigger too."""
+"""Fraction of a batch that the marked model also sees with a trigger."""
 
 DECOYED = 0.5
-"""Share of a batch that both models see with the triggers of other keys (this project). Without them the marked model answers
-almost any disturbance of a layer, and a thief who embeds a key of their own writes over the answer."""
+"""Fraction of a batch that both models see with the triggers of other keys (this project). Without them the marked model
+responds to almost any disturbance of a layer, and a thief can overwrite the response by embedding another key."""
 
 WARM_UP = 0.15
-"""Share of the steps in which the one-cycle learning rate rises (Smith and Topin 2018)."""
+"""Fraction of the steps in which the one-cycle learning rate rises (Smith and Topin 2018)."""
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """What :func:`embed` leaves besides the trained denoiser."""
+    """The result of :func:`embed` besides the trained denoiser."""
 
     key: OwnerKey
     metrics: dict[str, float]
@@ -59,8 +61,8 @@ def embed(
     """Train the watermark of the key seed ``seed`` (32 bytes) into ``model.denoiser``, in place.
 
     ``examples`` are noised for training; without them the model draws its own under random conditions. With a ``store`` the
-    training state is kept every ``options.checkpoint_every`` steps, and an interrupted embedding goes on from there: on a CPU
-    with the same number of threads to the same bits as an undisturbed run. ``progress`` is called at every step and may raise
+    training state is kept every ``options.checkpoint_every`` steps, and an interrupted embedding resumes there: on a CPU with
+    the same number of threads to the same bits as an undisturbed run. ``progress`` is called at every step and may raise
     :class:`aiao_core.errors.Canceled`. Raises :class:`EmbeddingFailed` if the objective diverges.
     """
     options = options or EmbeddingOptions()
@@ -75,7 +77,7 @@ def embed(
 
     training = Training(model, key, examples, options)
     if state is not None:
-        training.restore(state.pop("training"))  # which would hold a third copy of the weights to the end
+        training.restore(state.pop("training"))  # popped, or it would hold a third copy of the weights to the end
     while training.step < options.steps:
         training.advance()
         if store and training.step % options.checkpoint_every == 0:
@@ -91,7 +93,7 @@ def embed(
 def own_examples(
     model: DiffusionModel, options: EmbeddingOptions, conditions: Conditions | None = None, progress: ProgressCallback = silent
 ) -> Examples:
-    """Examples for an owner who gives none: the model's own samples under ``conditions``, by default random ones."""
+    """Draw the model's own samples under ``conditions``, by default random ones, for an owner without images."""
     if conditions is None:
         generator = torch.Generator().manual_seed(options.seed)
         conditions = family_of(model.denoiser).random_conditions(model.architecture.config, options.samples, generator)
@@ -99,7 +101,7 @@ def own_examples(
 
 
 class Training:
-    """The training loop's state: everything that must be the same again after an interruption."""
+    """The training loop and its state: everything that must be the same after an interruption."""
 
     def __init__(
         self, model: DiffusionModel, key: OwnerKey, examples: Examples, options: EmbeddingOptions, *, decoyed: float = DECOYED
@@ -128,11 +130,11 @@ class Training:
         self.metrics: dict[str, float] = {}
 
     def advance(self) -> None:
-        """One step on fresh inputs."""
+        """Take one step on fresh inputs."""
         self.update(arbitrary_inputs(self.model, self.examples, self.batch_size, self.generator))
 
     def update(self, inputs: Inputs) -> None:
-        """One step on ``inputs``: :data:`DECOYED` of them under a decoy's trigger.
+        """Take one step on ``inputs``: :data:`DECOYED` of them under a decoy's trigger.
 
         :data:`TRIGGERED` of them come a second time under the owner's trigger at a random layer. Layers are drawn evenly, not
         by the subpaths that start there: one that starts few would hardly be trained.
@@ -157,7 +159,7 @@ class Training:
         self.metrics = {name: float(value.detach()) for name, value in terms._asdict().items()}
 
     def decoys(self) -> list[tuple[Watermark, int]]:
-        """Triggers of a fresh key that nobody owns, at random trigger layers."""
+        """Draw triggers of a fresh key that nobody owns, at random trigger layers."""
         seed = bytes(torch.randint(256, (SEED_BYTES,), generator=self.generator).tolist())
         watermark = Watermark(replace(self.key, seed=seed), self.marked)
         count = round(self.decoyed * self.batch_size)
@@ -165,7 +167,7 @@ class Training:
         return [(watermark, watermark.trigger_layers[index]) for index in picked.tolist()]
 
     def finish(self) -> None:
-        """Leave the denoiser as it came: frozen, on the CPU."""
+        """Return the denoiser to its first state: frozen, on the CPU."""
         if self.gradient_checkpointing:
             self.marked.disable_gradient_checkpointing()
         self.marked.requires_grad_(False).cpu()

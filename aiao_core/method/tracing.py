@@ -24,7 +24,7 @@ Edit = Callable[[Tensor], Tensor]
 
 
 class _Stop(Exception):
-    """Leaves the forward pass once the last wanted feature is there; never seen outside of this module."""
+    """A way out of the forward pass once the last wanted feature is there; never seen outside this module."""
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def trace(
 
 
 def eligible_layers(denoiser: nn.Module, inputs: Inputs) -> list[Layer]:
-    """The layers a key may use, in the order in which they run (definitions of the method, this project).
+    """List the layers that a key may use, in execution order (definitions of the method, this project).
 
     A layer is an ``nn.Conv2d`` or ``nn.Linear`` that runs exactly once in a forward pass, on every input and at positions, and
     whose output depends on the noisy input: time and text embeddings do not. The first and the last such layer, which read x_t
@@ -88,7 +88,7 @@ def eligible_layers(denoiser: nn.Module, inputs: Inputs) -> list[Layer]:
 
 
 def positional_layers(denoiser: nn.Module, inputs: Inputs) -> list[tuple[Layer, bool]]:
-    """Every layer that runs exactly once in a forward pass, on every input and at positions, in the order in which they run.
+    """List every layer that runs exactly once in a forward pass, on every input and at positions, in execution order.
 
     Which these are follows from the architecture alone. Beside each: whether its output depends on the noisy input, which the
     weights have a say in.
@@ -117,7 +117,7 @@ def positional_layers(denoiser: nn.Module, inputs: Inputs) -> list[tuple[Layer, 
 
 
 def channel_axis(layer: nn.Module) -> int:
-    """Where the channels of a layer's output are: 1 after a convolution, -1 after a linear layer."""
+    """Return the axis of the channels in a layer's output: 1 after a convolution, -1 after a linear layer."""
     return 1 if isinstance(layer, nn.Conv2d) else -1
 
 

@@ -28,13 +28,13 @@ def trigger(features: Tensor, mask: Tensor, sign: Tensor, axis: int) -> Tensor:
 
 
 def channel_means(features: Tensor, axis: int) -> Tensor:
-    """Means over the positions: (B, C) from (B, C, *positions) with ``axis`` 1, or (B, *positions, C) with ``axis`` -1."""
+    """Average over the positions: (B, C) from (B, C, *positions) with ``axis`` 1, or (B, *positions, C) with ``axis`` -1."""
     return features.flatten(2).mean(-1) if axis == 1 else features.flatten(1, -2).mean(1)
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where a suspect has the channels of one layer: channel k is ``sign[k]`` times the suspect's channel ``place[k]``."""
+    """The places of one layer's channels in a suspect: channel k is ``sign[k]`` times the suspect's channel ``place[k]``."""
 
     place: Tensor
     """(C,) int64, a permutation."""
@@ -46,12 +46,12 @@ class Places:
         return cls(torch.arange(channels), torch.ones(channels))
 
     def moved(self, mask: Tensor, sign: Tensor) -> tuple[Tensor, Tensor]:
-        """A trigger's mask and signs (C,), addressed to the suspect's channels."""
+        """Address a trigger's mask and signs (C,) to the suspect's channels."""
         return mask[self.place.argsort()], (sign * self.sign)[self.place.argsort()]
 
     @property
     def strayed(self) -> int:
-        """Channels in another place or of another sign."""
+        """Count the channels in another place or of another sign."""
         return int(((self.place != torch.arange(len(self.place))) | (self.sign < 0)).sum())
 
 
@@ -77,10 +77,10 @@ class Watermark:
         self._places = [alignment[layer.name] if alignment else Places.unmoved(layer.channels) for layer in key.layers]
         self._triggers: dict[int, tuple[Tensor, Tensor]] = {}
 
-    # Derived when they are asked for: of the many keys that a test brings in beside the owner's, few triggers are shown.
+    # Derived on demand: a test shows few triggers of the many keys that it uses beside the owner's.
 
     def trigger_at(self, i: int) -> tuple[Tensor, Tensor]:
-        """Mask, boolean, and signs of the trigger at layer ``i``: (C,) each."""
+        """Return the mask, boolean, and the signs of the trigger at layer ``i``: (C,) each."""
         if i not in self._triggers:
             mask, sign = torch.from_numpy(self._key.trigger_mask(i)), torch.from_numpy(self._key.trigger_sign(i))
             self._triggers[i] = self._places[i].moved(mask, sign)
@@ -88,12 +88,12 @@ class Watermark:
 
     @cached_property
     def response_channels(self) -> dict[int, Tensor]:
-        """The channels that show the response, (masked,) int64, by the index of the response layer."""
+        """Map the index of each response layer to the channels that show the response, (masked,) int64."""
         return {j: self._places[j].place[channels] for j, channels in self._masked.items()}
 
     @cached_property
     def response_signs(self) -> dict[int, Tensor]:
-        """Their signs, (masked,) of -1 and +1."""
+        """Map the index of each response layer to the signs of these channels, (masked,) of -1 and +1."""
         return {
             j: (torch.from_numpy(self._key.response_sign(j)) * self._places[j].sign)[channels]
             for j, channels in self._masked.items()
@@ -104,12 +104,12 @@ class Watermark:
         return {j: torch.from_numpy(self._key.response_mask(j)).nonzero()[:, 0] for j in self.response_layers}
 
     def response(self, j: int, means: Tensor) -> Tensor:
-        """Masked channels of the channel means (B, C) of layer ``j`` times their signs: (B, masked), positive is right."""
+        """Multiply the masked channel means of layer ``j``, of (B, C), by their signs: (B, masked), positive is right."""
         return means[:, self.response_channels[j].to(means.device)] * self.response_signs[j].to(means.device)
 
 
 def trigger_edits(triggers: Sequence[tuple[Watermark, int]], *, first_row: int = 0) -> dict[str, Edit]:
-    """The edits, as :func:`aiao_core.method.tracing.trace` takes them, that put one trigger on each input of a batch.
+    """Make the edits for :func:`aiao_core.method.tracing.trace` that put one trigger on each input of a batch.
 
     Input ``first_row + n`` gets the trigger of ``triggers[n]``: a watermark and the index of one of its trigger layers. Inputs
     before ``first_row`` stay clean, so that one pass can serve both.

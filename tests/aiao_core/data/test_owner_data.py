@@ -86,7 +86,7 @@ def test_classes_are_named_by_their_labels_or_numbers(folder):
     model = load_model(folder)
     assert encode_captions(folder, model, ["house cat", "dog", "2"])["class_labels"].tolist() == [0, 1, 2]
     for unknown in ("a cat on a mat", "3", "-1"):
-        with pytest.raises(InvalidImages, match="is no class"):
+        with pytest.raises(InvalidImages, match="is not a class"):
             encode_captions(folder, model, ["dog", unknown])
 
 
