@@ -16,16 +16,16 @@ from service.models.repository import ModelRepository
 from service.tables.models import Model
 from worker.running import Work
 
-MOST = 3
-"""Other registered models, at most: each costs a download and a test."""
+MAX_OTHER_MODELS = 3
+"""Other registered models on which a key is tested: each costs a download and a test."""
 
 
 def others(work: Work, row: Model, key: OwnerKey) -> Iterator[nn.Module]:
-    """One untrained model, and the tenant's newest other marked models of the same architecture. One at a time needs memory."""
+    """Yield an untrained model, and the tenant's newest other marked models of the architecture: one at a time needs memory."""
     device = accelerator().device
     yield untrained(key.architecture).to(device)
     with work.context.database.read_session() as session:
-        alike = ModelRepository(session, row.tenant_id).alike(key.architecture.fingerprint, row.id, MOST)
+        alike = ModelRepository(session, row.tenant_id).alike(key.architecture.fingerprint, row.id, MAX_OTHER_MODELS)
         names = [name for model in alike if (name := model.checkpoint_object)]
     for number, name in enumerate(names):
         file = work.scratch / f"panel-{number}.zip"
@@ -36,6 +36,6 @@ def others(work: Work, row: Model, key: OwnerKey) -> Iterator[nn.Module]:
 
 
 def test_on(denoiser: nn.Module, key: OwnerKey, source_weights: str | None) -> BitTest:
-    """The key's test on a model that it never marked, by draws of its own."""
+    """Test the key on a model that it never marked, by draws of its own."""
     seed = verification_seed(key.commitment, source_weights, digest(denoiser.state_dict()))
     return best_of(measure(denoiser, key, seed).readings())

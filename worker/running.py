@@ -37,8 +37,6 @@ from worker.scratch import scratch_folder
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = {"safetensors": ".safetensors", "pickle": ".bin", "gguf": ".gguf", "archive": ".archive", "images": ".archive"}
-
 STOPPING = threading.Event()
 """Set in a worker's process that has to stop."""
 
@@ -69,8 +67,8 @@ class Work:
             return ArtifactRepository(session, self.job.tenant_id).get(artifact_id)
 
     def fetch(self, artifact: Artifact) -> Path:
-        """Return the artifact as a file in the scratch folder, named for its kind and not as the client wished."""
-        path = self.scratch / (artifact.id + SUFFIXES[artifact.kind])
+        """Return the artifact as a file in the scratch folder, under its id and not the name that the client gave it."""
+        path = self.scratch / artifact.id
         if not path.exists():  # what was read is mapped, and must stay as it is
             self.download(artifact.object_name, path)
         return path

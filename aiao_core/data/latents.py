@@ -10,7 +10,7 @@ from torch import Tensor
 
 from aiao_core.data.images import ImageSet
 from aiao_core.errors import InvalidCheckpoint
-from aiao_core.formats.pipelines import build_class, fill
+from aiao_core.formats.pipelines import build_class, by_names_of, fill
 from aiao_core.formats.weight_files import read_json, read_weights, weights_file
 
 BATCH = 16
@@ -26,7 +26,7 @@ def load_autoencoder(folder: Path) -> Any | None:
     if config.get("_class_name") != "AutoencoderKL":
         raise InvalidCheckpoint(f"vae is a {config.get('_class_name')!s:.100}; supported: AutoencoderKL")
     autoencoder = build_class(AutoencoderKL, {name: value for name, value in config.items() if not name.startswith("_")})
-    fill(autoencoder, read_weights(weights_file(part))[0])
+    fill(autoencoder, by_names_of(autoencoder, read_weights(weights_file(part))[0]))
     return autoencoder
 
 

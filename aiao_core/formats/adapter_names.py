@@ -9,6 +9,8 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from aiao_core.formats.names import PREFIXES
+
 ADAPTER = r"(?:\.[^.]+)?"
 """The adapter's name, such as ``default``, which PEFT has in a model's state dict but leaves out of a saved file."""
 
@@ -24,7 +26,7 @@ TENSOR = re.compile(
 KOHYA = re.compile(r"lora_unet_|lora_transformer_|lycoris_|lora_te\d*_")
 DIFFUSERS = re.compile(r".+[._]lora(?:_linear_layer)?\.(?:down|up)\.weight")
 TEXT_ENCODER = re.compile(r"lora_te\d*_|lycoris_text_model_|(?:base_model\.model\.)?(?:text_encoder(?:_\d+)?|text_model)\.")
-DENOISER = re.compile(rf"{KOHYA.pattern}|(?:base_model\.model\.)?(?:unet\.|transformer\.|(?:model\.)?diffusion_model\.)?")
+DENOISER = re.compile(rf"{KOHYA.pattern}|(?:base_model\.model\.)?(?:{'|'.join(map(re.escape, PREFIXES))})?")
 
 SGM_BLOCK = re.compile(r"(down|mid|up)_block(?:s\.(\d+))?\.(\w+)\.(\d+)\.(.+)")
 SGM_LAYERS = {
@@ -44,35 +46,37 @@ SGM_RESNET = {
 
 
 def is_adapter(names: Iterable[str]) -> bool:
-    """Whether tensors of these names are an adapter, perhaps of a kind that cannot be merged, rather than a full checkpoint."""
+    """Return whether tensors of these names are an adapter, perhaps of a kind that cannot be merged, and not a checkpoint."""
     return any(KOHYA.match(name) or ((parsed := parse(name)) and parsed[1] != "alpha") for name in names)
 
 
 def layout(names: Collection[str]) -> str:
-    """Whose names these are: kohya, diffusers or PEFT."""
+    """Return whose names these are: kohya, diffusers or PEFT."""
     if any(map(KOHYA.match, names)):
         return "kohya"
     return "diffusers" if any(map(DIFFUSERS.match, names)) else "PEFT"
 
 
 def is_for_text_encoder(name: str) -> bool:
+    """Return whether a tensor of this name changes a text encoder."""
     return bool(TEXT_ENCODER.match(name))
 
 
 def parse(name: str) -> tuple[str, str] | None:
-    """The layer as the file calls it, and the part such as ``lora_down`` or ``alpha``; None for a tensor of another kind."""
+    """Return the layer as the file calls it, and the part such as ``lora_down`` or ``alpha``, or None for another tensor."""
     match = TENSOR.fullmatch(name)
     return match and (match["layer"], match["other"] or str(match.lastgroup))
 
 
 def find_layers(called: str, names: dict[str, list[str]]) -> list[str]:
-    """The layers of the base, best exactly one, that the file may mean; ``names`` is what :func:`layer_names` says."""
+    """Return the layers of the base, ideally exactly one, that the file may mean; ``names`` is from :func:`layer_names`."""
     # DENOISER matches at the start, if only the empty string: a prefix is removed, and nothing else.
-    return names.get(DENOISER.sub("", called, count=1).replace(".processor.", "."), [])
+    short = DENOISER.sub("", called, count=1).replace(".processor.", ".")
+    return names.get(short) or names.get(called, [])  # a class of one's own may have layers that begin like a prefix
 
 
 def layer_names(base: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The linear and convolution layers of the base, a state dict, by every name that a file may give them.
+    """Return the linear and convolution layers of the base, a state dict, by every name that a file may give them.
 
     Only the base's own names tell which underscores of kohya's names stand for dots.
     """
@@ -88,7 +92,7 @@ def layer_names(base: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def _sgm_name(layer: str, resnets: int) -> str:
-    """What the original SDXL code, and so kohya's, calls the layer of a UNet with so many ``resnets`` in a downward block."""
+    """Return what SDXL's original code, and so kohya's, calls a layer of a UNet with ``resnets`` in each downward block."""
     if not (match := SGM_BLOCK.fullmatch(layer)):
         return SGM_LAYERS.get(layer, layer)
     side, block, module, index, rest = match.groups()

@@ -14,10 +14,8 @@ import torch
 from torch import Tensor
 
 from aiao_core.errors import InvalidCheckpoint, WrongArchitecture
-from aiao_core.formats.adapter_names import find_layers, is_adapter, is_for_text_encoder, layer_names, layout, parse
+from aiao_core.formats.adapter_names import find_layers, is_for_text_encoder, layer_names, layout, parse
 from aiao_core.formats.weight_files import is_floating
-
-__all__ = ["MergedWeights", "is_adapter", "merge"]
 
 KINDS = {"lora": "LoRA", "hada": "LoHa", "lokr": "LoKr"}
 MAX_RANK = 2048
@@ -53,7 +51,7 @@ def merge(base: dict[str, Tensor], adapter: dict[str, Tensor], config: Mapping[s
     the scale of an adapter without ``alpha`` tensors; an adapter with neither has the scale 1.
 
     Raises :class:`WrongArchitecture` if the adapter was made for another base, and :class:`InvalidCheckpoint` if it is
-    incomplete, damaged or of an unknown kind. The message says what was recognised and names the layer.
+    incomplete, damaged or of an unknown kind. The message says what was recognized and names the layer.
     """
     groups, unknown, text_tensors = _group(adapter)
     if not groups and not unknown:
@@ -84,7 +82,7 @@ def merge(base: dict[str, Tensor], adapter: dict[str, Tensor], config: Mapping[s
 
 
 def _group(adapter: dict[str, Tensor]) -> tuple[dict[str, Parts], list[str], int]:
-    """The parts by the file's name of the layer, the tensors that are no parts, and the number of those for text encoders."""
+    """Return the parts by the file's name of the layer, all other tensors, and the number of those for text encoders."""
     groups: dict[str, Parts] = {}
     unknown, text_tensors = [], 0
     for name, value in adapter.items():
@@ -113,7 +111,7 @@ def _ranks(groups: dict[str, Parts]) -> str:
 
 
 def _resolve(groups: dict[str, Parts], base: dict[str, Tensor]) -> dict[str, Parts]:
-    """The parts by the base's names of the layers."""
+    """Return the parts by the base's names of the layers."""
     names = layer_names(base)
     found = {called: find_layers(called, names) for called in groups}
     if missing := [called for called, layers in found.items() if not layers]:
@@ -138,7 +136,7 @@ class _Layer:
     parts: Parts
 
     def size(self, part: str) -> tuple[int, int]:
-        """The rows and columns of a part; for a convolution the columns are spread over several dimensions."""
+        """Return the rows and columns of a part; for a convolution the columns are spread over several dimensions."""
         if part not in self.parts:
             raise InvalidCheckpoint(f"layer {self.name} has no {part}; the file is incomplete: save the adapter again")
         shape = self.parts[part][1].shape or (1,)
@@ -151,7 +149,7 @@ class _Layer:
         return rank
 
     def take(self, part: str, rows: int, columns: int) -> Tensor:
-        """Use a part up: a float32 matrix of this size, which the caller has bounded by the base's shape and the rank."""
+        """Use a part up: return a float32 matrix of this size, bounded by the base's shape and the rank."""
         if self.size(part) != (rows, columns):
             raise self.misfit(part)
         name, value = self.parts.pop(part)
@@ -171,7 +169,7 @@ class _Layer:
 
 
 def _merge_layer(layer: _Layer, bias: Tensor | None, config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The new weight of a layer, and its new bias if the adapter changes it."""
+    """Return the new weight of a layer, and its new bias if the adapter changes it."""
     change, rank = _change(layer)
     scale = _scale(layer, rank, config)
     weight = layer.weight.float() + scale * change.reshape(layer.weight.shape)
@@ -191,7 +189,7 @@ def _merge_layer(layer: _Layer, bias: Tensor | None, config: Mapping[str, Any]) 
 
 
 def _change(layer: _Layer) -> tuple[Tensor, int]:
-    """What is added to the weight, before scaling and in any shape of its size, and the rank, which is 0 for a full LoKr."""
+    """Return what is added to the weight, before scaling and in any shape of its size, and the rank, 0 for a full LoKr."""
     out, width, *kernel = layer.weight.shape
     shape = (out, width, math.prod(kernel))
     match _kind(layer.parts):
@@ -210,7 +208,7 @@ def _change(layer: _Layer) -> tuple[Tensor, int]:
 
 
 def _product(layer: _Layer, shape: tuple[int, int, int], left: str, right: str, core: str = "") -> Tensor:
-    """The matrix (out, width x pixels) of two factors, or of a Tucker decomposition, whose core has the kernel's pixels."""
+    """Return the matrix (out, width x pixels) of two factors, or of a Tucker decomposition, whose core has the pixels."""
     out, width, pixels = shape
     rank = layer.rank(right)
     if core not in layer.parts:
@@ -221,7 +219,7 @@ def _product(layer: _Layer, shape: tuple[int, int, int], left: str, right: str, 
 
 
 def _kronecker(layer: _Layer, shape: tuple[int, int, int]) -> Tensor:
-    """The product (out, width, pixels) of a small matrix and a block, each whole or of low rank itself."""
+    """Return the product (out, width, pixels) of a small matrix and a block, each whole or of low rank itself."""
     out, width, pixels = shape
     whole = "lokr_w1" in layer.parts
     rows, columns = layer.size("lokr_w1") if whole else (layer.size("lokr_w1_a")[0], layer.size("lokr_w1_b")[1])
@@ -237,7 +235,7 @@ def _kronecker(layer: _Layer, shape: tuple[int, int, int]) -> Tensor:
 
 
 def _with_magnitude(layer: _Layer, part: str, weight: Tensor) -> Tensor:
-    """DoRA: the weights of each output get the length in the file; LyCORIS may have one for each input instead."""
+    """Apply DoRA: give the weights of each output the length in the file; LyCORIS may have one for each input instead."""
     size = layer.size(part)
     axis = int(part == "dora_scale" and size == (1, weight.shape[1]))
     length = weight.shape[axis]
@@ -260,7 +258,7 @@ def _scale(layer: _Layer, rank: int, config: Mapping[str, Any]) -> float:
 
 
 def _setting(config: Mapping[str, Any], name: str, pattern_name: str, layer: str) -> float | None:
-    """A number for this layer; like PEFT, but without running an attacker's regular expressions."""
+    """Return a number for this layer as PEFT does, but without running an attacker's regular expressions."""
     patterns = config.get(pattern_name) or {}
     if not isinstance(patterns, Mapping) or not all(re.fullmatch(r"\^?[\w.-]+", pattern) for pattern in patterns):
         raise InvalidCheckpoint(

@@ -22,7 +22,7 @@ DECOMPRESSORS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh"
 """By the first bytes of a compressed file."""
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-"""No fault of what is unpacked."""
+"""The disk is at fault, not the archive."""
 
 UNREADABLE = (
     OSError,
@@ -48,11 +48,11 @@ class Limits:
     ratio: float = 200.0
     """Unpacked over packed size; model weights hardly compress at all."""
     slack_bytes: int = 16 << 20
-    """So much may come out before the ratio counts: small text files compress well."""
+    """Bytes that may come out before the ratio counts: small text files compress well."""
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file is a ZIP or TAR archive, by its content. A PyTorch checkpoint is a ZIP file too, but no archive."""
+    """Return whether a file is a ZIP or TAR archive, by its content. A PyTorch checkpoint is a ZIP file, but not one."""
     if not zipfile.is_zipfile(path):
         return is_tar(path)
     try:
@@ -63,18 +63,18 @@ def is_archive(path: Path) -> bool:
 
 
 def is_compressed(stream: IO[bytes]) -> bool:
-    """Whether a file, open at its beginning, is compressed as TAR archives are."""
+    """Return whether a file, open at its beginning, is compressed as TAR archives are."""
     return _decompressor(stream) is not None
 
 
 def is_tar(path: Path) -> bool:
-    """Whether a file is a TAR archive."""
+    """Return whether a file is a TAR archive."""
     with path.open("rb") as stream:
         return begins_as_tar(stream)
 
 
 def begins_as_tar(stream: IO[bytes]) -> bool:
-    """Whether a file, open at its beginning, is a TAR archive.
+    """Return whether a file, open at its beginning, is a TAR archive.
 
     By its first header alone: ``tarfile`` would read as much as that header claims.
     """
@@ -122,12 +122,19 @@ def unpack(archive: Path, into: Path, limits: Limits | None = None) -> Path:
 
 @contextmanager
 def opened(path: Path, limits: Limits | None = None) -> Iterator[Path]:
-    """``path`` itself, or, if it is an archive, the root of its content in a folder that lives as long as the block."""
+    """Yield ``path`` itself, or, if it is an archive, the root of its content, as :func:`unpacked` does."""
     if path.is_dir() or not is_archive(path):
         yield path
     else:
-        with tempfile.TemporaryDirectory(prefix="aiao-") as scratch:
-            yield unpack(path, Path(scratch) / "content", limits)
+        with unpacked(path, limits) as folder:
+            yield folder
+
+
+@contextmanager
+def unpacked(archive: Path, limits: Limits | None = None) -> Iterator[Path]:
+    """Yield the root of an archive's content, in a folder that lives as long as the block."""
+    with tempfile.TemporaryDirectory(prefix="aiao-") as scratch:
+        yield unpack(archive, Path(scratch) / "content", limits)
 
 
 def pack(folder: Path, archive: Path) -> None:
@@ -186,7 +193,7 @@ def _tar_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
 
 
 def plain_tar(stream: IO[bytes]) -> tarfile.TarFile:
-    """A TAR archive without compression. Raises :class:`UnsafeArchive` where much would be read at once."""
+    """Open a TAR archive without compression, which raises :class:`UnsafeArchive` before much is read at once."""
     return tarfile.open(fileobj=_ShortReads(stream), mode="r:")
 
 

@@ -20,7 +20,7 @@ REFERENCE = rf"^{SCHEME}{_WORD}/{_WORD}(?:@{_WORD}(?:/{_WORD})*)?$"
 
 MAX_REFERENCE = 256
 TIMEOUT_SECONDS = 30
-"""How long the hub may take to answer."""
+"""How long the hub may take to answer one request."""
 
 PLACES = ("unet/", "transformer/", "")
 """Where the denoiser is looked for: in a pipeline's folders, then at the top."""
@@ -36,7 +36,7 @@ _SHARD = re.compile(r"-\d{5}-of-\d{5}")
 def download(reference: str, into: Path, *, max_bytes: int, progress: ProgressCallback) -> str:
     """Fetch the denoiser of a reference into the new folder ``into``, and return the reference with its commit.
 
-    No token of this machine is used: whoever names a repository sees no more than the public. Raises
+    No token of this machine is used, so callers see no more than the public. Raises
     :class:`InvalidReference` for what can never be fetched, and :class:`HubUnavailable` if the hub does not answer.
     """
     from huggingface_hub import HfApi, hf_hub_download

@@ -17,11 +17,9 @@ from aiao_core.denoisers import Inputs, family_named, predict
 from aiao_core.denoisers.model import DiffusionModel
 from aiao_core.denoisers.schedules import noise_schedule
 from aiao_core.errors import InvalidCheckpoint, WrongArchitecture
+from aiao_core.formats.names import common_prefix, without_prefix
 from aiao_core.formats.weight_files import WEIGHTS, Weights, is_floating, is_weights, read_folder, read_json
 from aiao_core.key import Architecture
-
-PREFIXES = ("", "unet.", "transformer.", "module.", "model.", "denoiser.", "_orig_mod.", "model.diffusion_model.")
-"""What training frameworks put before the names of a denoiser's weights."""
 
 MAX_CONFIG_ITEMS = 64
 MAX_LAYERS = 256
@@ -31,10 +29,10 @@ MAX_BUFFER_BYTES = 1 << 30
 
 
 def load_model(folder: Path) -> DiffusionModel:
-    """The model of a diffusers pipeline folder: ``model_index.json``, ``scheduler/``, and ``unet/`` or ``transformer/``.
+    """Load the model of a diffusers pipeline folder: ``model_index.json``, ``scheduler/``, and ``unet/`` or ``transformer/``.
 
-    Raises :class:`WrongArchitecture` for a class that is not supported and :class:`InvalidCheckpoint` for whatever else is
-    wrong, naming the layer.
+    Raises :class:`WrongArchitecture` for a class that is not supported and :class:`InvalidCheckpoint` for everything else that
+    is wrong, naming the layer.
     """
     part = _denoiser_folder(folder)
     config = read_json(part / "config.json")
@@ -44,13 +42,13 @@ def load_model(folder: Path) -> DiffusionModel:
         config={name: value for name, value in config.items() if not name.startswith("_")},
     )
     denoiser = build(architecture)
-    fill(denoiser, read_folder(part)[0])
+    fill(denoiser, by_names_of(denoiser, read_folder(part)[0]))
     _try_out(denoiser, architecture)
     return DiffusionModel(denoiser, noise_schedule(read_json(folder / "scheduler" / "scheduler_config.json")), architecture)
 
 
 def _try_out(denoiser: nn.Module, architecture: Architecture) -> None:
-    """One small forward pass: refuse a model that its family cannot run before, not during, its embedding."""
+    """Run one small forward pass, to refuse a model that its family cannot run before, not during, its embedding."""
     family, config = family_named(architecture.class_name), architecture.config
     generator = torch.Generator().manual_seed(0)
     try:
@@ -60,7 +58,7 @@ def _try_out(denoiser: nn.Module, architecture: Architecture) -> None:
             shape = predict(denoiser, inputs).shape
     except WrongArchitecture:
         raise
-    except Exception as error:  # whatever a network raises for a configuration that its family does not know
+    except Exception as error:  # a network may raise anything for a configuration that its family does not know
         raise WrongArchitecture(
             f"a {architecture.class_name} of this configuration cannot be run ({error!s:.200}); a family of your own can "
             "serve it, see docs/families.md"
@@ -87,7 +85,7 @@ def save_model(denoiser: nn.Module, source: Path, target: Path) -> None:
 
 
 def denoiser_folder(folder: Path) -> Path | None:
-    """Where a pipeline folder keeps its denoiser, or None if it is none."""
+    """Return where a pipeline folder keeps its denoiser, or None for another folder."""
     return next((folder / name for name in ("unet", "transformer") if (folder / name).is_dir()), None)
 
 
@@ -102,7 +100,7 @@ def _denoiser_folder(folder: Path) -> Path:
 
 
 def untrained(architecture: Architecture, seed: int = 0) -> nn.Module:
-    """A denoiser of the architecture as training would begin with it."""
+    """Return a denoiser of the architecture as training would begin with it."""
     family = family_named(architecture.class_name)
     check_config(architecture.config)
     with torch.random.fork_rng():
@@ -112,23 +110,23 @@ def untrained(architecture: Architecture, seed: int = 0) -> nn.Module:
 
 
 def build(architecture: Architecture) -> nn.Module:
-    """The denoiser without memory for its weights: a hostile configuration costs nothing."""
+    """Build the denoiser without memory for its weights, so that a hostile configuration costs nothing."""
     return build_class(family_named(architecture.class_name).denoiser, architecture.config)
 
 
 def build_class(module_class: Any, config: dict[str, Any]) -> nn.Module:
-    """A diffusers module of a configuration, without memory for its weights. Raises :class:`InvalidCheckpoint`."""
+    """Build a diffusers module of a configuration, without memory for its weights. Raises :class:`InvalidCheckpoint`."""
     check_config(config)
     try:
         with torch.device("meta"):
             module: nn.Module = module_class.from_config(config)
-    except Exception as error:  # whatever diffusers raises for values that no author would write
+    except Exception as error:  # diffusers may raise anything for values that no author would write
         raise InvalidCheckpoint(f"config.json describes no {module_class.__name__}: {error}") from error
     return module.requires_grad_(False).eval()
 
 
 def check_config(config: dict[str, Any]) -> None:
-    """Whatever decides how many modules there are, or how large an input is, must be of a sensible size."""
+    """Raise unless the values that decide how many modules there are, and how large an input is, are of a sensible size."""
     modules = 1
     for name, value in config.items():
         if isinstance(value, list) and len(value) > MAX_CONFIG_ITEMS:
@@ -145,7 +143,7 @@ def check_config(config: dict[str, Any]) -> None:
 
 
 def _numbers(value: Any, depth: int = 0) -> Iterator[Any]:
-    """The items of a value that may be a number, absent, or a list of such, two lists deep at most."""
+    """Yield the items of a value that may be a number, absent, or a list of such, at most two lists deep."""
     if isinstance(value, list | tuple) and depth < 2:
         for item in value:
             yield from _numbers(item, depth + 1)
@@ -158,10 +156,10 @@ def fill(denoiser: nn.Module, weights: Weights) -> None:
 
     Raises :class:`WrongArchitecture` or :class:`InvalidCheckpoint`, naming the layer.
     """
-    weights = fitting(weights, denoiser.state_dict())
+    check_fit(weights, denoiser.state_dict())
+    weights = {name: value.float() for name, value in weights.items()}
     for name, value in weights.items():
-        weights[name] = value.float()
-        if not weights[name].isfinite().all():
+        if not value.isfinite().all():
             raise InvalidCheckpoint(
                 f"layer {_layer(name)}: {name} holds NaN or infinite values; submit the checkpoint as it was published"
             )
@@ -170,13 +168,12 @@ def fill(denoiser: nn.Module, weights: Weights) -> None:
     denoiser.requires_grad_(False)
 
 
-def fitting(weights: Weights, expected: Weights) -> Weights:
-    """``weights`` by the names of ``expected``, if every one is there in its shape, and nothing else is. Copies nothing.
+def check_fit(weights: Weights, expected: Weights) -> None:
+    """Check that every tensor of ``expected`` is there in its shape, and nothing else is. Copies nothing.
 
-    A small file can describe tensors of any size: whoever computes with them must ask here first. Raises
-    :class:`WrongArchitecture` or :class:`InvalidCheckpoint`, naming the layer.
+    A small file can describe tensors of any size: ask here before computing with them. Raises :class:`WrongArchitecture` or
+    :class:`InvalidCheckpoint`, naming the layer.
     """
-    weights = without_prefix(weights, expected)
     if missing := [name for name in expected if name not in weights]:
         raise WrongArchitecture(
             f"layer {_layer(missing[0])} is missing ({missing[0]}, and {len(missing) - 1} more of {len(expected)} tensors); "
@@ -195,7 +192,6 @@ def fitting(weights: Weights, expected: Weights) -> Weights:
             )
         if not is_floating(value):
             raise InvalidCheckpoint(f"layer {_layer(name)}: {name} is of type {value.dtype}, but weights are floating point")
-    return weights
 
 
 def _compute_buffers(denoiser: Any) -> None:
@@ -211,10 +207,9 @@ def _compute_buffers(denoiser: Any) -> None:
             denoiser.get_submodule(module).register_buffer(buffer, computed.get_buffer(name), persistent=False)
 
 
-def without_prefix(weights: Weights, expected: Weights) -> Weights:
-    """``weights`` by the names that ``expected`` has, whatever a framework put before them."""
-    best = max(PREFIXES, key=lambda prefix: sum(prefix + name in weights for name in expected))
-    return {name.removeprefix(best): value for name, value in weights.items() if name.startswith(best)}
+def by_names_of(module: nn.Module, weights: Weights) -> Weights:
+    """Return ``weights`` by the names that ``module`` has, without what a framework put before them."""
+    return without_prefix(weights, common_prefix(weights, module.state_dict()))
 
 
 def _layer(tensor_name: str) -> str:

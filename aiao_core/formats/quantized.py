@@ -1,21 +1,21 @@
-"""Weights that were stored in fewer bits, back in float32: fp8 with its scales, and GGUF files.
+"""Expand weights that were stored in fewer bits to float32: fp8 with its scales, and GGUF files.
 
-What cannot be undone on a CPU with the installed libraries is refused by name, with what its publisher can do instead.
+Other formats are refused by name, with what their publisher can do instead.
 """
 
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
-from gguf import GGUFReader, GGUFValueType, ReaderTensor
-from gguf.quants import dequantize
+from gguf import GGUFReader, GGUFValueType, ReaderTensor, quants
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from aiao_core.errors import InvalidCheckpoint
+from aiao_core.formats.names import COMPANION_PREFIXES
 from aiao_core.formats.weight_files import Weights, check_names
 
 FP8 = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz)
@@ -23,11 +23,9 @@ SCALE_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 WEIGHT_SCALES = ("weight_scale", "scale_weight")
 UNUSED = ("input_scale", "scale_input", "scaled_fp8", "comfy_quant")
 """For activations, or markers: they change no weight."""
-COMPANIONS = ("first_stage_model.", "cond_stage_model.", "conditioner.", "text_encoders.", "vae.")
-"""What a whole single file holds beside its denoiser. Nobody uses it, so it is not expanded."""
 
 _BITSANDBYTES = "load it with diffusers where bitsandbytes is installed, call the model's dequantize() and save it again"
-_ITS_LIBRARY = "dequantise it with the library that wrote it and save it again in float16"
+_ITS_LIBRARY = "dequantize it with the library that wrote it and save it again in float16"
 REFUSED: dict[str | torch.dtype, tuple[str, str]] = {
     "absmax": ("a bitsandbytes 4-bit file", _BITSANDBYTES),
     "quant_map": ("a bitsandbytes 4-bit file", _BITSANDBYTES),
@@ -41,22 +39,24 @@ REFUSED: dict[str | torch.dtype, tuple[str, str]] = {
     "weight:qdata": ("a torchao file", _ITS_LIBRARY),
     "weight_scale_2": ("an NVFP4 file", _ITS_LIBRARY),
     "weight_scale_inv": ("a file of fp8 weights with one scale per block", _ITS_LIBRARY),
-    "pre_quant_scale": ("a file of smoothed quantised weights", _ITS_LIBRARY),
+    "pre_quant_scale": ("a file of smoothed quantized weights", _ITS_LIBRARY),
     torch.float4_e2m1fn_x2: ("a file of packed 4-bit floating-point weights", _ITS_LIBRARY),
 }
-"""The last part of a tensor's name, or its type: what writes such a tensor, and how its weights are won back."""
+"""The last part of a tensor's name, or its type: what writes such a tensor, and how to expand its weights."""
 
 MAX_GGUF_READS = 100_000
 MAX_MARKER_BYTES = 4096
 
+Checked = TypeVar("Checked")
 
-def dequantise(weights: Weights) -> tuple[Weights, str | None]:
-    """The weights with every fp8 tensor in float32, times its scale, and the form in words, None if there was nothing to do.
+
+def dequantize(weights: Weights) -> tuple[Weights, str | None]:
+    """Return the weights with every fp8 tensor in float32, times its scale, and the form in words, None if there are none.
 
     A scale is one number or one for each output channel. All other tensors pass unchanged. Raises
-    :class:`InvalidCheckpoint` for another kind of quantisation and for scales that fit no weight.
+    :class:`InvalidCheckpoint` for another kind of quantization and for scales that fit no weight.
     """
-    names = [name for name in weights if not name.startswith(COMPANIONS)]
+    names = [name for name in weights if not name.startswith(COMPANION_PREFIXES)]  # nobody uses those: not expanded
     for name in names:
         if refused := REFUSED.get(_last(name)) or REFUSED.get(weights[name].dtype):
             raise InvalidCheckpoint(f"this is {refused[0]} ({name}); {refused[1]}")
@@ -79,8 +79,8 @@ def dequantise(weights: Weights) -> tuple[Weights, str | None]:
 def check_plain(weights: Weights) -> None:
     """Raise :class:`InvalidCheckpoint` unless each tensor owns the memory it claims.
 
-    A pickle of a few bytes can describe a tensor that repeats one number 10¹² times. Whoever copies tensors of which the
-    architecture does not yet say the shape must ask here first.
+    A pickle of a few bytes can describe a tensor that repeats one number 10¹² times. Ask here before copying
+    tensors whose shape has not been checked against the architecture.
     """
     owned: dict[int, int] = {}
     claimed = 0
@@ -97,11 +97,12 @@ def check_plain(weights: Weights) -> None:
         )
 
 
-def read_gguf(path: Path, check: Callable[[Weights], None]) -> Weights:
-    """The tensors of a GGUF file in float32, by the names in the file. Raises :class:`InvalidCheckpoint`.
+def read_gguf(path: Path, check: Callable[[Weights], Checked]) -> tuple[Weights, Checked]:
+    """Read the tensors of a GGUF file in float32, by the names in the file. Raises :class:`InvalidCheckpoint`.
 
     The file is mapped, and memory is taken only for tensors that lie in it, without overlap. They may take many times the
-    memory of the file: ``check`` sees their names and shapes before, as tensors without numbers, and raises to prevent it.
+    memory of the file: ``check`` sees their names and shapes before, as tensors without numbers, and raises to prevent it. What
+    it returns is returned.
     """
     try:
         with np.errstate(over="raise", invalid="ignore"):  # an offset that wraps round is an error; NaN is found later
@@ -109,8 +110,8 @@ def read_gguf(path: Path, check: Callable[[Weights], None]) -> Weights:
             if sum(tensor.n_bytes for tensor in reader.tensors) > path.stat().st_size:
                 raise ValueError("its tensors overlap")
             check_names([tensor.name for tensor in reader.tensors], path)
-            check({tensor.name: torch.empty(tensor.shape[::-1].tolist(), device="meta") for tensor in reader.tensors})
-            return {tensor.name: _read_tensor(reader, tensor) for tensor in reader.tensors}
+            found = check({tensor.name: torch.empty(tensor.shape[::-1].tolist(), device="meta") for tensor in reader.tensors})
+            return {tensor.name: _read_tensor(reader, tensor) for tensor in reader.tensors}, found
     except InvalidCheckpoint:
         raise
     except NotImplementedError as error:
@@ -122,7 +123,7 @@ def read_gguf(path: Path, check: Callable[[Weights], None]) -> Weights:
 
 
 class _Reader(GGUFReader):
-    """The library's reader, bounded: alone, it loops without end and takes all memory for an array of false length."""
+    """The library's reader within bounds: alone, it loops without end and takes all memory for an array of false length."""
 
     _reads = 0
 
@@ -141,8 +142,8 @@ def _read_tensor(reader: _Reader, tensor: ReaderTensor) -> Tensor:
     if reader.byte_order != "I":
         raise NotImplementedError("it is big-endian")
     # A copy, because the tensors must outlive the mapped file.
-    value = torch.from_numpy(np.array(dequantize(tensor.data, tensor.tensor_type), np.float32))
-    # ComfyUI's converter flattens convolutions whose rows are no whole blocks and notes their shape.
+    value = torch.from_numpy(np.array(quants.dequantize(tensor.data, tensor.tensor_type), np.float32))
+    # ComfyUI's converter flattens convolutions whose rows are not whole blocks, and notes their shape.
     shape = reader.get_field(f"comfy.gguf.orig_shape.{tensor.name}")
     if shape is None:
         return value
@@ -156,7 +157,7 @@ def _last(name: str) -> str:
 
 
 def _scales(weights: Weights, names: list[str]) -> dict[str, str]:
-    """The name of the scale of each fp8 weight that has one."""
+    """Return the name of the scale of each fp8 weight that has one."""
     scales: dict[str, str] = {}
     for scale in names:
         if _last(scale) in WEIGHT_SCALES:
@@ -168,7 +169,7 @@ def _scales(weights: Weights, names: list[str]) -> dict[str, str]:
 
 
 def _per_channel(name: str, scale: Tensor, weight: Tensor) -> Tensor:
-    """The scale, shaped so that it multiplies ``weight``, (C, ...), by channel."""
+    """Return the scale, shaped so that it multiplies ``weight``, (C, ...), by channel."""
     if scale.dtype not in SCALE_TYPES:
         raise InvalidCheckpoint(f"{name} is of type {scale.dtype}, but a scale is a floating-point number; {_ITS_LIBRARY}")
     if scale.numel() == 1:
@@ -182,7 +183,7 @@ def _per_channel(name: str, scale: Tensor, weight: Tensor) -> Tensor:
 
 
 def _check_marker(name: str, marker: Tensor) -> None:
-    """ComfyUI's marker is JSON; besides fp8 it describes packed integers and rotated weights."""
+    """Refuse what ComfyUI's marker, which is JSON, describes besides fp8: packed integers and rotated weights."""
     plain = False
     if marker.dtype == torch.uint8 and marker.numel() <= MAX_MARKER_BYTES:
         check_plain({name: marker})
@@ -192,4 +193,4 @@ def _check_marker(name: str, marker: Tensor) -> None:
         except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
             pass
     if not plain:
-        raise InvalidCheckpoint(f"{name} marks a kind of quantised weights that is not supported; {_ITS_LIBRARY}")
+        raise InvalidCheckpoint(f"{name} marks a kind of quantized weights that is not supported; {_ITS_LIBRARY}")

@@ -1,7 +1,7 @@
 """Read files of weights that an attacker may have made. Nothing in them runs.
 
-safetensors is read by its own library, by memory map; a pickle by ``torch.load(weights_only=True)`` alone; a configuration is
-data.
+The content says what a file is. safetensors is read by its own library, by memory map; a pickle by
+``torch.load(weights_only=True)`` alone; a configuration is data.
 """
 
 import hashlib
@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from aiao_core.errors import InvalidCheckpoint
+from aiao_core.formats.identify import Kind, identify_path
+from aiao_core.formats.names import MAX_NAME_CHARACTERS
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 PICKLES = {".bin", ".pt", ".pth", ".ckpt"}
@@ -25,16 +27,13 @@ IN_PICKLES = ("state_dict", "model_state_dict", "model", "unet", "ema", "module"
 
 MAX_CONFIG_BYTES = 64 << 10
 MAX_INDEX_BYTES = 16 << 20
-MAX_NAME = 256
-"""Characters of a tensor's name: messages repeat it."""
-
 Weights = dict[str, Tensor]
 
 
 def digest(weights: Mapping[str, Tensor]) -> str:
-    """``sha256:<hex>`` of the tensors' names, shapes and numbers in float32, however they are packed.
+    """Return ``sha256:<hex>`` of the tensors' names, shapes and numbers in float32, however they are packed.
 
-    A file that is zipped once more, or written in double the precision, has the same digest: it is not another suspect.
+    A file that is zipped again, or written in double the precision, has the same digest: it is not another suspect.
     """
     found = hashlib.sha256()
     for name in sorted(weights):
@@ -45,7 +44,7 @@ def digest(weights: Mapping[str, Tensor]) -> str:
 
 
 def read_json(file: Path, max_bytes: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
-    """A JSON file of a model. Raises :class:`InvalidCheckpoint` if it is missing, too long or no JSON object."""
+    """Read a JSON object from a file of a model. Raises :class:`InvalidCheckpoint` if it is missing, too long or another."""
     where = f"{file.parent.name}/{file.name}"
     try:
         if file.stat().st_size > max_bytes:
@@ -61,17 +60,17 @@ def read_json(file: Path, max_bytes: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
 
 
 def is_weights(name: str) -> bool:
-    """Whether a file of this name holds weights, or is the index of such files."""
+    """Return whether a file of this name may hold weights, or the index of such files."""
     return Path(name).suffix in {".safetensors", ".gguf", *PICKLES} or is_index(name)
 
 
 def is_index(name: str) -> bool:
-    """Whether a file of this name says which tensors are in which shard."""
+    """Return whether a file of this name says which tensors are in which shard."""
     return ".index." in name and name.endswith(".json")
 
 
 def weights_file(folder: Path) -> Path:
-    """The file of weights, or the index of the shards, of a component's folder, as ``save_pretrained`` writes it.
+    """Return the file of weights, or the index of the shards, of a component's folder, as ``save_pretrained`` writes it.
 
     safetensors or pickle, in any variant (``.fp16.``); where several are there, the plain one counts. Raises
     :class:`InvalidCheckpoint` if there is none, or several and none of them is plain.
@@ -89,32 +88,32 @@ def weights_file(folder: Path) -> Path:
 
 
 def read_folder(folder: Path) -> tuple[Weights, str]:
-    """The weights of a component's folder and their form in words. Raises :class:`InvalidCheckpoint`."""
+    """Read the weights of a component's folder, and say in words which form that is. Raises :class:`InvalidCheckpoint`."""
     weights, form = read_weights(weights_file(folder))
     return weights, f"{form} folder"
 
 
-def read_weights(file: Path) -> tuple[Weights, str]:
-    """The tensors of one file by name, or of all shards of an index, and the form in words.
+def read_weights(file: Path, kind: Kind | None = None) -> tuple[Weights, str]:
+    """Read the tensors of one file by name, or of all shards of an index, and say in words which form that is.
 
-    Raises :class:`InvalidCheckpoint` if it cannot be read, and for tensors without plain numbers in memory.
+    ``kind`` is the file's, if it was identified already. Raises :class:`InvalidCheckpoint` if the file cannot be read, and for
+    tensors without plain numbers in memory.
     """
     if is_index(file.name):
         return _read_shards(file), f"sharded {'safetensors' if '.safetensors' in file.name else 'PyTorch pickle'}"
-    if file.suffix in PICKLES:
-        return _read_pickle(file), "PyTorch pickle"
-    try:
-        weights = load_file(file)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InvalidCheckpoint(
-            f"{file.name} is no complete safetensors file ({error!s:.200}); upload it again, or name a pickle .bin or .pt"
-        ) from error
-    check_names(weights, file)
-    return weights, "safetensors"
+    match kind or identify_path(file):
+        case "pickle":
+            return _read_pickle(file), "PyTorch pickle"
+        case "safetensors":
+            return _read_safetensors(file), "safetensors"
+        case "gguf":
+            raise InvalidCheckpoint(f"{file.name} is a GGUF file, which cannot be a part of a model; save it as safetensors")
+        case _:
+            raise InvalidCheckpoint(f"{file.name} is an archive inside the model; unpack it and submit its files")
 
 
 def shards(index: Path) -> list[str]:
-    """The names of the shards that an index lists. Raises :class:`InvalidCheckpoint`."""
+    """Return the names of the shards that an index lists. Raises :class:`InvalidCheckpoint`."""
     mapping = read_json(index, MAX_INDEX_BYTES).get("weight_map")
     if not isinstance(mapping, dict) or not all(isinstance(name, str) for name in mapping.values()):
         raise InvalidCheckpoint(f"{index.name} has no weight_map; save the checkpoint again")
@@ -122,14 +121,14 @@ def shards(index: Path) -> list[str]:
 
 
 def check_names(names: Iterable[str], file: Path) -> None:
-    """Raise :class:`InvalidCheckpoint` for a tensor's name that no message could repeat."""
+    """Raise :class:`InvalidCheckpoint` for a tensor's name that a message cannot repeat."""
     for name in names:
-        if len(name) > MAX_NAME or not name.isprintable():
+        if len(name) > MAX_NAME_CHARACTERS or not name.isprintable():
             raise InvalidCheckpoint(f"{file.name} holds a tensor of the name {name[:40]!r}…, which no model has; remove it")
 
 
 def is_floating(value: Tensor) -> bool:
-    """Whether the numbers can become float32; those of packed types cannot."""
+    """Return whether the numbers can become float32; those of packed types cannot."""
     return value.is_floating_point() and value.dtype != torch.float4_e2m1fn_x2
 
 
@@ -139,9 +138,18 @@ def _read_shards(index: Path) -> Weights:
         shard = index.parent / name
         if Path(name).name != name or is_index(name) or not shard.is_file():
             raise InvalidCheckpoint(
-                f"{index.name} names the shard {name[:MAX_NAME]!r}, which is not in its folder; upload all shards"
+                f"{index.name} names the shard {name[:MAX_NAME_CHARACTERS]!r}, which is not in its folder; upload all shards"
             )
         weights |= read_weights(shard)[0]
+    return weights
+
+
+def _read_safetensors(file: Path) -> Weights:
+    try:
+        weights = load_file(file)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InvalidCheckpoint(f"{file.name} is no complete safetensors file ({error!s:.200}); upload it again") from error
+    check_names(weights, file)
     return weights
 
 

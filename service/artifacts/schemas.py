@@ -1,13 +1,11 @@
 """Artifacts as the API shows them."""
 
 from datetime import datetime
-from typing import Literal
 
 from pydantic import Field
 
+from aiao_core.formats.identify import Kind
 from service.kit.schemas import Schema
-
-Kind = Literal["archive", "safetensors", "pickle", "gguf", "images"]
 
 
 class ArtifactOut(Schema):

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 from obstore.exceptions import BaseError
 from sqlalchemy.orm import Session
 
+from aiao_core.formats.identify import Kind
 from aiao_core.formats.inspection import inspect
 from aiao_core.sizing import UNKNOWN, DenoiserSize
 from service.activity.service import record
 from service.artifacts.kinds import kind_of
 from service.artifacts.repository import ArtifactRepository
-from service.artifacts.schemas import Kind
 from service.auth.callers import Caller
 from service.context import Context
 from service.kit.database import utc_now

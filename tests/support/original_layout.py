@@ -10,6 +10,8 @@ import torch
 from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
 from torch import Tensor, nn
 
+from aiao_core.formats import original_layouts
+from aiao_core.formats.recognize import recognize
 from aiao_core.key import Architecture
 
 Weights = dict[str, Tensor]
@@ -242,3 +244,11 @@ def _transformer(weights: Weights, names: dict, blocks: dict, *swapped: str) -> 
             pieces = [weights[f"{stack}.{number}.{piece}.{kind}"] for piece in fused[whole]]
             original[f"{target}.{number}.{whole}.{kind}"] = torch.cat(pieces)
     return original
+
+
+def to_diffusers(weights: Weights, architecture: Architecture) -> tuple[Weights, str] | None:
+    """What the library makes of weights whose names are not the registered denoiser's; None if it converts nothing."""
+    recognized = recognize(weights, registered=())
+    original_layouts.check_layout(recognized, architecture.class_name)
+    converted = original_layouts.to_diffusers(weights, recognized, architecture.config)
+    return (converted, recognized.layout) if recognized.layout else None

@@ -115,12 +115,12 @@ def test_a_key_is_never_tried_on_another_tenants_model(context, tiny, embedded, 
 def test_a_key_is_tried_on_models_of_its_architecture_alone_and_on_the_newest(context, tiny, embedded, tried):
     oldest = ready(context, tiny, checkpoint=tiny["marked.zip"])  # there the key would be found
     ready(context, tiny, architecture="sha256:" + "0" * 64, checkpoint_object="nowhere")
-    for _ in range(panel.MOST):
+    for _ in range(panel.MAX_OTHER_MODELS):
         ready(context, tiny, checkpoint=tiny["source.zip"], status="retired")
     model, job = embedded()
     assert job.state == "succeeded"
     assert model.architecture == oldest.architecture
-    assert len(panel_of(context, model)) == len(tried) == 1 + panel.MOST
+    assert len(panel_of(context, model)) == len(tried) == 1 + panel.MAX_OTHER_MODELS
     assert set(tried[1:]) == {digest(make_tiny_model(SOURCE).denoiser.state_dict())}
 
 

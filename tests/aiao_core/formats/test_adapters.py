@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from aiao_core.errors import InvalidCheckpoint, WrongArchitecture
-from aiao_core.formats.adapter_names import layer_names
-from aiao_core.formats.adapters import MAX_RANK, is_adapter, merge
+from aiao_core.formats.adapter_names import is_adapter, layer_names
+from aiao_core.formats.adapters import MAX_RANK, merge
 from tests.support.families import CONDITIONED, make
 
 QUERY = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from aiao_core.errors import InvalidCheckpoint, WrongArchitecture
-from aiao_core.formats.original_layouts import MAX_TENSORS, to_diffusers
+from aiao_core.formats.original_layouts import MAX_TENSORS
 from aiao_core.key import Architecture
-from tests.support.original_layout import architecture_of, tiny_flux, tiny_sd3, tiny_sdxl, tiny_unet, to_original
+from tests.support.original_layout import architecture_of, tiny_flux, tiny_sd3, tiny_sdxl, tiny_unet, to_diffusers, to_original
 
 PREFIX = "model.diffusion_model."
 COMPANIONS = {

@@ -10,14 +10,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from aiao_core.errors import InvalidCheckpoint
-from aiao_core.formats import quantized as quantised
-from aiao_core.formats.original_layouts import to_diffusers
-from aiao_core.formats.quantized import FP8, dequantise
-from tests.support.original_layout import architecture_of, tiny_flux, to_original
+from aiao_core.formats import quantized
+from aiao_core.formats.quantized import FP8, dequantize
+from tests.support.original_layout import architecture_of, tiny_flux, to_diffusers, to_original
 
 
 def read_gguf(path):
-    return quantised.read_gguf(path, check=lambda outline: None)
+    return quantized.read_gguf(path, check=lambda outline: None)[0]
 
 
 WEIGHT = torch.tensor([[0.5, -3.0], [1.25, 16.0], [-0.125, 2.0]])
@@ -27,7 +26,7 @@ by_type = pytest.mark.parametrize("dtype", FP8, ids=str)
 @by_type
 def test_plain_fp8_becomes_float32(dtype):
     bias = torch.ones(3, dtype=torch.bfloat16)
-    weights, form = dequantise({"a.weight": WEIGHT.to(dtype), "a.bias": bias, "a.scale": torch.ones(2).to(dtype)})
+    weights, form = dequantize({"a.weight": WEIGHT.to(dtype), "a.bias": bias, "a.scale": torch.ones(2).to(dtype)})
     assert form == "fp8 weights"
     assert weights["a.weight"].dtype == weights["a.scale"].dtype == torch.float32
     assert torch.equal(weights["a.weight"], WEIGHT)
@@ -47,7 +46,7 @@ def test_scales_multiply_by_tensor_or_by_output_channel(dtype, name, shape):
         "model.diffusion_model.scaled_fp8": torch.zeros(2).to(dtype),
         "scaled_fp8": torch.zeros(0).to(dtype),
     }
-    weights, form = dequantise(given_weights)
+    weights, form = dequantize(given_weights)
     assert form == "fp8 weights with scales"
     assert weights.keys() == {"model.diffusion_model.a.weight"}
     expected = WEIGHT * scale.float().reshape(-1, 1)
@@ -60,25 +59,25 @@ def test_a_scaled_convolution_is_off_by_the_rounding_alone(numbers, factor):
     weight = torch.tensor(numbers).reshape(2, 2, 1, 1) * factor
     scale = weight.abs().amax((1, 2, 3)).clamp(min=1e-6) / 448
     stored = (weight / scale.reshape(-1, 1, 1, 1)).clamp(-448, 448).to(torch.float8_e4m3fn)
-    weights, _ = dequantise({"a.weight": stored, "a.scale_weight": scale})
+    weights, _ = dequantize({"a.weight": stored, "a.scale_weight": scale})
     error = (weights["a.weight"] - weight).abs()
     assert (error <= weight.abs() / 16 + scale.reshape(-1, 1, 1, 1) / 512 * 1.001).all()
 
 
 def test_other_weights_pass_unchanged():
     given_weights = {"a.weight": WEIGHT, "b.weight": WEIGHT.half(), "c.index": torch.ones(2, dtype=torch.int64)}
-    weights, form = dequantise(given_weights)
+    weights, form = dequantize(given_weights)
     assert form is None
     assert weights == given_weights
 
 
 def test_the_other_parts_of_a_single_file_are_not_expanded():
     encoder = {"text_encoders.t5.a.weight": WEIGHT.to(FP8[0]), "cond_stage_model.a.weight.absmax": torch.ones(2)}
-    weights, form = dequantise(encoder | {"model.diffusion_model.a.weight": WEIGHT.to(FP8[0])})
+    weights, form = dequantize(encoder | {"model.diffusion_model.a.weight": WEIGHT.to(FP8[0])})
     assert form == "fp8 weights"
     assert weights["text_encoders.t5.a.weight"].dtype == FP8[0]
     assert weights["model.diffusion_model.a.weight"].dtype == torch.float32
-    assert dequantise(encoder)[1] is None
+    assert dequantize(encoder)[1] is None
 
 
 @pytest.mark.parametrize(
@@ -99,15 +98,15 @@ def test_the_other_parts_of_a_single_file_are_not_expanded():
         ("a.pre_quant_scale", "smoothed"),
     ],
 )
-def test_other_quantisations_are_named_with_what_to_do(tensor, words):
+def test_other_quantizations_are_named_with_what_to_do(tensor, words):
     with pytest.raises(InvalidCheckpoint, match=rf"this is .*{words}.*save it again") as error:
-        dequantise({"a.weight": torch.zeros(4, dtype=torch.uint8), tensor: torch.zeros(4, dtype=torch.uint8)})
+        dequantize({"a.weight": torch.zeros(4, dtype=torch.uint8), tensor: torch.zeros(4, dtype=torch.uint8)})
     assert tensor in str(error.value)
 
 
 def test_packed_floating_point_is_named():
     with pytest.raises(InvalidCheckpoint, match="packed 4-bit"):
-        dequantise({"a.weight": torch.zeros(4, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)})
+        dequantize({"a.weight": torch.zeros(4, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)})
 
 
 @pytest.mark.parametrize(
@@ -130,18 +129,18 @@ def test_packed_floating_point_is_named():
 )
 def test_scales_that_do_not_fit(scales, words):
     with pytest.raises(InvalidCheckpoint, match=words):
-        dequantise({"a.weight": WEIGHT.to(FP8[0])} | scales)
+        dequantize({"a.weight": WEIGHT.to(FP8[0])} | scales)
 
 
 def test_a_number_without_channels_takes_one_scale():
-    assert dequantise({"a.weight": torch.tensor(2.0).to(FP8[0]), "a.weight_scale": torch.tensor(3.0)})[0]["a.weight"] == 6
+    assert dequantize({"a.weight": torch.tensor(2.0).to(FP8[0]), "a.weight_scale": torch.tensor(3.0)})[0]["a.weight"] == 6
     with pytest.raises(InvalidCheckpoint, match="neither one number"):
-        dequantise({"a.weight": torch.tensor(2.0).to(FP8[0]), "a.weight_scale": torch.ones(2)})
+        dequantize({"a.weight": torch.tensor(2.0).to(FP8[0]), "a.weight_scale": torch.ones(2)})
 
 
 def test_an_fp8_tensor_that_only_claims_memory_is_not_expanded():
     with pytest.raises(InvalidCheckpoint, match="repeat or share"):
-        dequantise({"a.weight": torch.zeros(1).to(FP8[0]).expand(1 << 40)})
+        dequantize({"a.weight": torch.zeros(1).to(FP8[0]).expand(1 << 40)})
 
 
 @pytest.mark.parametrize(
@@ -162,10 +161,10 @@ def test_an_fp8_tensor_that_only_claims_memory_is_not_expanded():
 def test_markers_of_comfyui(marker, accepted):
     weights = {"a.weight": WEIGHT.to(FP8[0]), "a.comfy_quant": torch.frombuffer(bytearray(marker), dtype=torch.uint8)}
     if accepted:
-        assert dequantise(weights)[0].keys() == {"a.weight"}
+        assert dequantize(weights)[0].keys() == {"a.weight"}
     else:
         with pytest.raises(InvalidCheckpoint, match=r"a\.comfy_quant marks"):
-            dequantise(weights)
+            dequantize(weights)
 
 
 def test_a_scaled_single_file_goes_on_to_its_conversion():
@@ -175,7 +174,7 @@ def test_a_scaled_single_file_goes_on_to_its_conversion():
     scale = torch.arange(1, 49) / 32
     stored = original | {fused: original[fused].to(FP8[0]), fused.replace("weight", "weight_scale"): scale}
     weights, _ = to_diffusers(
-        dequantise({f"model.diffusion_model.{name}": stored[name] for name in stored})[0], architecture_of(denoiser)
+        dequantize({f"model.diffusion_model.{name}": stored[name] for name in stored})[0], architecture_of(denoiser)
     )
     expected = original[fused].to(FP8[0]).float() * scale.reshape(-1, 1)
     assert torch.equal(weights["transformer_blocks.1.attn.add_k_proj.weight"], expected[16:32])
@@ -322,7 +321,7 @@ def test_the_entries_of_a_gguf_file_are_limited(tmp_path, monkeypatch):
     path = tmp_path / "many.gguf"
     path.write_bytes(array(0, 2000) + bytes(2000))
     assert read_gguf(path) == {}
-    monkeypatch.setattr(quantised, "MAX_GGUF_READS", 1000)
+    monkeypatch.setattr(quantized, "MAX_GGUF_READS", 1000)
     with pytest.raises(InvalidCheckpoint, match="more than 1000 entries"):
         read_gguf(path)
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from aiao_core.errors import InvalidCheckpoint, WrongArchitecture
-from aiao_core.formats import suspects
+from aiao_core.formats import suspect_files, suspects
 from aiao_core.formats.suspects import load_suspect
 from tests.support.suspect_files import adapt, architecture, base_of, denoiser, original, save_companions, truth, write_gguf
 
@@ -26,7 +26,7 @@ def test_companions_alone_are_named(tmp_path):
 
 @pytest.mark.parametrize("form", ["original", "gguf", "fp8", "folder"])
 def test_a_checkpoint_of_another_family(tmp_path, form, monkeypatch):
-    monkeypatch.setattr(suspects, "dequantise", lambda weights: (weights, None))  # it is told apart by its names alone
+    monkeypatch.setattr(suspect_files, "dequantize", lambda weights: (weights, None))  # it is told apart by its names alone
     path = tmp_path / "model.safetensors"
     match form:
         case "original":
@@ -44,7 +44,7 @@ def test_a_checkpoint_of_another_family(tmp_path, form, monkeypatch):
 
 
 @pytest.mark.parametrize("form", ["gguf", "fp8"])
-def test_quantised_weights_that_would_fill_the_memory(tmp_path, form):
+def test_quantized_weights_that_would_fill_the_memory(tmp_path, form):
     many = {f"more.{number}.weight": torch.zeros(1000, 1000) for number in range(2)}
     if form == "gguf":
         path = write_gguf(tmp_path / "model.gguf", truth("SD") | many, gguf.GGMLQuantizationType.F16)
@@ -55,7 +55,7 @@ def test_quantised_weights_that_would_fill_the_memory(tmp_path, form):
         load_suspect(path, architecture("SD"))
 
 
-def test_another_quantisation_is_named(tmp_path):
+def test_another_quantization_is_named(tmp_path):
     save_file(truth("SD") | {"mid_block.x.weight.absmax": torch.ones(2)}, tmp_path / "model.safetensors")
     with pytest.raises(InvalidCheckpoint, match="a bitsandbytes 4-bit file"):
         load_suspect(tmp_path / "model.safetensors", architecture("SD"))
@@ -76,7 +76,7 @@ STRANGE = {
     "nested": torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
     "jagged": torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged),
     "sparse": torch.eye(16).to_sparse(),
-    "quantised": torch.quantize_per_tensor(torch.ones(16, 16), 0.1, 0, torch.qint8),
+    "quantized": torch.quantize_per_tensor(torch.ones(16, 16), 0.1, 0, torch.qint8),
     "packed": torch.zeros(16, 16, dtype=torch.uint8).view(torch.float4_e2m1fn_x2),
     "complex": torch.ones(16, 16, dtype=torch.complex64),
     "boolean": torch.ones(16, 16, dtype=torch.bool),

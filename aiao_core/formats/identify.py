@@ -1,0 +1,115 @@
+"""Identify a file by its content: what kind of file it is, and whether it is whole. Torch-free.
+
+Every read is bounded, because an attacker may have made the file. Its name is the client's word and decides nothing.
+"""
+
+import json
+import struct
+import zipfile
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, Literal
+
+from aiao_core.errors import InvalidCheckpoint
+from aiao_core.formats.archives import begins_as_tar, is_compressed
+
+Kind = Literal["archive", "safetensors", "pickle", "gguf", "images"]
+"""``images`` is an archive of images alone, or of arrays."""
+
+MAX_HEADER_BYTES = 100 << 20
+"""Of a safetensors header: the limit of the format's own library."""
+
+GGUF_MAGIC = b"GGUF"
+GGUF_ENTRY_BYTES = 32
+"""The least that the description of one tensor takes."""
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+
+
+def identify(file: BinaryIO, size: int, name: str = "") -> Kind:
+    """Return the kind of ``file``, which is open at its beginning and has ``size`` bytes.
+
+    ``name`` only decides which error a file of no known kind gets. Raises :class:`InvalidCheckpoint` for such a file, and for
+    a broken one.
+    """
+    start = file.read(9)
+    file.seek(0)
+    if start.startswith(b"PK"):
+        return _zip_kind(file)
+    if start.startswith(GGUF_MAGIC):
+        _check_gguf(file, size)
+        return "gguf"
+    if begins_as_tar(file):
+        return "archive"
+    file.seek(0)
+    if is_compressed(file):
+        raise InvalidCheckpoint("this compressed file is no readable TAR archive; pack the folder again")
+    if start[8:9] == b"{" or PurePosixPath(name).suffix == ".safetensors":
+        _check_safetensors(file, size)
+        return "safetensors"
+    if start.startswith(b"\x80"):
+        return "pickle"
+    raise InvalidCheckpoint(
+        "this is no .safetensors or GGUF file, no PyTorch checkpoint, no .zip or .tar archive and no .npz image set; "
+        "pack a diffusers folder as .zip or .tar"
+    )
+
+
+def identify_path(path: Path) -> Kind:
+    """Return the kind of the file at ``path``. Raises as :func:`identify` does, naming the file."""
+    try:
+        with path.open("rb") as file:
+            return identify(file, path.stat().st_size, path.name)
+    except InvalidCheckpoint as error:
+        raise InvalidCheckpoint(f"{path.name}: {error}") from error
+
+
+def read_header(file: BinaryIO) -> dict[str, Any]:
+    """Return the header of a safetensors file that was identified as one: the tensors by name, and ``__metadata__``.
+
+    Raises ValueError or :class:`struct.error` for another file.
+    """
+    length = struct.unpack("<Q", file.read(8))[0]
+    header = json.loads(file.read(min(length, MAX_HEADER_BYTES)))
+    if not isinstance(header, dict):
+        raise ValueError("its header is not a JSON object")
+    return header
+
+
+def _zip_kind(file: BinaryIO) -> Kind:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise InvalidCheckpoint(f"this ZIP archive is broken or incomplete ({error}); upload it again") from error
+    if not names:
+        raise InvalidCheckpoint("this ZIP archive is empty")
+    suffixes = {PurePosixPath(name).suffix.lower() for name in names}
+    if any(name.endswith("/data.pkl") for name in names):
+        return "pickle"
+    return "images" if suffixes == {".npy"} or suffixes <= IMAGE_SUFFIXES else "archive"
+
+
+def _check_safetensors(file: BinaryIO, size: int) -> None:
+    """Raise unless the header is readable and the file holds all the bytes that it announces."""
+    prefix = file.read(8)
+    length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
+    try:
+        if length > min(MAX_HEADER_BYTES, size - 8):
+            raise ValueError("its header is longer than the file")
+        header = json.loads(file.read(length))
+        end = max((tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"), default=0)
+        if not isinstance(end, int) or end != size - 8 - length:
+            raise ValueError(f"its header announces {end} bytes of weights, but {size - 8 - length} follow")
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+        raise InvalidCheckpoint(f"this is no complete safetensors file: {error}; upload it again") from error
+
+
+def _check_gguf(file: BinaryIO, size: int) -> None:
+    """Raise unless the version and the number of tensors are possible. The library reads the rest."""
+    fields = file.read(24)
+    version, tensors, _ = struct.unpack("<4xIQQ", fields.ljust(24, b"\0"))
+    if version not in (2, 3) or not 1 <= tensors <= size // GGUF_ENTRY_BYTES:
+        raise InvalidCheckpoint(
+            f"this GGUF file announces version {version} and {tensors} tensors in {size} bytes, which cannot be; "
+            "upload it again, as little-endian GGUF of version 2 or 3"
+        )

@@ -1,0 +1,108 @@
+"""How programs name the tensors of a model: the prefixes, and the words that tell one kind of model from another.
+
+Torch-free. How adapters name theirs is in :mod:`aiao_core.formats.adapter_names`.
+"""
+
+import re
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+PREFIXES = (
+    "model.diffusion_model.",
+    "diffusion_model.",
+    "module.",
+    "model.",
+    "_orig_mod.",
+    "denoiser.",
+    "transformer.",
+    "unet.",
+)
+"""What training frameworks and image programs put before the names of a denoiser's tensors. The first ones are looked for
+first."""
+
+EMA_PREFIX = "model_ema.diffusion_model"
+"""What Stable Diffusion's trainer puts before the names of moving averages, from which it also removes the dots."""
+
+COMPANION_PREFIXES = ("first_stage_model.", "cond_stage_model.", "conditioner.", "text_encoders.", "vae.")
+"""What a whole single file holds beside its denoiser: VAE and text encoders."""
+
+MAX_NAME_CHARACTERS = 256
+"""Of a tensor's name: messages repeat it."""
+
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of model, told by the words that its tensors' names begin with, and the diffusers class of its denoiser."""
+
+    words: str
+    heads: tuple[str, ...]
+    class_name: str = ""
+
+
+DIFFUSERS = Family("diffusers", ("down_blocks", "mid_block", "up_blocks", "transformer_blocks", "single_transformer_blocks"))
+FAMILIES = (
+    Family(
+        "a ControlNet", ("control_model", "input_hint_block", "zero_convs", "controlnet_cond_embedding", "controlnet_blocks")
+    ),
+    Family("Chroma", ("distilled_guidance_layer",)),
+    Family("FLUX.2", ("double_stream_modulation_img", "single_stream_modulation")),
+    Family("Stable Diffusion", ("input_blocks", "middle_block", "output_blocks"), "UNet2DConditionModel"),
+    Family("Stable Diffusion 3", ("joint_blocks",), "SD3Transformer2DModel"),
+    Family("FLUX", ("double_blocks", "single_blocks"), "FluxTransformer2DModel"),
+    DIFFUSERS,
+    Family("PixArt", ("t_block",), "PixArtTransformer2DModel"),
+    Family("Sana", ("attention_y_norm",)),
+    Family("DiT", ("y_embedder",), "DiTTransformer2DModel"),
+    Family("a VAE alone", ("first_stage_model", "vae", "decoder", "quant_conv", "post_quant_conv")),
+    Family(
+        "a text encoder alone",
+        ("cond_stage_model", "conditioner", "text_encoders", "text_model", "resblocks", "shared", "encoder"),
+    ),
+)
+"""In the order in which they are looked for: the first ones share names with the later ones."""
+
+COMPANIONS = FAMILIES[-2:]
+"""What pipelines keep beside their denoiser."""
+
+
+def heads(names: Iterable[str]) -> set[str]:
+    """Return the first words of the names."""
+    return {name.partition(".")[0] for name in names}
+
+
+def family_of(names: Iterable[str]) -> Family | None:
+    """Return the first family that has one of the words with which the names begin."""
+    found = heads(names)
+    return next((family for family in FAMILIES if found.intersection(family.heads)), None)
+
+
+def common_prefix(names: Container[str], expected: Iterable[str]) -> str:
+    """Return what stands before most of the ``expected`` names; nothing, if that is as good as anything else."""
+    expected = list(expected)
+    return max(("", *PREFIXES), key=lambda prefix: sum(prefix + name in names for name in expected))
+
+
+def without_prefix(tensors: Mapping[str, _Value], prefix: str) -> dict[str, _Value]:
+    """Return the tensors under ``prefix`` alone, by their names without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def averages(tensors: Mapping[str, _Value]) -> dict[str, _Value]:
+    """Return the moving averages alone, by the names that the denoiser gives to the tensors that were averaged."""
+    return {_dotted(name): value for name, value in without_prefix(tensors, EMA_PREFIX).items()}
+
+
+_EMA_WORDS = re.compile(
+    r"(input_blocks|output_blocks)(\d+)(\d)|(label_emb)(\d)(\d)"
+    r"|(middle_block|transformer_blocks|time_embed|in_layers|out_layers|emb_layers|to_out|net|out)(\d+)"
+    r"|(skip_connection|label_emb|op|conv|attn\d|norm\d?|proj_in|proj_out|proj|ff|to_q|to_k|to_v|weight|bias)"
+)
+
+
+def _dotted(name: str) -> str:
+    """Put the dots back that Stable Diffusion's trainer removes from the name of a moving average."""
+    dotted = ".".join(word for match in _EMA_WORDS.finditer(name) for word in match.groups() if word)
+    return dotted if dotted.replace(".", "") == name else name
