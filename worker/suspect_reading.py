@@ -24,9 +24,9 @@ def read(
 ) -> dict[str, Any]:
     """Write the suspect's weights to the file ``target``, and those without its adapters, if it has any, to ``base_target``.
 
-    Returns the suspect's form, the digest of its weights and the base's name, or the code and sentence of an error. ``suspect``
-    is a file or a folder, ``base`` the file of the model that an adapter changes and that model's name; ``like`` is an
-    :class:`Architecture` and ``limits`` are :class:`Limits`, each as JSON.
+    Returns the suspect's form, the digest of its weights, its base's name and whether that is the given one, or the code and
+    sentence of an error. ``suspect`` is a file or a folder, ``base`` the file of the model that an adapter changes and that
+    model's name; ``like`` is an :class:`Architecture` and ``limits`` are :class:`Limits`, each as JSON.
     """
     tempfile.tempdir = scratch
     architecture, allowed = Architecture.model_validate(like), Limits(**limits)
@@ -38,7 +38,7 @@ def read(
     _save(found.denoiser, target)
     if found.base is not None:
         _save(found.base, base_target)
-    return {"form": found.form, "weights": found.weights, "base_name": found.base_name}
+    return {"form": found.form, "weights": found.weights, "base_name": found.base_name, "base_given": found.base_given}
 
 
 def _save(denoiser: nn.Module, target: str) -> None:

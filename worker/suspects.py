@@ -59,6 +59,7 @@ def read_confined(suspect: Path, like: Architecture, base: NamedFile | None = No
         partial(_load, target, like),
         partial(_load, base_target, like) if name else None,
         name and printable(str(name)),
+        bool(answer.get("base_given")),
     )
 
 

@@ -49,6 +49,8 @@ class Suspect:
     base: nn.Module | None = None
     """The denoiser without the adapters, if there are any. A mark in the base says nothing about the adapters."""
     base_name: str | None = None
+    base_given: bool = False
+    """Whether the adapters were merged into the caller's base, and not into a denoiser beside them."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class _ParsedWeights:
     digest: str
     base: Weights | None = None
     base_name: str | None = None
+    base_given: bool = False
 
 
 def load_suspect(path: Path, like: Architecture, base: Base | None = None, limits: Limits | None = None) -> Suspect:
@@ -72,8 +75,14 @@ def load_suspect(path: Path, like: Architecture, base: Base | None = None, limit
     """
     with _content(path, limits) as (content, kind):
         parsed = _parse(content, kind, RegisteredDenoiser.of(like), base)
-    without_adapters = None if parsed.base is None else _filled(like, parsed.base)
-    return Suspect(_filled(like, parsed.weights), parsed.form, parsed.digest, without_adapters, parsed.base_name)
+    return Suspect(
+        _filled(like, parsed.weights),
+        parsed.form,
+        parsed.digest,
+        None if parsed.base is None else _filled(like, parsed.base),
+        parsed.base_name,
+        parsed.base_given,
+    )
 
 
 def read_denoiser(path: Path, like: Architecture, limits: Limits | None = None) -> tuple[Weights, str]:
@@ -141,12 +150,12 @@ def _parse(path: Path, kind: Kind | None, registered: RegisteredDenoiser, base: 
         raise submission.error(registered.architecture.class_name)
     aside = [f"{name}: not used, {_cause(error)}" for name, error in (submission.aside | submission.failed).items()]
     parsed = _merge(weights, form, name, [(f"{name}: ", file) for name, file in submission.adapters.items()])
-    return replace(parsed, form="; ".join([parsed.form, *aside]))
+    return replace(parsed, form="; ".join([parsed.form, *aside]), base_given=submission.full is None)
 
 
 def _parse_file(file: SuspectFile, registered: RegisteredDenoiser, base: Base | None) -> _ParsedWeights:
     if file.recognized.adapter:
-        return _merge(*_read_base(base, registered), [("", file)])
+        return replace(_merge(*_read_base(base, registered), [("", file)]), base_given=True)
     weights, form = registered.weights_of(file)
     return _ParsedWeights(weights, form, digest(weights))
 

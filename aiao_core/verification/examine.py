@@ -68,6 +68,8 @@ class ParsedSuspect:
     load_base: Load | None = None
     """Loads the denoiser without the adapters; None for a suspect without adapters, which has no base."""
     base_name: str | None = None
+    base_given: bool = False
+    """Whether the adapters change the base that was given, and not a denoiser beside them."""
 
 
 Reader = Callable[[Path, Architecture, NamedFile | None], ParsedSuspect]
@@ -120,7 +122,7 @@ def examine(
         parsed = read(file, key.architecture, base_file)
     counts = record.count(parsed.weights) if record else None
     inputs = [suspect.as_input("suspect")]
-    if base and parsed.load_base:
+    if base and parsed.base_given:
         inputs.append(base.as_input("base"))
     if record:
         inputs.append(record.published)
@@ -206,4 +208,5 @@ def read_in_process(
         lambda: found.denoiser.to(device),
         (lambda: without_adapters.to(device)) if without_adapters is not None else None,
         found.base_name,
+        found.base_given,
     )

@@ -50,6 +50,8 @@ def test_a_workers_report_is_the_librarys_to_the_byte(context, tiny, suspect, ba
         record=ServiceRecord("tiny", published, (), lambda _: Counts(with_key=1, of_file=1)),
     )
     assert content(of_worker) == content(of_library)
+    used = ["base"] if suspect.startswith("lora") else []  # a bundle brings its own
+    assert [entry.role for entry in of_worker.inputs] == ["suspect", *used, "watermarked", "source"]
 
     of_owner = examine_files(tiny[suspect], tiny.key, base=tiny[base] if base else None, source=tiny["source"])
     assert [way.test for way in of_owner.ways] == [way.test for way in of_worker.ways]

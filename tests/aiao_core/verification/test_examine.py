@@ -1,6 +1,7 @@
 """One examination for the service and for owners: what it reads, in which order, and what its report lists."""
 
 import copy
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,9 +36,11 @@ def folder(tmp_path_factory) -> Path:
         DDPMPipeline(model.denoiser, model.schedule.scheduler).save_pretrained(folder / name)
         save_file({layer: each.contiguous() for layer, each in model.denoiser.state_dict().items()}, folder / f"{name}.weights")
     pack(folder / "suspect", folder / "suspect.zip")
+    shutil.copytree(folder / "suspect" / "unet", folder / "bundle")
     torch.manual_seed(0)
     denoiser = copy.deepcopy(make_tiny_model().denoiser)
     get_peft_model(denoiser, LoraConfig(target_modules=["to_q"], init_lora_weights=False)).save_pretrained(folder / "adapter")
+    shutil.copy(folder / "adapter" / "adapter_model.safetensors", folder / "bundle" / "adapter.safetensors")
     save_file({name: each.contiguous() for name, each in make("SD").denoiser.state_dict().items()}, folder / "other.weights")
     return folder
 
@@ -60,6 +63,9 @@ def test_what_was_used_is_listed_by_its_digest_and_nothing_else(folder, key):
     report = examine_files(str(folder / "adapter"), key, base=folder / "source.weights")
     assert roles(report) == [("suspect", "adapter"), ("base", "source.weights")]
     assert (report.tested, report.base_name, report.source_test) == ("adapter", "source.weights", None)
+    report = examine_files(folder / "bundle", key, base=folder / "source.weights")
+    assert roles(report) == [("suspect", "bundle")]  # its adapter changes the denoiser beside it
+    assert (report.tested, report.base_name) == ("adapter", "diffusion_pytorch_model.safetensors")
 
 
 def test_a_record_of_the_service_counts_between_reading_and_testing(folder, key):
