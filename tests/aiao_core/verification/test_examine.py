@@ -16,15 +16,13 @@ from aiao_core.errors import AdapterWithoutBase, InvalidCheckpoint, WrongArchite
 from aiao_core.formats.archives import Limits, pack
 from aiao_core.formats.digests import sha256_path
 from aiao_core.key import OwnerKey
-from aiao_core.method.fine_tuning import Examples
 from aiao_core.method.key_selection import select_key
 from aiao_core.reports.parts import BitTest, Input
 from aiao_core.reports.verification import Counts
 from aiao_core.verification import examine as module
 from aiao_core.verification.examine import Material, ServiceRecord, examine, examine_files, read_in_process
-from demo_models.emoji.data import load_images
-from tests.aiao_core.conftest import QUICK, make_tiny_model
 from tests.support.families import make
+from tests.support.tiny_models import QUICK, make_tiny_examples, make_tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +45,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def key() -> OwnerKey:
-    examples = Examples(load_images(without=["Flags"], size=8)[:64], {})
-    return select_key(make_tiny_model(), bytes(range(32)), examples, QUICK)
+    return select_key(make_tiny_model(), bytes(range(32)), make_tiny_examples(), QUICK)
 
 
 def roles(report) -> list[tuple[str, str]]:
