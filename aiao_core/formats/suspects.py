@@ -168,7 +168,7 @@ def _files(path: Path, class_name: str) -> list[Path]:
     if _check_class(part, class_name):
         chosen = weights_file(part)
         variants = WEIGHTS.partition(".")[0]
-        beside = [file for file in _weights_among(part.glob("*")) if file != chosen and not file.name.startswith(variants)]
+        beside = [file for file in _weights_among(path.glob("*")) if file != chosen and not file.name.startswith(variants)]
         files = [chosen, *beside]
     else:
         files = _weights_among(path.rglob("*"))

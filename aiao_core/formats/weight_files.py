@@ -153,9 +153,16 @@ def _read_safetensors(file: Path) -> Weights:
     return weights
 
 
+def _unpickled(file: Path) -> Any:
+    if file.suffix != ".safetensors":
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    with file.open("rb") as stream:  # given the path, torch would go by the name
+        return torch.load(stream, map_location="cpu", weights_only=True)
+
+
 def _read_pickle(file: Path) -> Weights:
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        content = _unpickled(file)
     except Exception as error:  # a hostile pickle may raise anything, and runs nothing
         raise InvalidCheckpoint(
             f"{file.name} is no pickle of plain weights, and nothing else in it is ever loaded; save the weights as safetensors"

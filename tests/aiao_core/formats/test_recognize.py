@@ -167,11 +167,8 @@ def test_what_is_recognized_of_other_tensors():
 
 def test_the_source_is_read_as_at_its_registration(tmp_path):
     """An adapter beside a pipeline's weights was never embedded, so it is not merged into the source."""
-    unet = tmp_path / "unet"
-    denoiser("SD").save_pretrained(unet)
-    adapt(tmp_path / "adapter", "SD")
-    (tmp_path / "adapter" / "adapter_model.safetensors").rename(unet / "adapter_model.safetensors")
-    (tmp_path / "adapter" / "adapter_config.json").rename(unet / "adapter_config.json")
+    denoiser("SD").save_pretrained(tmp_path / "unet")
+    adapt(tmp_path, "SD")
     (tmp_path / "model_index.json").write_text("{}")
     assert load_suspect(tmp_path, architecture("SD")).base is not None
     found = load_source(tmp_path, architecture("SD")).state_dict()

@@ -12,7 +12,6 @@ from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
 from aiao_core.errors import InvalidCheckpoint
-from aiao_core.formats import adapters as lora
 from aiao_core.formats import suspects
 from aiao_core.formats.archives import opened
 from aiao_core.formats.suspects import load_suspect
@@ -116,7 +115,7 @@ def test_an_adapters_digest_is_of_what_was_read_and_not_of_a_product_that_rounds
     """Merged on another machine, the weights differ in their last digits, and it is the same suspect."""
     adapt(tmp_path / "adapter", "SD", kind)
     before = load_suspect(tmp_path / "adapter", architecture("SD"), base_of("SD"))
-    merge = lora.merge
+    merge = suspects.merge
 
     def rounding(*arguments):
         merged = merge(*arguments)
@@ -124,7 +123,7 @@ def test_an_adapters_digest_is_of_what_was_read_and_not_of_a_product_that_rounds
             value += 1e-6 * value.abs()
         return merged
 
-    monkeypatch.setattr(suspects.lora, "merge", rounding)
+    monkeypatch.setattr(suspects, "merge", rounding)
     after = load_suspect(tmp_path / "adapter", architecture("SD"), lambda: (truth("SD"), "the registered model"))
     assert digest(after.denoiser.state_dict()) != digest(before.denoiser.state_dict())
     assert after.weights == before.weights
