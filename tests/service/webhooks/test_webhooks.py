@@ -50,6 +50,7 @@ def test_a_webhook_is_removed_with_its_deliveries(caller, backstage, tmp_path):
     problem(http.post(f"/v1/webhooks/deliveries/{delivery['id']}/retry"), 404, "not-found")
 
 
+@pytest.mark.process
 def test_the_courier_delivers_what_happens_in_the_service(tmp_path, redis_url):
     with (
         receiver() as listener,
