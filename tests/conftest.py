@@ -17,15 +17,14 @@ from hypothesis import HealthCheck, settings
 
 from aiao import Client
 from aiao._client.documents import Registration
-from demo_models.emoji.data import MODEL
 from service.context import Context
 from service.kit import telemetry
 from service.settings import Settings
-from tests.support import stores
+from tests.support import small_model, stores
 from tests.support.collector import Collector, collector
 from tests.support.databases import postgres_database
 from tests.support.hub import Hub, hub
-from tests.support.processes import QUICK_EMBEDDING, System, free_port, private_redis, system
+from tests.support.processes import MAX_UNPACKED_BYTES, System, free_port, private_redis, system
 
 # A shell starts what it runs in the background with Ctrl-C ignored; the processes that tests interrupt would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -45,6 +44,8 @@ LONGEST = ("e2e", "worker", "false_accusations", "benchmarks", "aiao_core")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests by what they use, and keep each file in one process of a run, where its fixtures are made once.
 
+    All tests of the production system are in one process too.
+
     The longest files come first: what runs last should be short, or one process ends long after the others.
     """
     for item in items:
@@ -54,7 +55,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "sqlite" in databases and item.get_closest_marker("dialect") is None:
             item.add_marker("slow")
         if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.location[0]))
+            group = "production" if "production" in item.fixturenames else item.location[0]
+            item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=lambda item: next((place for place, name in enumerate(LONGEST) if name in item.path.parts), len(LONGEST)))
 
 
@@ -170,7 +172,7 @@ def production(tmp_path_factory, our_hub, our_collector) -> Iterator[System]:
             tmp_path_factory.mktemp("production"),
             database_url=database,
             broker_url=broker,
-            AIAO_MAX_UNPACKED_BYTES=str(256 << 20),
+            AIAO_MAX_UNPACKED_BYTES=str(MAX_UNPACKED_BYTES),
             AIAO_LOG_FORMAT="json",
             AIAO_METRICS_PORT=str(free_port()),
             HF_ENDPOINT=our_hub.url,
@@ -189,9 +191,15 @@ def owner(production: System) -> Iterator[Client]:
 
 
 @pytest.fixture(scope="session")
-def registered(owner: Client) -> Registration:
-    """The emoji model with its watermark embedded, on the production system."""
-    registration = owner.models.register(MODEL, name="emoji", options=QUICK_EMBEDDING)
+def source(tmp_path_factory) -> Path:
+    """A small model's pipeline, as its owner trained it."""
+    return small_model.make(tmp_path_factory.mktemp("source") / "model")
+
+
+@pytest.fixture(scope="session")
+def registered(owner: Client, source: Path) -> Registration:
+    """The small model with its watermark embedded, on the production system."""
+    registration = owner.models.register(source, name="small", options=small_model.EMBEDDING)
     owner.jobs.wait(registration)
     return registration
 

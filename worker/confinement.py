@@ -31,6 +31,10 @@ KEPT = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "LANG", "OMP_NUM_THREADS", "OMP
 """Of the environment: the rest, keys and passwords among it, is none of the child's business."""
 
 
+PRELOADED = "worker.suspect_reading"
+"""What the server imports before any call, and torch with it."""
+
+
 class ChildEnded(Exception):
     """The child ended without an answer; the sentence says how."""
 
@@ -92,8 +96,8 @@ def _ended(request: dict[str, Any], deadline: float, check: Callable[[], None]) 
 @cache
 def _server() -> subprocess.Popen[bytes]:
     environment = {name: os.environ[name] for name in KEPT if name in os.environ}
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "worker.forking"],
+    return subprocess.Popen(  # noqa: S603  # the module is a constant
+        [sys.executable, "-P", "-m", "worker.forking", PRELOADED],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=environment,

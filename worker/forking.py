@@ -1,7 +1,8 @@
 """The server that forks confined children.
 
-    python -m worker.forking
+    python -m worker.forking worker.suspect_reading
 
+It imports that module, and torch with it, once for all children.
 Each line of its input is a call, and each line that it writes the exit status of the child that served it.
 """
 
@@ -47,7 +48,7 @@ PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, SECCOMP_MODE_FILTER = 1, 
 
 def main() -> None:
     _end_with_parent()
-    importlib.import_module("worker.suspect_reading")  # torch, once for all children
+    importlib.import_module(sys.argv[1])
     for line in sys.stdin:
         child = os.fork()
         if child == 0:

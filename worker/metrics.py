@@ -1,5 +1,7 @@
 """The figures of one worker, for Prometheus, at AIAO_METRICS_PORT of the process that runs its tasks."""
 
+import sys
+
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
 from service.settings import Settings
@@ -21,9 +23,8 @@ def serve(settings: Settings) -> None:
 
 
 def note_gpu_memory() -> None:
-    """After a job: what torch took of the GPU at most, and from now on counts anew."""
-    import torch
-
-    if torch.cuda.is_available():
+    """After a job, keep the largest GPU memory that torch took, and count from zero again."""
+    torch = sys.modules.get("torch")  # a job that did without it took none
+    if torch and torch.cuda.is_available():
         GPU_BYTES.set(torch.cuda.max_memory_allocated())
         torch.cuda.reset_peak_memory_stats()

@@ -1,4 +1,4 @@
-"""An audit of the watermarked emoji model, every part of the service a process of its own."""
+"""An audit of a watermarked model, every part of the service a process of its own."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ import pytest
 from aiao import JobCanceled, JobFailed
 from aiao_core.formats.digests import sha256_file
 from aiao_core.reports.audit import AuditReport
-from demo_models.emoji.data import DATA, MODEL
+from demo_models.emoji.data import DATA
 from tests.support.processes import wait_for
 
 CHEAP = ["quantisation-8", "weight-noise-40", "channel-permutation"]
@@ -63,8 +63,8 @@ def test_without_images_the_model_draws_its_own(owner, registered):
     assert report.summary.withstood == ("quantisation-8",)
 
 
-def test_a_pipeline_is_no_image_set(owner, registered):
-    start = owner.audits.create(registered.model.id, attacks=CHEAP[:1], images=MODEL / "unet")
+def test_a_pipeline_is_no_image_set(owner, registered, source):
+    start = owner.audits.create(registered.model.id, attacks=CHEAP[:1], images=source / "unet")
     with pytest.raises(JobFailed, match="the image set is empty"):
         owner.jobs.wait(start)
     assert owner.audits.get(start.audit.id).status == "failed"

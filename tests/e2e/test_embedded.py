@@ -6,51 +6,43 @@ import re
 import signal
 import stat
 import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from aiao._client.config import load_config
-from demo_models.emoji.data import MODEL
 from tests.support.places import PROJECT
-from tests.support.processes import QUICK_EMBEDDING, free_port, wait_for
+from tests.support.processes import free_port, wait_for
+from tests.support.shell import AIAO, Shell
+from tests.support.small_model import EMBEDDING
 
-AIAO = str(Path(sys.executable).with_name("aiao"))
 
-
-class Up:
-    """A running `aiao up` with a data folder and a configuration file of its own."""
+class Up(Shell):
+    """A running `aiao up` with a data folder and a configuration file of its own, and its user."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.config = folder, folder / "config.toml"
         # The data folder is also a mark by which its processes are found.
-        self.environment = {**os.environ, "AIAO_CONFIG_FILE": str(self.config), "NO_COLOR": "1"}
-        for name in ("AIAO_URL", "AIAO_TOKEN", "AIAO_DATA_DIR"):
-            self.environment.pop(name, None)
-        self.process: subprocess.Popen[bytes] | None = None
+        super().__init__(folder, NO_COLOR="1", AIAO_HEARTBEAT_SECONDS="0.5")
+        self.config = folder / "config.toml"
+        self.running: subprocess.Popen[bytes] | None = None
 
     @property
     def output(self) -> str:
         return (self.folder / "output.txt").read_text()
 
-    def start(self) -> None:
+    def up(self) -> None:
         command = [AIAO, "up", "--port", str(free_port()), "--data-dir", str(self.folder / "data")]
         with (self.folder / "output.txt").open("wb") as output:
-            self.process = subprocess.Popen(
+            self.running = subprocess.Popen(
                 command, cwd=PROJECT, env=self.environment, stdout=output, stderr=output, start_new_session=True
             )
-        wait_for(lambda: self.process.poll() is not None or "Stop: Ctrl-C" in self.output, "aiao up says nothing")
+        wait_for(lambda: self.running.poll() is not None or "Stop: Ctrl-C" in self.output, "aiao up says nothing")
 
     def interrupt(self) -> int:
         """Ctrl-C, and the exit status."""
-        self.process.send_signal(signal.SIGINT)
-        return self.process.wait(60)
-
-    def aiao(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [AIAO, *arguments], cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=300
-        )
+        self.running.send_signal(signal.SIGINT)
+        return self.running.wait(60)
 
     def processes(self) -> list[str]:
         """Command lines of all processes that know this data folder."""
@@ -66,20 +58,18 @@ class Up:
 
 
 @pytest.fixture(scope="module")
-def up(tmp_path_factory):
-    running = Up(tmp_path_factory.mktemp("up"))
-    running.start()
-    yield running
-    if running.process.poll() is None:
-        running.interrupt()
+def up(tmp_path_factory) -> Iterator[Up]:
+    user = Up(tmp_path_factory.mktemp("up"))
+    user.up()
+    yield user
+    if user.running.poll() is None:
+        user.interrupt()
 
 
 @pytest.fixture(scope="module")
-def model_id(up) -> str:
-    options = [argument for name, value in QUICK_EMBEDDING.items() for argument in ("--option", f"{name}={value}")]
-    done = up.aiao("models", "register", str(MODEL), "--name", "emoji", "--json", *options)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)["id"]
+def model_id(up, source) -> str:
+    options = [argument for name, value in EMBEDDING.items() for argument in ("--option", f"{name}={value}")]
+    return up.json("models", "register", str(source), "--name", "small", *options)["id"]
 
 
 def test_up_says_where_it_listens_and_how_to_use_it(up):
@@ -95,10 +85,8 @@ def test_up_says_where_it_listens_and_how_to_use_it(up):
 
 def test_a_second_up_on_the_same_port_says_so(up):
     port = load_config(up.config).url.rpartition(":")[2]
-    done = up.aiao("up", "--port", port, "--data-dir", str(up.folder / "other"))
-    assert done.returncode == 1
+    done = up.process("up", "--port", port, "--data-dir", str(up.folder / "other"), status=1)
     assert f"port {port} of 127.0.0.1 cannot be used" in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 def test_a_second_up_on_the_same_folder_leaves_the_first_alone(up):
@@ -109,67 +97,56 @@ def test_a_second_up_on_the_same_folder_leaves_the_first_alone(up):
         return [(found.st_ino, found.st_mtime_ns) for found in (path.stat() for path in files)]
 
     before, url = state(), load_config(up.config).url
-    done = up.aiao("up", "--port", str(free_port()), "--data-dir", str(up.folder / "data"))
-    assert done.returncode == 1
+    done = up.process("up", "--port", str(free_port()), "--data-dir", str(up.folder / "data"), status=1)
     assert done.stderr == (
-        f"aiao: AIAO is already running on the data folder {up.folder}/data: process {up.process.pid}, {url}; "
+        f"aiao: AIAO is already running on the data folder {up.folder}/data: process {up.running.pid}, {url}; "
         "use it, or stop it first\n"
     )
     assert state() == before
-    assert up.aiao("models", "list").returncode == 0
+    up.process("models", "list")
 
 
 def test_register_saves_a_complete_key_file(up, model_id):
-    key_file = up.folder / "emoji.key.json"
+    key_file = up.folder / "small.key.json"
     assert stat.S_IMODE(key_file.stat().st_mode) == 0o600
-    done = up.aiao("key", "check", str(key_file), "--json")
-    shown = json.loads(up.aiao("models", "show", model_id, "--json").stdout)
-    assert json.loads(done.stdout) == {"valid": True, "commitment": shown["commitment"]}
+    shown = up.json("models", "show", model_id)
+    assert up.json("key", "check", str(key_file)) == {"valid": True, "commitment": shown["commitment"]}
     assert shown["status"] == "ready"
 
 
-def test_verify_exits_with_its_verdict(up, model_id):
-    assert up.aiao("models", "download", model_id, "--to", "marked.zip").returncode == 0
-    match = up.aiao("verify", "--model", model_id, "--json", "marked.zip")
-    assert match.returncode == 0, match.stderr
-    report = json.loads(match.stdout)
+def test_verify_exits_with_its_verdict(up, source, model_id):
+    up.aiao("models", "download", model_id, "--to", "marked.zip")
+    report = up.json("verify", "--model", model_id, "marked.zip")
     assert report["verdict"] == "match"
 
-    offline = up.aiao("verify", "--offline", "--key", "emoji.key.json", "--source", str(MODEL), "--json", "marked.zip")
-    assert offline.returncode == 0, offline.stderr
-    repeated = json.loads(offline.stdout)
+    repeated = up.json("verify", "--offline", "--key", "small.key.json", "--source", str(source), "marked.zip")
     same = ("verdict", "decoys", "source_test", "subpaths", "seed", "suspect_weights", "source_weights")
     assert {name: repeated[name] for name in same} == {name: report[name] for name in same}
     assert [way["test"] for way in repeated["ways"]] == [way["test"] for way in report["ways"]]
 
-    innocent = up.aiao("verify", "--model", model_id, str(MODEL))
-    assert innocent.returncode == 1
+    innocent = up.aiao("verify", "--model", model_id, str(source), status=1)
     assert "NO MATCH" in innocent.stdout
 
     (up.folder / "text.safetensors").write_text("no weights")
-    broken = up.aiao("verify", "--model", model_id, "text.safetensors")
-    assert broken.returncode == 2
+    broken = up.aiao("verify", "--model", model_id, "text.safetensors", status=2)
     assert "no complete safetensors file" in broken.stderr
-    assert "Traceback" not in broken.stderr
 
 
 def test_verify_and_report_for_people(up, model_id):
-    done = up.aiao("verify", "--model", model_id, "--report", "report.html", "marked.zip")
-    assert done.returncode == 0
+    done = up.process("verify", "--model", model_id, "--report", "report.html", "marked.zip")
     assert "MATCH" in done.stdout
     assert "log10 p " in done.stdout
     assert "aiao.report" not in done.stdout
     assert (up.folder / "report.html").read_text().startswith("<!doctype html>")
     verification = re.search(r"ver_\w+", done.stdout).group()
-    shown = up.aiao("report", verification, "--json")
-    assert json.loads(shown.stdout)["format"] == "aiao.report"
-    assert up.aiao("report", verification, "--to", "again.json").returncode == 0
-    assert json.loads((up.folder / "again.json").read_text()) == json.loads(shown.stdout)
+    shown = up.json("report", verification)
+    assert shown["format"] == "aiao.report"
+    up.aiao("report", verification, "--to", "again.json")
+    assert json.loads((up.folder / "again.json").read_text()) == shown
 
 
 def test_jobs_are_listed_and_watched(up, model_id):
-    jobs = json.loads(up.aiao("jobs", "list", "--json").stdout)
-    embed = next(job for job in jobs if job["kind"] == "embed")
+    embed = next(job for job in up.json("jobs", "list") if job["kind"] == "embed")
     assert embed["subject_id"] == model_id
     watched = up.aiao("jobs", "watch", embed["id"])
     assert f"{embed['id']} has succeeded: /v1/models/{model_id}" in watched.stdout
@@ -177,40 +154,35 @@ def test_jobs_are_listed_and_watched(up, model_id):
     assert "is succeeded" in again.stdout
 
 
-def test_ctrl_c_leaves_no_process_and_the_next_start_knows_everything(up, model_id):
+def test_ctrl_c_leaves_no_process_and_the_next_start_knows_everything_and_goes_on_with_the_embedding(up, source, model_id):
+    """From its last checkpoint."""
     token = load_config(up.config).token
-    assert len(up.processes()) > 3
-    assert up.interrupt() == 0
-    assert "AIAO has stopped." in up.output
-    assert up.processes() == []
-    up.start()
-    assert load_config(up.config).token == token
-    assert [model["id"] for model in json.loads(up.aiao("models", "list", "--json").stdout)] == [model_id]
-
-
-def test_ctrl_c_during_an_embedding_loses_nothing(up, model_id):
-    """The job goes on after the next start, from its last checkpoint."""
     # So many steps that no machine ends it in the seconds for which a stopping worker is waited for.
-    done = up.aiao(
-        "models", "register", str(MODEL), "--name", "second", "--no-wait", "--json",
-        "--option", "steps=100000", "--option", "batch_size=8", "--option", "samples=8", "--option", "probe_steps=1",
+    started = up.json(
+        "models", "register", str(source), "--name", "second", "--no-wait", "--option", "steps=100000",
+        "--option", "batch_size=8", "--option", "samples=8", "--option", "probe_steps=1",
         "--option", "checkpoint_every=5", "--option", "layers=12",
     )  # fmt: skip
-    job_id = json.loads(done.stdout)["job_id"]
+    job_id = started["job_id"]
 
     def steps() -> int:
-        job = next(job for job in json.loads(up.aiao("jobs", "list", "--json").stdout) if job["id"] == job_id)
+        job = next(job for job in up.json("jobs", "list") if job["id"] == job_id)
         return job["progress"]["step"] if job["progress"] and job["progress"]["stage"] == "embedding" else 0
 
     wait_for(lambda: steps() >= 50, "the embedding does not get going", 120)
     before = steps()
+    assert len(up.processes()) > 3
     assert up.interrupt() == 0
+    assert "AIAO has stopped." in up.output
     assert up.processes() == []
-    up.start()
+
+    up.up()
+    assert load_config(up.config).token == token
+    assert [model["id"] for model in up.json("models", "list")] == [started["id"], model_id]
     seen = [steps()]  # of the first attempt still, until the second has made a step
     wait_for(lambda: seen.append(steps()) or seen[-1] > seen[0], "the embedding does not go on", 180)
     assert min(step for step in seen if step) >= before - before % 5
-    assert up.aiao("jobs", "cancel", job_id).returncode == 0
+    up.aiao("jobs", "cancel", job_id)
 
 
 def test_up_outlives_the_death_of_a_part(up):

@@ -14,6 +14,7 @@ def answers(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(Postgres.programs() is None, reason="no PostgreSQL server is installed that a test may restart")
 @pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
 def test_every_accepted_job_ends_once_whatever_fails_meanwhile(tmp_path, broker):

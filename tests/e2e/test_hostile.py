@@ -9,14 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMPipeline
 from safetensors.torch import load_file, save_file
 
 from aiao import ApiError, JobFailed
 from demo_models.emoji.data import MODEL
-from tests.support.tiny_models import make_tiny_model
-
-WEIGHTS = MODEL / "unet" / "diffusion_pytorch_model.safetensors"
+from tests.support.processes import MAX_UNPACKED_BYTES
 
 
 class Evil:
@@ -34,13 +31,14 @@ def write_zip(path: Path, entries: dict[str, bytes], compression: int = zipfile.
     return path
 
 
-def make(case: str, folder: Path) -> Path:
-    """The hostile suspect of that name."""
+def make(case: str, folder: Path, source: Path) -> Path:
+    """Make the hostile suspect of that name, perhaps of the source's weights."""
+    weights_file = source / "unet" / "diffusion_pytorch_model.safetensors"
     match case:
         case "zip slip":
             return write_zip(folder / "slip.zip", {"unet/config.json": b"{}", "../../../../escaped.txt": b"out"})
         case "zip bomb":
-            return write_zip(folder / "bomb.zip", {"unet/zeros.safetensors": bytes(300 << 20)}, zipfile.ZIP_DEFLATED)
+            return write_zip(folder / "bomb.zip", {"unet/zeros.safetensors": bytes(80 << 20)}, zipfile.ZIP_DEFLATED)
         case "pickle that runs code":
             torch.save({"conv_in.weight": Evil(folder / "executed")}, folder / "evil.bin")
             return folder / "evil.bin"
@@ -48,27 +46,25 @@ def make(case: str, folder: Path) -> Path:
             (folder / "evil.pt").write_bytes(pickle.dumps(Evil(folder / "executed")))
             return folder / "evil.pt"
         case "truncated safetensors":
-            (folder / "cut.safetensors").write_bytes(WEIGHTS.read_bytes()[:-1000])
+            (folder / "cut.safetensors").write_bytes(weights_file.read_bytes()[:-1000])
             return folder / "cut.safetensors"
         case "truncated safetensors in a zip":
-            return write_zip(folder / "cut.zip", {"unet/model.safetensors": WEIGHTS.read_bytes()[:-1000]})
+            return write_zip(folder / "cut.zip", {"unet/model.safetensors": weights_file.read_bytes()[:-1000]})
         case "text named safetensors":
             (folder / "text.safetensors").write_text("These are not the weights you are looking for.")
             return folder / "text.safetensors"
         case "another architecture":
-            tiny = make_tiny_model()
-            DDPMPipeline(tiny.denoiser, tiny.schedule.scheduler).save_pretrained(folder / "tiny")
-            return folder / "tiny"
+            return MODEL
         case "another class":
             config = {"_class_name": "os.system", "sample_size": 16}
             return write_zip(folder / "class.zip", {"unet/config.json": json.dumps(config).encode(), "unet/a.bin": b""})
         case "NaN weights":
-            weights = load_file(WEIGHTS)
+            weights = load_file(weights_file)
             weights["mid_block.attentions.0.to_q.weight"][0, 0] = torch.nan
             save_file(weights, folder / "nan.safetensors")
             return folder / "nan.safetensors"
         case "activations that overflow":
-            weights = {name: value.float() for name, value in load_file(WEIGHTS).items()}
+            weights = {name: value.float() for name, value in load_file(weights_file).items()}
             weights["conv_in.weight"].fill_(3e38)
             save_file(weights, folder / "overflow.safetensors")
             return folder / "overflow.safetensors"
@@ -96,9 +92,9 @@ REFUSED_UPLOADS = {
 
 
 @pytest.mark.parametrize("case", FAILED_JOBS)
-def test_a_hostile_suspect_is_a_failed_job_with_its_reason(production, owner, registered, tmp_path, case):
+def test_a_hostile_suspect_is_a_failed_job_with_its_reason(production, owner, source, registered, tmp_path, case):
     code, words = FAILED_JOBS[case]
-    submission = owner.verifications.create(registered.model.id, make(case, tmp_path))
+    submission = owner.verifications.create(registered.model.id, make(case, tmp_path, source))
     with pytest.raises(JobFailed, match=words) as failure:
         owner.jobs.wait(submission)
     assert failure.value.code == code
@@ -111,10 +107,10 @@ def test_a_hostile_suspect_is_a_failed_job_with_its_reason(production, owner, re
 
 
 @pytest.mark.parametrize("case", REFUSED_UPLOADS)
-def test_a_broken_file_is_refused_at_once(production, owner, registered, tmp_path, case):
+def test_a_broken_file_is_refused_at_once(production, owner, source, registered, tmp_path, case):
     before = [path for path in (production.data_dir / "storage").rglob("*") if path.is_file()]
     with pytest.raises(ApiError, match=REFUSED_UPLOADS[case]) as refusal:
-        owner.verifications.create(registered.model.id, make(case, tmp_path))
+        owner.verifications.create(registered.model.id, make(case, tmp_path, source))
     assert (refusal.value.status, refusal.value.type) == (422, "invalid-artifact")
     assert [path for path in (production.data_dir / "storage").rglob("*") if path.is_file()] == before
 
@@ -129,9 +125,9 @@ def broken_picture(folder: Path) -> Path:
 
 
 def beyond_the_operators_limit(folder: Path) -> Path:
-    """Much, but not suspiciously much more than what is uploaded: 4 MiB of noise among 260 MiB of nothing."""
-    pixels = np.zeros((260, 1024, 1024), np.uint8)
-    pixels[:4] = np.random.default_rng(0).integers(0, 256, (4, 1024, 1024))
+    """Much, but not suspiciously much more than what is uploaded: 1 MiB of noise among 68 MiB of nothing."""
+    pixels = np.zeros((68, 1024, 1024), np.uint8)
+    pixels[:1] = np.random.default_rng(0).integers(0, 256, (1, 1024, 1024))
     np.savez_compressed(folder / "large.npz", x=pixels)
     return folder / "large.npz"
 
@@ -141,11 +137,11 @@ def beyond_the_operators_limit(folder: Path) -> Path:
     [
         (empty_npz, "invalid-images", "the image set is empty"),
         (broken_picture, "invalid-images", "not a readable image"),
-        (beyond_the_operators_limit, "unsafe-archive", f"expands beyond {256 << 20} bytes"),
+        (beyond_the_operators_limit, "unsafe-archive", f"expands beyond {MAX_UNPACKED_BYTES} bytes"),
     ],
 )
-def test_an_unusable_image_set_fails_the_registration(owner, tmp_path, images, code, words):
-    registration = owner.models.register(MODEL, name="no images", images=images(tmp_path), options={"steps": 1})
+def test_an_unusable_image_set_fails_the_registration(owner, source, tmp_path, images, code, words):
+    registration = owner.models.register(source, name="no images", images=images(tmp_path), options={"steps": 1})
     with pytest.raises(JobFailed, match=words):
         owner.jobs.wait(registration)
     model = owner.models.get(registration.model.id)
@@ -158,8 +154,8 @@ def test_a_folder_that_is_no_pipeline_fails_the_registration(owner, tmp_path):
         owner.jobs.wait(registration)
 
 
-def test_a_watermark_that_cannot_be_proved_is_not_handed_out(owner):
-    registration = owner.models.register(MODEL, name="too short", options={"steps": 1, "samples": 4})
+def test_a_watermark_that_cannot_be_proved_is_not_handed_out(owner, source):
+    registration = owner.models.register(source, name="too short", options={"steps": 1, "samples": 4})
     with pytest.raises(JobFailed, match="use more steps or more layers") as failure:
         owner.jobs.wait(registration)
     assert failure.value.code == "embedding-failed"

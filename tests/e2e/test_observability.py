@@ -7,7 +7,6 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from demo_models.emoji.data import MODEL
 from tests.support.places import PROJECT
 from tests.support.processes import wait_for
 
@@ -23,9 +22,9 @@ def about(running, name: str, request_id: str) -> list[dict]:
     return [event for event in events(running, name) if event.get("request_id") == request_id]
 
 
-def test_one_identifier_leads_from_the_request_to_the_workers_lines(production, owner, registered):
+def test_one_identifier_leads_from_the_request_to_the_workers_lines(production, owner, source, registered):
     request_id = "support-case-4711"
-    artifact = owner.artifacts.upload(MODEL)
+    artifact = owner.artifacts.upload(source)
     body = {"model_id": registered.model.id, "artifact_id": artifact.id}
     answer = owner.send("POST", "/v1/verifications", json=body, headers={"X-Request-ID": request_id})
     assert answer.headers["x-request-id"] == request_id
@@ -59,7 +58,7 @@ def figures(*texts: str) -> set[str]:
 
 
 @pytest.mark.usefixtures("registered")
-def test_the_dashboard_asks_for_figures_that_there_are(production, owner):
+def test_the_dashboard_asks_for_figures_that_there_are(production, owner, source):
     """After a run: the API's figures and the worker's."""
 
     def of_the_worker() -> str:
@@ -67,7 +66,7 @@ def test_the_dashboard_asks_for_figures_that_there_are(production, owner):
 
     wait_for(lambda: "aiao_job_seconds_bucket" in of_the_worker(), "the worker counts no job")  # a moment after its end
     worker = of_the_worker()
-    job = owner.models.register(MODEL, name="queued", options={"steps": 100_000}).job
+    job = owner.models.register(source, name="queued", options={"steps": 100_000}).job
     known = figures(httpx.get(f"{production.url}/metrics").text, worker)
     owner.jobs.cancel(job.id)
     panels = json.loads(DASHBOARD.read_text())["panels"]

@@ -19,8 +19,8 @@ from aiao_core.formats.pipelines import load_model, save_model
 from aiao_core.key import OwnerKey, PublicKey, decode_secret
 from aiao_core.method.fine_tuning import Examples, fine_tune
 from aiao_core.reports.verification import Report
-from demo_models.emoji.data import DATA, MODEL, THIEF_CATEGORY, load_images
-from tests.support.processes import QUICK_EMBEDDING
+from demo_models.emoji.data import DATA, THIEF_CATEGORY, load_images
+from tests.support.small_model import EMBEDDING, SHORT
 
 
 def verified(owner, model_id, suspect) -> Report:
@@ -46,23 +46,23 @@ def public(config) -> dict:
     return {name: value for name, value in config.items() if not name.startswith("_")}
 
 
-def test_the_published_checkpoint_is_a_folder_that_diffusers_loads(owner, registered, marked, marked_folder):
+def test_the_published_checkpoint_is_a_folder_that_diffusers_loads(owner, source, registered, marked, marked_folder):
     model = owner.models.get(registered.model.id)
     assert model.status == "ready"
     assert model.checkpoint.sha256 == sha256_file(marked)
     pipeline = DDPMPipeline.from_pretrained(marked_folder)
-    source = DDPMPipeline.from_pretrained(MODEL)
-    assert public(pipeline.unet.config) == public(source.unet.config)
-    change = (pipeline.unet.conv_in.weight - source.unet.conv_in.weight).abs().max()
+    original = DDPMPipeline.from_pretrained(source)
+    assert public(pipeline.unet.config) == public(original.unet.config)
+    change = (pipeline.unet.conv_in.weight - original.unet.conv_in.weight).abs().max()
     assert 0 < change < 0.2
     with zipfile.ZipFile(marked) as archive:
         assert sorted(archive.namelist()) == sorted(
-            path.relative_to(MODEL).as_posix() for path in MODEL.rglob("*") if path.is_file()
+            path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()
         )
 
 
-def test_an_owner_may_hold_the_key(production, owner, tmp_path):
-    registration = owner.models.register(MODEL, name="held", options=QUICK_EMBEDDING, custody="owner")
+def test_an_owner_may_hold_the_key(production, owner, source, tmp_path):
+    registration = owner.models.register(source, name="held", options=SHORT, custody="owner")
     owner.jobs.wait(registration)
     marked = owner.models.download(registration.model.id, tmp_path / "marked.zip")
     with pytest.raises(ApiError, match="you hold the key"):
@@ -76,7 +76,7 @@ def test_an_owner_may_hold_the_key(production, owner, tmp_path):
         assert connection.execute(query, (registration.model.id,)).fetchone() == (None, None, None)
 
 
-def test_the_published_model_is_a_match_and_its_source_is_not(owner, registered, marked):
+def test_the_published_model_is_a_match_and_its_source_is_not(owner, source, registered, marked):
     report = verified(owner, registered.model.id, marked)
     assert report.verdict == "match"
     assert report.test.log10_p < -30
@@ -87,7 +87,7 @@ def test_the_published_model_is_a_match_and_its_source_is_not(owner, registered,
     digests = {entry.role: entry.sha256 for entry in report.inputs}
     assert digests["watermarked"] == sha256_file(marked)
 
-    innocent = verified(owner, registered.model.id, MODEL)
+    innocent = verified(owner, registered.model.id, source)
     assert innocent.verdict == "no-match"
     assert innocent.test.log10_p > -6
     assert innocent.tests.with_key > report.tests.with_key
@@ -95,7 +95,7 @@ def test_the_published_model_is_a_match_and_its_source_is_not(owner, registered,
 
 def test_a_thief_who_fine_tunes_every_weight_is_found(owner, registered, marked_folder, tmp_path):
     model = load_model(marked_folder)
-    examples = Examples(load_images(only=[THIEF_CATEGORY]), {})
+    examples = Examples(load_images(only=[THIEF_CATEGORY], size=8), {})
     fine_tune(model, examples, steps=40, learning_rate=2e-4, batch_size=16)
     save_model(model.denoiser, marked_folder, tmp_path / "stolen")
     report = verified(owner, registered.model.id, tmp_path / "stolen" / "unet" / "diffusion_pytorch_model.safetensors")
@@ -103,14 +103,15 @@ def test_a_thief_who_fine_tunes_every_weight_is_found(owner, registered, marked_
     assert report.suspect_form == "safetensors"
 
 
-def test_offline_gives_the_same_numbers_whatever_the_packing(owner, registered, marked, marked_folder, key_file):
+def test_offline_gives_the_same_numbers_whatever_the_packing(owner, source, registered, marked, marked_folder, key_file):
     by_service = verified(owner, registered.model.id, marked)
     differing = {"created_at", "inputs", "model_name", "suspect_name", "registration", "tests", "panel"}
     # The verdict's reading is the best of those that count, of which there are fewer without the service's word.
     deciding = {"test", "ways", "layers", "triggered_alone", "untriggered", "bound_log10_p"}
-    assert by_service.strayed_channels == 0  # no fine-tuned channel is taken for another
+    # Few channels are taken for others in so narrow layers, and none in the emoji model's: see test_alignment.
+    assert by_service.strayed_channels < 0.1 * by_service.test.bits
     for suspect in (marked, marked_folder):
-        offline = aiao.verify(suspect, key_file, source=MODEL).details
+        offline = aiao.verify(suspect, key_file, source=source).details
         assert offline.model_dump(exclude=differing | deciding) == by_service.model_dump(exclude=differing | deciding)
         assert [way.test for way in offline.ways] == [way.test for way in by_service.ways]
         assert [way.counts for way in offline.ways] == [True, True, *[False] * 6]
@@ -135,7 +136,9 @@ def test_the_key_is_kept_encrypted_and_its_public_part_tells_no_secret(productio
     everything |= {"database": dump_of(production.settings["AIAO_DATABASE_URL"]), "public key": public}
     everything |= {"processes": command_lines(), "broker": dump_of_redis(production.settings["AIAO_BROKER_URL"])}
     everything |= {"spans": our_collector.text}
-    assert all(sent in everything["spans"] for sent in (registered.job.id, "INSERT INTO owner_keys"))
+    assert all(
+        sent in everything["spans"] for sent in (registered.job.id, "INSERT INTO owner_keys", "process worker.embed", "prove")
+    )
     key_encryption_key = (production.data_dir / "key-encryption-key").read_text().strip()
     token = owner.transport.http.headers["authorization"].removeprefix("Bearer ")
     # The database shows bytes as hex.
@@ -143,10 +146,10 @@ def test_the_key_is_kept_encrypted_and_its_public_part_tells_no_secret(productio
     assert not [(form, place) for form in forms for place, text in everything.items() if form in text]
 
 
-def test_the_broker_carries_the_names_of_jobs_and_nothing_else(production):
+def test_the_broker_carries_the_names_of_jobs_and_nothing_else(production, source):
     with production.client("waiting") as client, redis.Redis.from_url(production.settings["AIAO_BROKER_URL"]) as broker:
         with broker.monitor() as heard:
-            registration = client.models.register(MODEL, name="waiting", options=QUICK_EMBEDDING)
+            registration = client.models.register(source, name="waiting")
             client.jobs.cancel(registration.job.id)
             rung = next(command["command"] for command in heard.listen() if "LPUSH" in command["command"].upper())
         body = json.loads(rung.partition("{")[1] + rung.partition("{")[2])
@@ -181,10 +184,9 @@ def dump_of(database_url: str) -> str:
     return str(rows)
 
 
-def test_an_owner_may_bring_images_and_follow_the_progress(owner):
+def test_an_owner_may_bring_images_and_follow_the_progress(owner, source):
     seen = []
-    options = QUICK_EMBEDDING | {"steps": 60}
-    registration = owner.models.register(MODEL, name="with images", images=DATA, options=options)
+    registration = owner.models.register(source, name="with images", images=DATA, options=EMBEDDING)
     job = owner.jobs.wait(registration, progress=seen.append)
     assert job.state == "succeeded"
     stages = list(dict.fromkeys(job.progress.stage for job in seen if job.progress))

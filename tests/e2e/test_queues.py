@@ -13,14 +13,16 @@ from aiao_core import sizing
 from demo_models.emoji.data import MODEL
 from service.kit.ids import new_id
 from tests.support.databases import postgres_database
-from tests.support.processes import QUICK_EMBEDDING, System, private_redis, stop, system, wait_for
+from tests.support.processes import TICKING, System, private_redis, stop, system, wait_for
 from tests.support.storm import RABBITMQ_PORT
+
+QUICK = {"steps": 10, "batch_size": 8}
 
 QUEUES = "small:2100MiB large:2250MiB"
 """A verification of the emoji model fits the one, a quick embedding the other, and an audit neither."""
 
 
-@pytest.fixture(scope="module", params=["redis", "rabbitmq"])
+@pytest.fixture(scope="module", params=["redis", pytest.param("rabbitmq", marks=pytest.mark.slow)])
 def broker_url(request) -> Iterator[str]:
     if request.param == "redis":
         with private_redis() as url:
@@ -39,7 +41,7 @@ def fleet(tmp_path_factory, broker_url) -> Iterator[System]:
     settings = {"AIAO_QUEUE": queue, "AIAO_QUEUES": QUEUES, "AIAO_GRACE_SECONDS": "0"}
     with postgres_database() as url, system(folder, database_url=url, broker_url=broker_url, **settings) as running:
         for name in ("small", "large"):
-            running.start_worker(name, f"{queue}.{name}")
+            running.start_worker(name, f"{queue}.{name}", TICKING)
         yield running
 
 
@@ -51,7 +53,7 @@ def owner(fleet) -> Iterator[Client]:
 
 @pytest.fixture(scope="module")
 def registered(owner):
-    registration = owner.models.register(MODEL, name="emoji", options=QUICK_EMBEDDING | {"steps": 100})
+    registration = owner.models.register(MODEL, name="emoji", options=QUICK)
     owner.jobs.wait(registration)
     return registration
 
@@ -97,7 +99,7 @@ def test_a_large_job_waits_for_a_large_worker_while_small_ones_are_done_and_a_lo
 ):
     stop(fleet.processes["large"])
     queue = f"{fleet.settings['AIAO_QUEUE']}.large"
-    job = owner.models.register(MODEL, name="waits", options=QUICK_EMBEDDING | {"steps": 10}).job
+    job = owner.models.register(MODEL, name="waits", options=QUICK).job
     verified(owner, registered.model.id)
     assert owner.jobs.get(job.id).state == "queued"
     assert waiting(fleet, "large")
@@ -108,7 +110,7 @@ def test_a_large_job_waits_for_a_large_worker_while_small_ones_are_done_and_a_lo
             broker.flushall()
             fleet.change_job(job.id, "rung_at = now() - interval '1 hour'")
             wait_for(lambda: broker.llen(queue), "the reaper does not ring")
-    fleet.start_worker("large", queue)
+    fleet.start_worker("large", queue, TICKING)
     wait_for(lambda: owner.jobs.get(job.id).finished, "nobody takes the job")
     assert workers_of(fleet, job.id) == ["large"]
 
@@ -120,6 +122,6 @@ def test_a_job_of_which_nobody_knows_what_it_needs_goes_to_the_largest_worker(fl
     job = owner.verifications.create(registered.model.id, MODEL).job
     fleet.change_job(job.id, "memory_bytes = NULL, rung_at = now() - interval '1 hour'")
     assert owner.jobs.get(job.id).memory_bytes is None
-    fleet.start_worker("large", f"{fleet.settings['AIAO_QUEUE']}.large")
+    fleet.start_worker("large", f"{fleet.settings['AIAO_QUEUE']}.large", TICKING)
     owner.jobs.wait(job)
     assert workers_of(fleet, job.id) == ["large"]

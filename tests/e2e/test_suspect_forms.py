@@ -13,9 +13,8 @@ from aiao import ApiError, JobFailed
 from aiao_core.formats.archives import unpack
 from aiao_core.formats.pipelines import load_model
 from aiao_core.reports.verification import Report
-from demo_models.emoji.data import MODEL
 from tests.support.hub import COMMIT
-from tests.support.processes import wait_for
+from tests.support.processes import MAX_UNPACKED_BYTES, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +56,8 @@ def test_an_adapter_without_its_base_is_not_merged_into_the_registered_marked_mo
         assert failed.value.code == "adapter-without-base"
 
 
-def test_an_adapter_is_tested_on_the_base_that_its_submitter_names(owner, registered, adapter):
-    verification, report = verified(owner, registered.model.id, adapter, base=MODEL)
+def test_an_adapter_is_tested_on_the_base_that_its_submitter_names(owner, source, registered, adapter):
+    verification, report = verified(owner, registered.model.id, adapter, base=source)
     assert (verification.verdict, verification.tested, verification.base_name) == ("no-match", "adapter", "model.zip")
     assert report.base_test.log10_p > -6
     assert report.suspect_form.startswith("base: model.zip (safetensors); PEFT LoRA of rank 2")
@@ -113,8 +112,11 @@ def test_a_repository_of_the_hub(production, owner, registered, published, our_h
 def test_a_repository_that_cannot_be_fetched(owner, registered, our_hub):
     (our_hub.root / "thief" / "large").mkdir(parents=True)
     with (our_hub.root / "thief" / "large" / "model.safetensors").open("wb") as file:
-        file.truncate((256 << 20) + 1)
-    for reference, words in (("hf://thief/nothing", "no public repository"), ("hf://thief/large", "more than the 268435456")):
+        file.truncate(MAX_UNPACKED_BYTES + 1)
+    for reference, words in (
+        ("hf://thief/nothing", "no public repository"),
+        ("hf://thief/large", f"more than the {MAX_UNPACKED_BYTES}"),
+    ):
         with pytest.raises(JobFailed, match=words) as failure:
             owner.jobs.wait(owner.verifications.create(registered.model.id, reference))
         assert failure.value.code == "invalid-reference"

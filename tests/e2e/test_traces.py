@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from demo_models.emoji.data import MODEL
 from tests.support.processes import wait_for
 
 SERVER, CLIENT, PRODUCER, CONSUMER = 2, 3, 4, 5
@@ -39,9 +38,9 @@ def wait_for_requests(our_collector, caller: Caller, count: int = 1) -> list[str
 
 
 @pytest.fixture(scope="module")
-def verify(owner, registered):
+def verify(owner, source, registered):
     """Submits the model's source as a suspect, with these headers."""
-    artifact = owner.artifacts.upload(MODEL)
+    artifact = owner.artifacts.upload(source)
 
     def submit(headers: dict[str, str]) -> str:
         body = {"model_id": registered.model.id, "artifact_id": artifact.id}

@@ -65,7 +65,9 @@ def leave() -> dict[str, int]:
 
 
 def sleep(file: str) -> dict[str, int]:
-    Path(file).write_text(str(os.getpid()))
+    partial = Path(file).with_suffix(".partial")
+    partial.write_text(str(os.getpid()))
+    partial.rename(file)
     time.sleep(600)
     return {}
 

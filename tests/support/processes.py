@@ -29,8 +29,11 @@ PATIENCE = 60
 """Seconds until a part must be up. A limit against hanging, not a measurement."""
 
 
-QUICK_EMBEDDING = {"steps": 160, "batch_size": 8, "samples": 32, "layers": 16, "checkpoint_every": 10}
-"""Enough for a proof far below 1e-9 on the emoji model, in half a minute."""
+MAX_UNPACKED_BYTES = 64 << 20
+"""To how much an archive may expand on the production system."""
+
+TICKING = "tests.support.ticking"
+"""A worker's application whose jobs only tick: it starts without torch, in a second."""
 
 PORTS = 1000
 """So many each process of a test run has for itself."""

@@ -17,7 +17,6 @@ from kombu import Connection
 from aiao import Client, ClientError, Registration
 from aiao_core.formats.digests import sha256_file
 from aiao_core.key import OwnerKey, PublicKey
-from demo_models.emoji.data import MODEL
 from service.context import Context
 from service.kit.database import utc_now
 from service.kit.ids import new_id
@@ -26,14 +25,14 @@ from service.processes.garbage import GRACE_PERIOD, collect
 from service.settings import Settings
 from tests.support.faults import Postgres, Redis, Wire, full, small_disk
 from tests.support.processes import System, stop, system, wait_for
+from tests.support.small_model import EMBEDDING, make
 from worker.scratch import remove_abandoned
 
-EMBEDDING = {"steps": 160, "batch_size": 8, "samples": 32, "layers": 16, "checkpoint_every": 10}
 OUTAGE_SECONDS = 4
 PAUSE_SECONDS = 5
 RABBITMQ_PORT = 5672
 DISK_MEGABYTES = 700
-QUEUES = "small:2100MiB large:64GiB"
+QUEUES = "small:2050MiB large:64GiB"
 """Verifications go to the one, embeddings to the other; every worker takes both."""
 
 FINAL = ("succeeded", "failed", "canceled")
@@ -153,7 +152,7 @@ def weather(storm: Storm, *, jobs: int, rounds: int, patience: float) -> dict[st
     """Send ``jobs`` jobs through the storm, one in ten an embedding, and check what is left. Returns what there was."""
     with storm.system.client("owner") as client:
         client.transport.post("/v1/webhooks", json={"url": "https://example.com/nobody"})
-        first = client.models.register(MODEL, name="first", options=EMBEDDING)
+        first = client.models.register(make(storm.system.data_dir / "model"), name="first", options=EMBEDDING)
         client.jobs.wait(first)
         source = client.artifacts.get(first.model.artifact_id)
         marked = client.artifacts.upload(client.models.download(first.model.id, storm.system.data_dir / "marked.zip"))

@@ -1,14 +1,12 @@
-"""A worker whose verifications never end and never look whether they should.
+"""A ticking worker whose verifications never end and never look whether they should.
 
 celery --app tests.support.stuck worker
 """
 
+import sys
 import time
-from typing import Any
 
-from celery.signals import worker_process_init
-
-from worker.app import app
+from tests.support.ticking import app
 from worker.running import Work
 
 __all__ = ["app"]
@@ -18,8 +16,4 @@ def hang(work: Work) -> None:
     time.sleep(3600)
 
 
-@worker_process_init.connect
-def verify_for_ever(**_: Any) -> None:
-    import worker.verify
-
-    worker.verify.verify_suspect = hang
+sys.modules["worker.verify"].verify_suspect = hang  # type: ignore[attr-defined]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -28,12 +28,12 @@ MARKING = EmbeddingOptions(steps=200, batch_size=16, layers=39, learning_rate=3e
 """Enough for the tiny model to carry a mark, in some seconds."""
 
 
-def make_tiny_model(seed: int = 0) -> DiffusionModel:
+def make_tiny_model(seed: int = 0, widths: tuple[int, int] = (8, 16)) -> DiffusionModel:
     torch.manual_seed(seed)
     denoiser = UNet2DModel(
         sample_size=8,
         layers_per_block=1,
-        block_out_channels=(8, 16),
+        block_out_channels=widths,
         down_block_types=("DownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "UpBlock2D"),
         norm_num_groups=4,
@@ -43,6 +43,12 @@ def make_tiny_model(seed: int = 0) -> DiffusionModel:
     return DiffusionModel(
         denoiser.eval().requires_grad_(False), Diffusion(DDPMScheduler()), Architecture(class_name="UNet2DModel", config=config)
     )
+
+
+def save_pipeline(model: DiffusionModel, folder: Path) -> Path:
+    """Save the model's pipeline as its owner has it, and return the folder."""
+    DDPMPipeline(model.denoiser, model.schedule.scheduler).save_pretrained(folder)
+    return folder
 
 
 def make_tiny_examples() -> Examples:

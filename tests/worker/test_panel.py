@@ -21,7 +21,7 @@ from worker import panel, running
 from worker.embed import embed_model
 from worker.verify import verify_suspect
 
-pytestmark = pytest.mark.usefixtures("same_seed")
+pytestmark = [pytest.mark.usefixtures("same_seed"), pytest.mark.xdist_group("worker")]
 
 
 @pytest.fixture

@@ -1,5 +1,9 @@
-"""A suspect that ends the child which reads it is a failed job, and the worker goes on."""
+"""A suspect that ends the child which reads it is a failed job, and the worker goes on.
 
+The tests that stop the server come first: it imports torch each time it starts, and the last one serves those after it.
+"""
+
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,9 +12,12 @@ from aiao_core.formats.pipelines import load_model
 from aiao_core.formats.weight_files import digest
 from demo_models.emoji.data import MODEL
 from service.jobs.repository import LeaseRepository
-from worker.confinement import _server
+from tests.support import children
+from worker.confinement import ChildEnded, _server, confined
 from worker.running import Work, run
 from worker.suspects import read_confined
+
+pytestmark = [pytest.mark.process, pytest.mark.xdist_group("worker")]
 
 
 @pytest.fixture
@@ -37,17 +44,6 @@ def reading(context, job_id):
     return end
 
 
-def test_a_suspect_is_read(reading):
-    assert reading(MODEL) == ("succeeded", "safetensors")
-
-
-def test_a_suspect_that_takes_too_much_memory_fails_its_job(reading):
-    state, detail = reading(MODEL, memory_bytes=1 << 20)
-    assert state == "failed"
-    assert "ended without a result" in detail
-    assert "plain safetensors" in detail
-
-
 def test_a_suspect_that_takes_too_long_fails_its_job(reading):
     state, detail = reading(MODEL, seconds=1e-9)
     assert state == "failed"
@@ -60,3 +56,27 @@ def test_a_reader_that_was_killed_is_started_again(reading):
     killed.wait()
     assert reading(MODEL)[0] == "succeeded"
     assert _server() is not killed
+
+
+def test_a_suspect_is_read(reading):
+    assert reading(MODEL) == ("succeeded", "safetensors")
+
+
+def test_a_suspect_that_takes_too_much_memory_fails_its_job(reading):
+    state, detail = reading(MODEL, memory_bytes=1 << 20)
+    assert state == "failed"
+    assert "ended without a result" in detail
+    assert "plain safetensors" in detail
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="confined by the Linux kernel")
+def test_a_tensor_that_takes_too_much_memory_ends_its_child_alone():
+    with pytest.raises(ChildEnded, match="ran out of memory"):
+        confined(children.fill_a_tensor, {}, seconds=300, memory_bytes=1 << 30, check=lambda: None)
+    assert confined(children.add, {"one": 1, "other": 1}, seconds=300, memory_bytes=0, check=lambda: None) == {"sum": 2}
+
+
+def test_a_child_sends_no_traces():
+    loaded = confined(children.modules, {}, seconds=300, memory_bytes=0, check=lambda: None)["loaded"]
+    assert "torch" in loaded
+    assert not [name for name in loaded if name.startswith("opentelemetry")]

@@ -16,7 +16,7 @@ from tests.support.tiny import artifact, ready, report_of, row, submitted
 from worker import running
 from worker.verify import verify_suspect
 
-pytestmark = pytest.mark.usefixtures("same_seed")
+pytestmark = [pytest.mark.usefixtures("same_seed"), pytest.mark.xdist_group("worker")]
 
 
 @pytest.fixture
