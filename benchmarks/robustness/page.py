@@ -48,7 +48,7 @@ class Section:
 
 def write(title: str, meta: str, sections: Sequence[Section], folder: Path) -> None:
     """``index.html``, which needs no other file, and ``README.md`` with its figures beside it."""
-    loader = ChoiceLoader([FileSystemLoader(HERE), PackageLoader("aiao_core")])
+    loader = ChoiceLoader([FileSystemLoader(HERE), PackageLoader("aiao_core.reports")])
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     html = environment.get_template("page.html").render(title=title, meta=meta, sections=sections)
     (folder / "index.html").write_text(html, encoding="utf-8")

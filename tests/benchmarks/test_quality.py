@@ -92,6 +92,7 @@ def test_the_published_model_has_lost_nothing(yardstick):
     assert quality.features == choose_features().name
 
 
+@pytest.mark.slow
 def test_noise_on_the_weights_costs_quality(yardstick, tmp_path):
     thief = Thief(yardstick.published, yardstick.data.held_out)
     slight = yardstick.measure(weight_noise(thief, strength=0.005))
@@ -115,6 +116,7 @@ def test_a_model_whose_predictions_are_no_numbers_is_not_useful(yardstick):
     assert not quality.useful
 
 
+@pytest.mark.slow
 def test_a_text_to_image_model_is_measured_on_decoded_samples():
     data = shipped_data(TEXT_MODEL)
     assert len(data.conditions["encoder_hidden_states"]) == len(data.real)

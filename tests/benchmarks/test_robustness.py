@@ -116,6 +116,7 @@ def short(monkeypatch):
     monkeypatch.setattr(experiments, "SPREAD_RUNS", 2)
 
 
+@pytest.mark.slow
 def test_a_mark_is_embedded_once_and_experiments_leave_it_as_it_is(short, tmp_path):
     mark = Mark("emoji", "AIAO", 7)
     first = Laboratory(tmp_path, tmp_path / "grids")
