@@ -22,11 +22,13 @@ def fresh(code: str) -> str:
 
 
 @pytest.mark.process
+@pytest.mark.process
 def test_importing_the_package_loads_nothing_else():
     before = "import sys, importlib, typing; before = set(sys.modules); import aiao"
     assert fresh(f"{before}; print(*set(sys.modules) - before)").split() == ["aiao"]
 
 
+@pytest.mark.process
 @pytest.mark.process
 @pytest.mark.parametrize(
     ("name", "loads"),
@@ -92,6 +94,7 @@ def test_an_unknown_name_is_refused_as_of_any_module():
         from aiao import lod  # noqa: F401
 
 
+@pytest.mark.process
 @pytest.mark.process
 def test_a_star_brings_every_name():
     assert set(fresh("from aiao import *; print(*dir())").split()) >= set(aiao.__all__) - {"__version__"}

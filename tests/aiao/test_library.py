@@ -281,6 +281,7 @@ aiao.load_key(sys.argv[1])
 
 
 @pytest.mark.process
+@pytest.mark.process
 def test_without_torch_the_command_that_installs_it_is_named(owned):
     command = [sys.executable, "-c", WITHOUT_TORCH, str(owned.key_file)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)

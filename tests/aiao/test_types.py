@@ -41,6 +41,7 @@ async def wrong(client: aiao.AsyncClient, model: aiao.Model) -> None:
 
 
 @pytest.mark.process
+@pytest.mark.process
 def test_calls_are_typed(tmp_path):
     (tmp_path / "good.py").write_text(GOOD)
     (tmp_path / "bad.py").write_text(BAD)
