@@ -26,7 +26,7 @@ def test_one_identifier_leads_from_the_request_to_the_workers_lines(production, 
     request_id = "support-case-4711"
     artifact = owner.artifacts.upload(source)
     body = {"model_id": registered.model.id, "artifact_id": artifact.id}
-    answer = owner.send("POST", "/v1/verifications", json=body, headers={"X-Request-ID": request_id})
+    answer = owner.transport.send("POST", "/v1/verifications", json=body, headers={"X-Request-ID": request_id})
     assert answer.headers["x-request-id"] == request_id
     job_id = answer.json()["job"]["id"]
     owner.jobs.wait(job_id)

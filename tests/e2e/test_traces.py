@@ -44,7 +44,7 @@ def verify(owner, source, registered):
 
     def submit(headers: dict[str, str]) -> str:
         body = {"model_id": registered.model.id, "artifact_id": artifact.id}
-        return owner.send("POST", "/v1/verifications", json=body, headers=headers).json()["job"]["id"]
+        return owner.transport.send("POST", "/v1/verifications", json=body, headers=headers).json()["job"]["id"]
 
     return submit
 

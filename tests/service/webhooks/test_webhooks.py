@@ -58,7 +58,7 @@ def test_the_courier_delivers_what_happens_in_the_service(tmp_path, redis_url):
         running.client() as client,
     ):
         running.start("courier", "service.processes.courier")
-        client.post("/v1/webhooks", json={"url": listener.url})
+        client.transport.post("/v1/webhooks", json={"url": listener.url})
         (tmp_path / "model").mkdir()
         (tmp_path / "model" / "model_index.json").write_text("{}")
         registration = client.models.register(tmp_path / "model", name="mine")
