@@ -16,9 +16,8 @@ from aiao_core.method.embedding import embed
 from aiao_core.options import EmbeddingOptions
 from demo_models.emoji.data import MODEL
 from tests.support.databases import postgres_database
-from tests.support.processes import TICKING, System, private_redis, stop, system, wait_for
+from tests.support.processes import HURRY, TICKING, System, private_redis, stop, system, wait_for
 from tests.support.small_model import EMBEDDING
-from tests.support.ticking import HURRY
 
 MAX_ATTEMPTS = 2
 LONGER = EMBEDDING | {"steps": 150}

@@ -35,6 +35,9 @@ MAX_UNPACKED_BYTES = 64 << 20
 TICKING = "tests.support.ticking"
 """A worker's application whose jobs only tick: it starts without torch, in a second."""
 
+HURRY = "hurry"
+"""While a file of this name is in the data folder, jobs do not wait between their ticks."""
+
 PORTS = 1000
 """So many each process of a test run has for itself."""
 

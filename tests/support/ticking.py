@@ -19,12 +19,11 @@ from service.kit.telemetry import span
 from service.models.repository import ModelRepository
 from service.models.service import Checkpoint, mark_ready
 from service.verifications.service import counted, record_report
+from tests.support.processes import HURRY
 from worker.running import Work
 from worker.training_state import TrainingState
 
 TICK_SECONDS = 0.02
-HURRY = "hurry"
-"""While a file of this name is in the data folder, jobs do not wait between their ticks."""
 
 
 def embed_model(work: Work) -> None:
