@@ -41,6 +41,7 @@ LONGEST = ("e2e", "worker", "false_accusations", "benchmarks", "aiao_core")
 """Folders, longest files first."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests by what they use, and keep each file in one process of a run, where its fixtures are made once.
 
