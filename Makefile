@@ -21,7 +21,7 @@ test: $(READY)
 test-all: $(READY)
 	+$(BESIDE) lint all-tests
 
-BESIDE = $(MAKE) --no-print-directory --jobs 2 --output-sync=line
+BESIDE = $(MAKE) --no-print-directory --jobs 2
 PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
 
 quick-tests: $(READY)
