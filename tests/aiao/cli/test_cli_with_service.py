@@ -397,7 +397,7 @@ def test_a_report_from_before_the_rules_says_so(request, client, backstage, read
 def test_a_key_that_others_have_seen_is_noted_and_tested_with_no_more(user, host, client, ready, suspect):
     said = user.aiao("key", "opened", ready)
     assert said.stdout.startswith(f"The key of {ready} is noted as opened on 20")
-    assert "It takes no more tests: others can make models that match it. Reports of before stand." in said.stdout
+    assert "It takes no more tests, because others can make models that match it. Earlier reports stand." in said.stdout
     assert said.stderr == ""
     document = user.json("key", "opened", ready)
     assert document.keys() == {"model_id", "opened_at"}

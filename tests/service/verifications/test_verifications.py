@@ -37,7 +37,9 @@ def test_a_finished_verification_shows_the_verdict_and_its_figures(http, owned):
     assert (shown["vs_rate"], shown["rs_rate"]) == (report.vs_rate.value, report.rs_rate.value) == (0.9375, 0.9123)
     assert (shown["tested"], shown["reason"], shown["base_name"]) == ("checkpoint", None, None)
     assert shown["bound_log10_p"] == report.bound_log10_p == pytest.approx(-38.53, abs=0.01)
-    assert (shown["with_key"], shown["of_file"]) == (report.tests.with_key, report.tests.of_file) == (1, 1)
+    assert (shown["with_key"], shown["of_file"]) == (report.tests.with_key, report.tests.of_file)
+    assert report.tests.with_key == 1
+    assert report.tests.of_file >= 1  # other tests of this run may have tested the same weights
     job = http.get(f"/v1/jobs/{owned.finished_job_id}").json()
     assert job["result"] == f"/v1/verifications/{owned.verification_id}"
     assert http.get(job["result"]).json() == shown
