@@ -103,16 +103,15 @@ def test_every_seed_finds_the_places_of_a_permuted_source(tiny_model, tiny_key):
     assert torch.stack(same).mean() > 0.95
 
 
-@MANY
 @pytest.mark.parametrize("tuned", [False, True], ids=["source", "fine-tuned source"])
-def test_a_wrong_key_stays_exactly_binomial_on_an_unmarked_permuted_model(tiny_model, tiny_key, tiny_examples, tuned, count):
+def test_a_wrong_key_stays_exactly_binomial_on_an_unmarked_permuted_model(tiny_model, tiny_key, tiny_examples, tuned):
     """Many keys that nobody embedded, of every layer, at the places that the alignment finds and at their own."""
     suspect = replace(tiny_model, denoiser=permuted(tiny_model))
     if tuned:
         fine_tune(suspect, tiny_examples, steps=40, learning_rate=1e-3, batch_size=8)
     found = measure(suspect.denoiser, tiny_key, 1, draws=4, source=reference(tiny_model.denoiser, tiny_key, 1))
     assert found.strayed > 0
-    readings = list(read(found, [number.to_bytes(32, "big") for number in range(count)]))
+    readings = list(read(found, [number.to_bytes(32, "big") for number in range(MANY)]))
     check_coin_tosses(readings, ways=8, limits=(0.3, 0.1, 0.03))
 
 
