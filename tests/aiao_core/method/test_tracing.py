@@ -89,7 +89,7 @@ class Toy(nn.Module):
         return self.last(self.third(hidden)).movedim(-1, 1)
 
 
-class ToyAdapter(DenoiserFamily):
+class ToyFamily(DenoiserFamily):
     denoiser = Toy
     side = 4
 
@@ -102,8 +102,8 @@ class ToyAdapter(DenoiserFamily):
 
 @pytest.fixture
 def toy_family(monkeypatch):
-    monkeypatch.setattr(denoisers, "_adapters", dict(denoisers._adapters))
-    denoisers.register(ToyAdapter)
+    monkeypatch.setattr(denoisers, "_families", dict(denoisers._families))
+    denoisers.register(ToyFamily)
 
 
 @pytest.mark.usefixtures("toy_family")

@@ -314,7 +314,7 @@ def test_what_somebody_deleted_in_the_bucket_is_gone(http, backstage):
     with backstage.database.session() as session:
         backstage.bucket.abort(object_name(upload["id"]), session.get(DirectUpload, upload["id"]).multipart_id)
     for answer in (complete(http, upload, named), http.get(f"/v1/direct-uploads/{upload['id']}/parts")):
-        assert "begin it anew" in problem(answer, 410, "gone")
+        assert "begin it again" in problem(answer, 410, "gone")
 
 
 @pytest.mark.dialect

@@ -37,7 +37,7 @@ def test_a_list_names_queues_under_the_one_setting_and_their_memory():
     ],
 )  # fmt: skip
 def test_a_list_that_means_nothing_is_refused(text):
-    with pytest.raises(ValueError, match=r"as gpu:22GiB is|more memory than the one before"):
+    with pytest.raises(ValueError, match=r"such as gpu:22GiB\. |more memory than the one before"):
         Fleet.parse("aiao", text)
 
 
