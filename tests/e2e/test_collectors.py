@@ -40,7 +40,7 @@ def end(running: System) -> None:
     assert "Traceback" not in running.log("api") + running.log("worker")
 
 
-@pytest.mark.parametrize("away", [closed, silent])
+@pytest.mark.parametrize("away", [closed, pytest.param(silent, marks=pytest.mark.slow)])
 def test_without_a_collector_requests_and_jobs_go_on(tmp_path, redis_url, away):
     with (
         away() as port,

@@ -144,7 +144,13 @@ LAYERS = tuple(eligible_layers(TINY.denoiser, traced(TINY)))
 ORDER = [layer.name for layer in LAYERS]
 
 
-@every_family
+@pytest.mark.parametrize(
+    "family",
+    [
+        family if family in ("unconditional", "FLUX") else pytest.param(family, marks=pytest.mark.slow)
+        for family in CONFIGURATIONS
+    ],
+)
 def test_no_dead_layer_makes_an_honest_key_refused(family):
     """A thief can set a layer of a stolen model to zero; the owner's key is then no other key."""
     model = make(family)

@@ -32,6 +32,7 @@ def judged(denoiser, key, source):
     return verify(denoiser, key, subject=Subject("suspect", "model"), source=source, registration="service")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["unet", "transformer"])
 def test_a_short_embedding_is_found_after_fine_tuning_and_in_a_lora(name, tmp_path):
     folder = MODELS / name

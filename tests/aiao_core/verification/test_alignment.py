@@ -103,7 +103,9 @@ def test_every_seed_finds_the_places_of_a_permuted_source(tiny_model, tiny_key):
     assert torch.stack(same).mean() > 0.95
 
 
-@pytest.mark.parametrize("tuned", [False, True], ids=["source", "fine-tuned source"])
+@pytest.mark.parametrize(
+    "tuned", [pytest.param(False, marks=pytest.mark.slow, id="source"), pytest.param(True, id="fine-tuned source")]
+)
 def test_a_wrong_key_stays_exactly_binomial_on_an_unmarked_permuted_model(tiny_model, tiny_key, tiny_examples, tuned):
     """Many keys that nobody embedded, of every layer, at the places that the alignment finds and at their own."""
     suspect = replace(tiny_model, denoiser=permuted(tiny_model))

@@ -18,7 +18,7 @@ from aiao_core.attacks.thief import Thief
 from aiao_core.errors import Canceled, InvalidCheckpoint, TracingError
 from aiao_core.formats.weight_files import digest
 from aiao_core.key import Layer, OwnerKey
-from aiao_core.method.fine_tuning import Examples, fine_tune
+from aiao_core.method.fine_tuning import Examples
 from aiao_core.method.key_selection import select_key
 from aiao_core.method.watermark import Watermark, channel_means
 from aiao_core.options import VerificationOptions
@@ -187,16 +187,13 @@ def test_decoys_are_other_keys_at_the_owners_layers_on_the_owners_draws(tiny_mod
     assert found.decoys(1, found.own) == (best_of(found.readings()),)
 
 
-@pytest.mark.parametrize("suspect", ["the source", "permuted and fine-tuned"])
-def test_a_wrong_key_is_exactly_binomial_on_an_unmarked_model(tiny_model, tiny_key, tiny_examples, suspect):
-    """Many keys that nobody embedded: uniform p-values of each of eight readings, and none of them near a match."""
-    denoiser = copy.deepcopy(tiny_model.denoiser)
-    if suspect != "the source":
-        model = replace(tiny_model, denoiser=permuted(tiny_model))
-        fine_tune(model, tiny_examples, steps=40, learning_rate=1e-3, batch_size=8)
-        denoiser = model.denoiser
-    found = measure(denoiser, tiny_key, 1, draws=4, source=reference(tiny_model.denoiser, tiny_key, 1))
-    assert (found.strayed > 0) == (suspect != "the source")
+def test_a_wrong_key_is_exactly_binomial_on_an_unmarked_model(tiny_model, tiny_key):
+    """Many keys that nobody embedded: uniform p-values of each of eight readings, and none of them near a match.
+
+    On permuted models too: see test_alignment.
+    """
+    found = measure(tiny_model.denoiser, tiny_key, 1, draws=4, source=reference(tiny_model.denoiser, tiny_key, 1))
+    assert found.strayed == 0
     readings = list(read(found, [bytes([number // 256, number % 256]) * 16 for number in range(MANY)]))
     check_coin_tosses(readings, ways=8, limits=(0.3, 0.1, 0.03))
 

@@ -44,7 +44,7 @@ def run(script: str, tmp_path, **variables: str) -> subprocess.CompletedProcess[
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("process", [API, WORKER], ids=["api", "worker"])
+@pytest.mark.parametrize("process", [pytest.param(API, id="api"), pytest.param(WORKER, id="worker", marks=pytest.mark.slow)])
 def test_off_nothing_is_imported_that_could_record_or_send(tmp_path, process):
     """FastAPI imports the interface, opentelemetry-api, and redis-py the part for figures, whatever is set."""
     assert run(process + STATE, tmp_path).stdout == OFF
@@ -67,7 +67,7 @@ def test_it_is_switched_off_by_the_standard_variables(tmp_path, variables):
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("process", [API, WORKER], ids=["api", "worker"])
+@pytest.mark.parametrize("process", [pytest.param(API, id="api"), pytest.param(WORKER, id="worker", marks=pytest.mark.slow)])
 def test_where_the_extra_is_not_installed_a_warning_names_it_and_all_goes_on(tmp_path, process):
     assert "pip install 'aiao-server[telemetry]'" in run(NOT_INSTALLED + process, tmp_path, **NAMED).stderr
 
