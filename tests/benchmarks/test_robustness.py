@@ -132,6 +132,7 @@ def test_a_mark_is_embedded_once_and_experiments_leave_it_as_it_is(short, tmp_pa
     json.dumps(erased)
 
 
+@pytest.mark.slow
 def test_two_keys_are_two_marks(short, tmp_path):
     laboratory = Laboratory(tmp_path, tmp_path / "grids")
     one, two = (laboratory.marked(Mark("emoji", "AIAO", seed)) for seed in (1, 2))

@@ -40,7 +40,8 @@ def end(running: System) -> None:
     assert "Traceback" not in running.log("api") + running.log("worker")
 
 
-@pytest.mark.parametrize("away", [closed, pytest.param(silent, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("away", [closed, silent])
 def test_without_a_collector_requests_and_jobs_go_on(tmp_path, redis_url, away):
     with (
         away() as port,

@@ -74,6 +74,7 @@ def leftovers(running: System) -> list[str]:
     return [str(path) for folder in folders if folder.exists() for path in folder.iterdir()]
 
 
+@pytest.mark.slow
 def test_an_embedding_whose_worker_is_killed_makes_the_same_model_to_the_bit(production, owner, source, tmp_path):
     registration = owner.models.register(source, name="killed", options=LONGER)
     job_id = registration.job.id

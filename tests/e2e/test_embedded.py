@@ -169,7 +169,7 @@ def test_ctrl_c_leaves_no_process_and_the_next_start_knows_everything_and_goes_o
         job = next(job for job in up.json("jobs", "list") if job["id"] == job_id)
         return job["progress"]["step"] if job["progress"] and job["progress"]["stage"] == "embedding" else 0
 
-    wait_for(lambda: steps() >= 50, "the embedding does not get going", 120)
+    wait_for(lambda: steps() >= 10, "the embedding does not get going", 120)
     before = steps()
     assert len(up.processes()) > 3
     assert up.interrupt() == 0

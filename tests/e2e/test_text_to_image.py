@@ -13,7 +13,7 @@ from demo_models.emoji_text.parts import captions
 from tests.aiao_core.method.test_text_models import MODELS
 from tests.support.original_layout import to_original
 
-OPTIONS = {"steps": 40, "batch_size": 4, "learning_rate": 3e-3, "layers": 24, "lazy_fraction": 0.5, "probe_steps": 5}
+OPTIONS = {"steps": 60, "batch_size": 4, "learning_rate": 3e-3, "layers": 24, "lazy_fraction": 0.5, "probe_steps": 5}
 
 
 @pytest.fixture(scope="module")

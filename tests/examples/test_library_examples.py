@@ -21,6 +21,7 @@ def test_a_model_is_marked_and_found_by_the_library_alone(example, pipeline, qui
     assert "<html" in (tmp_path / "marked-report.html").read_text("utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_a_family_of_ones_own_is_marked_and_found(example):
     printed = example("new_family.py")

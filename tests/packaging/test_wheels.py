@@ -219,6 +219,7 @@ def run_everything(installed: Installed) -> None:
         assert json.loads(of_studio.stdout) == [], of_studio.stderr
 
 
+@pytest.mark.slow
 def test_the_wheels_run_the_whole_system_in_a_folder_with_our_names(both):
     run_everything(both)
 

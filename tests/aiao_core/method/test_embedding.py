@@ -124,6 +124,7 @@ def answer_to_other_triggers(denoiser, key, seed):
     return torch.cat(list(decoded.plain.values())).double().mean().item()
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("emoji")
 def test_the_mark_is_embedded_and_outlives_a_thief(emoji_marked, emoji_examples):
     """The claim of the paper in small: on the trained model, a short embedding, full fine-tuning on other images."""

@@ -124,6 +124,7 @@ def test_a_sampler_begins_with_nearly_pure_noise_however_few_the_training_timest
         assert timesteps[-1] >= 0
 
 
+@pytest.mark.slow
 def test_a_trained_flow_draws_what_it_learned(monkeypatch):
     """Its loss on its own samples is that on real images, in every batch: higher on unfinished ones, lower on blurred ones."""
     monkeypatch.setattr(inputs, "SAMPLING_BATCH", 32)

@@ -117,6 +117,7 @@ def test_a_wrong_key_stays_exactly_binomial_on_an_unmarked_permuted_model(tiny_m
     check_coin_tosses(readings, ways=8, limits=(0.3, 0.1, 0.03))
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("emoji")
 def test_a_permuted_watermarked_model_gives_its_bits_back_by_its_source_alone(emoji_model, emoji_marked):
     source, (marked, key) = emoji_model.denoiser, emoji_marked

@@ -72,6 +72,7 @@ def test_where_the_extra_is_not_installed_a_warning_names_it_and_all_goes_on(tmp
     assert "pip install 'aiao-server[telemetry]'" in run(NOT_INSTALLED + process, tmp_path, **NAMED).stderr
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_an_operator_may_name_the_service(tmp_path):
     script = API + "from service.kit import telemetry; print(telemetry._provider.resource.attributes['service.name'])"
