@@ -24,9 +24,10 @@ from safetensors.torch import save_file
 from aiao_core.denoisers import family_named, family_of
 from aiao_core.denoisers.model import DiffusionModel
 from aiao_core.denoisers.schedules import Diffusion, RectifiedFlow
+from aiao_core.derivation import choose_layers
 from aiao_core.formats.pipelines import build
 from aiao_core.formats.suspects import load_suspect
-from aiao_core.key import Architecture, Layer, OwnerKey, choose_layers
+from aiao_core.key import Architecture, Layer, OwnerKey
 from aiao_core.method.acceleration import accelerator
 from aiao_core.method.fine_tuning import randomly_conditioned
 from aiao_core.method.inputs import plain_noise

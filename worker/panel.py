@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from torch import nn
 
+from aiao_core.denoisers.weights import digest
 from aiao_core.formats.archives import opened
 from aiao_core.formats.pipelines import load_model, untrained
-from aiao_core.formats.weight_files import digest
 from aiao_core.key import OwnerKey
 from aiao_core.method.acceleration import accelerator
 from aiao_core.protocol import verification_seed

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 
 from torch import nn
 
-from aiao_core.formats.weight_files import digest
+from aiao_core.denoisers.weights import digest
 from aiao_core.key import OwnerKey
 from aiao_core.options import VerificationOptions
 from aiao_core.progress import Progress, ProgressCallback, silent

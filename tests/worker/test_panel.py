@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from aiao_core.denoisers.weights import digest
 from aiao_core.formats.pipelines import load_model, untrained
-from aiao_core.formats.weight_files import digest
 from aiao_core.protocol import verification_seed
 from aiao_core.reports.parts import BitTest
 from service.keys import service as keys

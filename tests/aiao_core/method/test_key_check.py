@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from aiao_core.denoisers import family_of
+from aiao_core.derivation import choose_layers
 from aiao_core.errors import EmbeddingFailed, InvalidKey, TracingError
-from aiao_core.key import Layer, OwnerKey, choose_layers
+from aiao_core.key import Layer, OwnerKey
 from aiao_core.method.fine_tuning import randomly_conditioned
 from aiao_core.method.inputs import plain_noise
 from aiao_core.method.key_check import check_key, sets_as_near

@@ -6,8 +6,8 @@ import torch
 
 from aiao_core import key as key_module
 from aiao_core.denoisers import predict
+from aiao_core.derivation import choose_layers
 from aiao_core.errors import EmbeddingFailed
-from aiao_core.key import choose_layers
 from aiao_core.method.inputs import arbitrary_inputs
 from aiao_core.method.key_selection import REACH_SHARE, select_key, synthetic_examples
 from aiao_core.method.lazy import probe, relative_changes

@@ -15,8 +15,8 @@ from torch import nn
 from aiao_core import key as key_module
 from aiao_core.attacks.reparametrization import reparametrization
 from aiao_core.attacks.thief import Thief
+from aiao_core.denoisers.weights import digest
 from aiao_core.errors import Canceled, InvalidCheckpoint, TracingError
-from aiao_core.formats.weight_files import digest
 from aiao_core.key import Layer, OwnerKey
 from aiao_core.method.fine_tuning import Examples, fine_tune
 from aiao_core.method.key_selection import select_key
