@@ -64,9 +64,10 @@ Alignment = Mapping[str, Places]
 class Triggers(Protocol):
     """Triggers of a denoiser's layers."""
 
-    names: list[str]
-    axes: list[int]
-
+    @property
+    def names(self) -> list[str]: ...
+    @property
+    def axes(self) -> list[int]: ...
     def trigger_at(self, i: int) -> tuple[Tensor, Tensor]:
         """Return the mask, boolean, and the signs of the trigger at layer ``i``: (C,) each."""
 
