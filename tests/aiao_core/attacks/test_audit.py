@@ -14,7 +14,6 @@ from aiao_core.method.fine_tuning import Examples
 from aiao_core.progress import Progress
 from aiao_core.reports.audit import AuditInput, AuditReport
 from aiao_core.reports.parts import best_of
-from aiao_core.verification.alignment import reference
 from aiao_core.verification.measurement import measure
 
 FEW = AuditOptions(draws=6, seed=3)
@@ -104,7 +103,7 @@ def test_permuted_channels_are_found_again_with_the_source(tiny_model, tiny_key,
     report = tried(tiny_model, tiny_key, tiny_examples, attack, source=source)
     assert abs(report.attacks[0].measured.quality_loss) < 1e-3
     permuted = attack.attack(Thief(tiny_model, tiny_examples, FEW.seed))
-    known = reference(source, tiny_key, FEW.seed)
+    known = know_source(source, tiny_key, FEW.seed, draws=FEW.draws)
     before, after = (measure(each, tiny_key, FEW.seed, draws=FEW.draws, source=known) for each in (source, permuted))
     assert report.published.test == best_of(before.readings())
     assert report.attacks[0].measured.test == best_of(after.readings())
