@@ -29,7 +29,7 @@ CONTROL_LOG10_P = -20 * math.log10(2)
 """log10 of the p-value at or below which a control voids a test: 2^-20, one control in a million by chance. Laxer than the
 limit of a match, because a control that half matches is already a reason for doubt."""
 
-DRAWS = 4
+DRAWS = 8
 """Monte Carlo draws of an input and a timestep for each trigger layer of a key of version 3."""
 
 OLD_KEYS_DRAWS = 100

@@ -39,7 +39,10 @@ from aiao_core.verification.alignment import Features, Reference
 from aiao_core.verification.decoding import Draws, Means, observe
 
 OTHERS = 16
-"""Keys that nobody owns, whose triggers stand in for the source where there is none."""
+"""Keys that nobody owns, whose triggers take turns to stand in for the source where there is none."""
+
+BESIDE = 2
+"""How many of these each draw is shown under. With 8 draws each of the keys comes once at each trigger layer."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +82,16 @@ def observe_triggered(denoiser: nn.Module, key: OwnerKey, draws: Draws, alignmen
 
 
 def observe_others(denoiser: nn.Module, key: OwnerKey, draws: Draws, seed: int) -> Means:
-    """Average the channel means of ``draws`` under the triggers of :data:`OTHERS` keys that nobody owns.
+    """Average the channel means of ``draws`` under the triggers of :data:`BESIDE` of :data:`OTHERS` keys that nobody owns.
 
     The keys follow from ``seed``, the report's. Raises as :func:`observe` does.
     """
+    seeds = [key.stranger_seed("other", seed, number) for number in range(OTHERS)]
+    others = [Watermark(replace(key, seed=each), denoiser) for each in seeds]
     found: list[Means] = []
-    for number in range(OTHERS):
-        other = Watermark(replace(key, seed=key.stranger_seed("other", seed, number)), denoiser)
-        found.append(observe(denoiser, other, draws, [(other, i) for i, _ in draws.subpaths]))
+    for first in range(0, OTHERS, OTHERS // BESIDE):
+        triggers = [(others[(first + draw) % OTHERS], i) for draw, (i, _) in enumerate(draws.subpaths)]
+        found.append(observe(denoiser, others[0], draws, triggers))
     return {j: torch.stack([each[j] for each in found]).mean(0) for j in found[0]}
 
 
