@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from aiao_core.options import Seed
-from aiao_core.protocol import DRAWS
+from aiao_core.protocol import DRAWS, OLD_KEYS_DRAWS
 
 Preset = Literal["quick", "full"]
 """The names of :data:`aiao_core.attacks.catalogue.PRESETS`."""
@@ -72,10 +72,11 @@ class AuditOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    draws: int = Field(
-        DRAWS,
+    draws: int | None = Field(
+        None,
         ge=1,
         le=100_000,
-        description=f"Monte Carlo draws of a subpath, an input and a timestep: {DRAWS}, as in a verification, or refused.",
+        description=f"Monte Carlo draws of an input and a timestep, as in a verification: {DRAWS} for each trigger layer, or "
+        f"{OLD_KEYS_DRAWS} in all for keys before version 3. A service refuses others.",
     )
     seed: Seed = Field(0, description="Seed of the attacks, the draws and the choice of the held-out images.")

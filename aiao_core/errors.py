@@ -40,6 +40,12 @@ class WrongArchitecture(InvalidCheckpoint):
     code = "wrong-architecture"
 
 
+class WrongSource(InvalidCheckpoint):
+    """A model that is not the source which a key's response signs follow from."""
+
+    code = "wrong-source"
+
+
 class AdapterWithoutBase(InvalidCheckpoint):
     """An adapter without the model that it changes. It is never merged into the owner's marked model."""
 

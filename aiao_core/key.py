@@ -1,28 +1,27 @@
-"""The owner's key: 32 random bytes, and everything that follows from them (the derivation is this project's).
+"""The owner's key: 32 random bytes, and everything that follows from them (:mod:`aiao_core.derivation`, this project's).
 
-Layer choice, trigger masks and signs, and response masks and signs are derived from the seed by HKDF-SHA256 (RFC 5869) with
-one ``info`` per purpose and layer, expanded to bits by a procedure that needs no library: an expert can redo it with any
-SHA-256. The response signs are independent of every other part of the key; the exact test rests on that.
+The response signs are independent of every other part of the key; the exact test rests on that.
 
-Version 2 shows the response on every channel: twice the bits, and stronger under every attack that was tried. Keys of version 1
-have it on half of them, by a mask of their own.
+Version 3 has a row of response signs of its own for each subpath, and binds all of them to everything else that a test uses
+(:class:`Binding`): whoever makes a source, repeats a layer or picks subpaths to fit a suspect gets other signs. Layers and
+triggers do not depend on that, so they can be derived before it is known. Version 2 has one row of signs for each response
+layer, whatever the trigger: their common direction can be read out of published weights. Version 1 shows it on half of the
+channels.
 """
 
 import base64
 import hashlib
 import json
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from aiao_core.derivation import Purpose, Stranger, bound_bits, derive, derive_bits, signs
 from aiao_core.errors import InvalidKey
 
 SEED_BYTES = 32
@@ -31,9 +30,9 @@ CHECKSUM_BYTES = 3
 SECRET_LENGTH = len(PREFIX) + 56
 DIGEST = r"^sha256:[0-9a-f]{64}$"
 
-Version = Literal[1, 2]
-Stranger = Literal["decoy", "other", "places"]
-Purpose = Literal["layer-choice", "trigger-mask", "trigger-sign", "response-mask", "response-sign"]
+Version = Literal[1, 2, 3]
+BINDING_VERSION = 3
+"""First version of keys whose response signs are bound."""
 
 
 class _Frozen(BaseModel):
@@ -49,8 +48,7 @@ class Architecture(_Frozen):
     @property
     def fingerprint(self) -> str:
         """Return the SHA-256 of the canonical JSON, as ``sha256:<hex>``."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return _digest(canonical.encode())
+        return _digest(_canonical(self.model_dump(mode="json")))
 
 
 class Layer(_Frozen):
@@ -63,17 +61,38 @@ class Layer(_Frozen):
 Subpath = tuple[int, int]
 
 
+class Binding(_Frozen):
+    """What the response signs of version 3 follow from, besides the seed and what every key holds."""
+
+    source: str = Field(pattern=DIGEST, description="of the source's weights (aiao_core.denoisers.weights.digest)")
+    protocol: int = Field(ge=3, description="version of the protocol that reads the key (aiao_core.protocol)")
+    beacon: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1024,
+        description="public random value that appeared after the commitment was dated, as a beacon of randomness publishes",
+        exclude_if=lambda value: value is None,
+    )
+
+
 class PublicKey(_Frozen):
     """The part of a key that tells nothing about its masks and signs."""
 
     format: Literal["aiao.public-key"] = "aiao.public-key"
-    version: Version = 2
+    version: Version = 3
     commitment: str = Field(pattern=DIGEST, description="SHA-256 of a label and the seed")
     architecture: Architecture
     num_train_timesteps: int = Field(ge=1)
     layers: tuple[Layer, ...] = Field(min_length=2, description="in execution order")
     subpaths: tuple[Subpath, ...] = Field(min_length=1, description="pairs (i, j) of indices into layers")
     bits: int = Field(ge=1, description="bits that the exact test compares")
+    binding: Binding | None = Field(None, description="of keys since version 3", exclude_if=lambda value: value is None)
+
+    @model_validator(mode="after")
+    def _bound_since_version_3(self) -> "PublicKey":
+        if (self.version >= BINDING_VERSION) != (self.binding is not None):
+            raise ValueError("a key has a binding since version 3, and none before")
+        return self
 
     @model_validator(mode="after")
     def _subpaths_run_forward(self) -> "PublicKey":
@@ -91,7 +110,9 @@ class OwnerKey:
     num_train_timesteps: int
     layers: tuple[Layer, ...]
     subpaths: tuple[Subpath, ...]
-    version: Version = 2
+    version: Version = 3
+    binding: Binding | None = None
+    """None of versions 1 and 2, and while the source is not fixed yet: then there are no response signs."""
 
     def __repr__(self) -> str:
         return f"OwnerKey({self.commitment}, {len(self.layers)} layers)"  # never the seed: it may reach a log
@@ -116,8 +137,31 @@ class OwnerKey:
 
     @cached_property
     def bits(self) -> int:
-        """Count the bits that the exact test compares: the masked channels of all response layers."""
+        """Count the bits of the key: the channels at the end of every subpath, before version 3 of every response layer."""
+        if self.version >= BINDING_VERSION:
+            return sum(self.layers[j].channels for _, j in self.subpaths)
         return sum(int(self.response_mask(j).sum()) for j in self.response_layers)
+
+    def bound(self, source: str, protocol: int, beacon: str | None = None) -> "OwnerKey":
+        """Bind the response signs of a key of version 3: see :class:`Binding` for the arguments."""
+        return replace(self, binding=Binding(source=source, protocol=protocol, beacon=beacon))
+
+    @cached_property
+    def bound_to(self) -> str:
+        """Return the SHA-256, in hex, of everything that the response signs of version 3 follow from besides the seed.
+
+        It is of the canonical JSON of architecture, timesteps, layers, subpaths and binding.
+        """
+        if self.binding is None:
+            raise ValueError("this key is not bound to a source yet, so it has no response signs")
+        document = {
+            "architecture": self.architecture.model_dump(mode="json"),
+            "num_train_timesteps": self.num_train_timesteps,
+            "layers": [layer.model_dump(mode="json") for layer in self.layers],
+            "subpaths": self.subpaths,
+            "binding": self.binding.model_dump(mode="json"),
+        }
+        return hashlib.sha256(_canonical(document)).hexdigest()
 
     def trigger_mask(self, layer: int) -> NDArray[np.bool_]:
         """Derive m_i, (C,) boolean."""
@@ -125,15 +169,23 @@ class OwnerKey:
 
     def trigger_sign(self, layer: int) -> NDArray[np.int8]:
         """Derive s_i, (C,) of -1 and +1."""
-        return _signs(self._bits("trigger-sign", layer))
+        return signs(self._bits("trigger-sign", layer))
 
     def response_mask(self, layer: int) -> NDArray[np.bool_]:
-        """Derive which channels of layer j show the response, (C,) boolean: all of them since version 2."""
+        """Derive which channels of layer j show the response, (C,) boolean: all of them but in version 1."""
         return self._bits("response-mask", layer) if self.version == 1 else np.ones(self.layers[layer].channels, np.bool_)
 
     def response_sign(self, layer: int) -> NDArray[np.int8]:
-        """Derive r_j, (C,) of -1 and +1."""
-        return _signs(self._bits("response-sign", layer))
+        """Derive r_j of versions 1 and 2, (C,) of -1 and +1."""
+        return signs(self._bits("response-sign", layer))
+
+    def subpath_sign(self, i: int, j: int) -> NDArray[np.int8]:
+        """Derive r_ij of version 3, (C_j,) of -1 and +1. Raises ValueError while the key is not bound."""
+        return signs(self._subpath_bits(i, j))
+
+    def _subpath_bits(self, i: int, j: int) -> NDArray[np.bool_]:
+        label = f"{i}:{self.layers[i].name}>{j}:{self.layers[j].name}"
+        return bound_bits(self.seed, "response-sign", self.bound_to, label, self.layers[j].channels)
 
     def _bits(self, purpose: Purpose, layer: int) -> NDArray[np.bool_]:
         return derive_bits(self.seed, purpose, self.layers[layer].name, self.layers[layer].channels)
@@ -144,7 +196,7 @@ class OwnerKey:
         It follows from the owner's own seed, so that only a holder of the key can foresee it: a thief could otherwise change a
         file until a decoy matches by chance and voids the test.
         """
-        return _derive(self.seed, purpose, f"{test}/{number}", SEED_BYTES)
+        return derive(self.seed, purpose, f"{test}/{number}", SEED_BYTES)
 
     def public(self) -> PublicKey:
         return PublicKey(
@@ -155,6 +207,7 @@ class OwnerKey:
             layers=self.layers,
             subpaths=self.subpaths,
             bits=self.bits,
+            binding=self.binding,
         )
 
     @classmethod
@@ -166,25 +219,35 @@ class OwnerKey:
                 f"this secret belongs to the commitment {commitment(seed)}, not to {public.commitment}; "
                 "use the secret that was shown when this model was registered"
             )
-        key = cls(seed, public.architecture, public.num_train_timesteps, public.layers, public.subpaths, public.version)
+        key = cls(
+            seed,
+            public.architecture,
+            public.num_train_timesteps,
+            public.layers,
+            public.subpaths,
+            public.version,
+            public.binding,
+        )
         if key.bits != public.bits:
             raise InvalidKey(f"the key says {public.bits} bits, but its secret derives {key.bits}; it has been altered")
         return key
 
     def to_json(self) -> str:
-        """Write the key file, with masks and signs (hex, see :func:`derive_bits`) so that an expert can audit them."""
+        """Write the key file, with masks and signs (hex, see :func:`aiao_core.derivation.derive_bits`), for audits."""
         document = self.public().model_dump(mode="json")
-        document |= {"format": "aiao.owner-key", "secret": self.secret, "derived": self._derived()}
+        document |= {"format": "aiao.owner-key", "secret": self.secret} | self._derived()
         return json.dumps(document, indent=1) + "\n"
 
-    def _derived(self) -> list[dict[str, str]]:
-        purposes: list[Purpose] = ["trigger-mask", "trigger-sign", "response-mask", "response-sign"]
-        if self.version > 1:
-            purposes.remove("response-mask")
-        return [
-            {purpose: np.packbits(self._bits(purpose, layer), bitorder="little").tobytes().hex() for purpose in purposes}
-            for layer in range(len(self.layers))
-        ]
+    def _derived(self) -> dict[str, Any]:
+        purposes: list[Purpose] = ["trigger-mask", "trigger-sign"]
+        if self.version == 1:
+            purposes.append("response-mask")
+        if self.version < BINDING_VERSION:
+            purposes.append("response-sign")
+        of_layers = [{purpose: _hex(self._bits(purpose, layer)) for purpose in purposes} for layer in range(len(self.layers))]
+        if self.version < BINDING_VERSION:
+            return {"derived": of_layers}
+        return {"derived": of_layers, "response_signs": [_hex(self._subpath_bits(i, j)) for i, j in self.subpaths]}
 
     @classmethod
     def from_json(cls, text: str) -> "OwnerKey":
@@ -193,7 +256,9 @@ class OwnerKey:
             document = json.loads(text)
             if not isinstance(document, dict) or document.get("format") != "aiao.owner-key":
                 raise InvalidKey("not an owner key file: its format is not aiao.owner-key")
-            secret, derived = str(document.pop("secret")), document.pop("derived")
+            secret, derived = str(document.pop("secret")), {"derived": document.pop("derived")}
+            if "response_signs" in document:
+                derived["response_signs"] = document.pop("response_signs")
             key = cls.from_public(PublicKey.model_validate(document | {"format": "aiao.public-key"}), secret)
         except (json.JSONDecodeError, RecursionError, KeyError) as error:
             raise InvalidKey("this key file is damaged; restore it from a copy") from error
@@ -240,32 +305,16 @@ def decode_secret(text: str) -> bytes:
     return seed
 
 
-def derive_bits(seed: bytes, purpose: Purpose, layer_name: str, count: int) -> NDArray[np.bool_]:
-    """Derive ``count`` bits, (count,) boolean: HKDF-SHA256 of the seed without salt, info ``aiao/v1/<purpose>/<layer name>``.
-
-    Bit k is bit k % 8, least significant first, of byte k // 8 of the output.
-    """
-    output = np.frombuffer(_derive(seed, purpose, layer_name, -(-count // 8)), np.uint8)
-    return np.unpackbits(output, bitorder="little")[:count].astype(np.bool_)
-
-
-def choose_layers(seed: bytes, candidates: Sequence[str], count: int) -> list[str]:
-    """List the ``count`` candidates that the key ranks first (8 bytes, big-endian), in the order of ``candidates``."""
-    chosen = set(sorted(candidates, key=lambda name: _derive(seed, "layer-choice", name, 8))[:count])
-    return [name for name in candidates if name in chosen]
-
-
-def _derive(seed: bytes, purpose: Purpose | Stranger, layer_name: str, length: int) -> bytes:
-    info = f"aiao/v1/{purpose}/{layer_name}".encode()  # no purpose contains a slash, so no two infos coincide
-    return HKDF(algorithm=SHA256(), length=length, salt=None, info=info).derive(seed)
-
-
-def _signs(bits: NDArray[np.bool_]) -> NDArray[np.int8]:
-    return np.where(bits, 1, -1).astype(np.int8)
-
-
 def _checksum(seed: bytes) -> bytes:
     return hashlib.sha256(b"aiao/v1/checksum\0" + seed).digest()[:CHECKSUM_BYTES]
+
+
+def _hex(bits: NDArray[np.bool_]) -> str:
+    return np.packbits(bits, bitorder="little").tobytes().hex()
+
+
+def _canonical(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _digest(data: bytes) -> str:

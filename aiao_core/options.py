@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from aiao_core.protocol import DECOYS, DRAWS, LIMIT_LOG10_P, TAU
+from aiao_core.protocol import DECOYS, DRAWS, LIMIT_LOG10_P, OLD_KEYS_DRAWS, TAU, VERSION, draws_for
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
@@ -48,11 +48,12 @@ class VerificationOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    draws: int = Field(
-        DRAWS,
+    draws: int | None = Field(
+        None,
         ge=1,
         le=100_000,
-        description=f"Monte Carlo draws of a subpath, an input and a timestep. A verdict has {DRAWS}: others are refused.",
+        description=f"Monte Carlo draws of an input and a timestep. A verdict has {DRAWS} for each trigger layer, or "
+        f"{OLD_KEYS_DRAWS} in all for keys before version 3: others are refused.",
     )
     decoys: int = Field(
         DECOYS,
@@ -76,10 +77,17 @@ class VerificationOptions(BaseModel):
         None, description="The seed follows from the key and the weights that are tested: any other is refused."
     )
 
-    def departures(self) -> list[str]:
-        """List why a test with these options is not a verdict, in a sentence each; empty for a verdict."""
-        reasons = []
-        for name, value, fixed in (("draws", self.draws, DRAWS), ("decoys", self.decoys, DECOYS), ("tau", self.tau, TAU)):
+    def departures(self, version: int = VERSION) -> list[str]:
+        """List why a test with these options is not a verdict, in a sentence each; empty for a verdict.
+
+        ``version`` is of the rules.
+        """
+        reasons, draws = [], draws_for(version)
+        for name, value, fixed in (
+            ("draws", self.draws or draws, draws),
+            ("decoys", self.decoys, DECOYS),
+            ("tau", self.tau, TAU),
+        ):
             if value != fixed:
                 reasons.append(f"{name} is {fixed} in every verdict, not {value:g}: nobody chooses how an accusation is tested")
         if self.seed is not None:

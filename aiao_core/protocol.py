@@ -7,8 +7,15 @@ from the key and the weights: one key and one file have one test and one answer,
 import math
 from hashlib import sha256
 
-VERSION = 2
-"""Version of these rules. Before the second, callers chose the limit, the draws and the seed."""
+VERSION = 3
+"""Version of these rules. Before the second, callers chose the limit, the draws and the seed; the third is of keys of version
+3, which are read against the source. Older keys keep the second."""
+
+KEY_VERSION = 3
+"""First version of keys that are tested by these rules."""
+
+OLD_KEYS_VERSION = 2
+"""Version of the rules for keys of version 1 and 2."""
 
 LIMIT_LOG10_P = -64 * math.log10(2)
 """log10 of the p-value at or below which a test is a match: 2^-64. Chance alone reaches it once in 10^19 tests, so that neither
@@ -22,8 +29,11 @@ CONTROL_LOG10_P = -20 * math.log10(2)
 """log10 of the p-value at or below which a control voids a test: 2^-20, one control in a million by chance. Laxer than the
 limit of a match, because a control that half matches is already a reason for doubt."""
 
-DRAWS = 100
-"""Monte Carlo draws of a trigger, an input and a timestep, for the owner's key and for every control alike."""
+DRAWS = 8
+"""Monte Carlo draws of an input and a timestep for each trigger layer of a key of version 3."""
+
+OLD_KEYS_DRAWS = 100
+"""Monte Carlo draws of a trigger, an input and a timestep, for keys of version 1 and 2."""
 
 DECOYS = 8
 """Keys that nobody embedded, tested in the same way as the owner's."""
@@ -31,14 +41,27 @@ DECOYS = 8
 TAU = 0.75
 """Fraction of right signs at which a draw verifies (VS-rate)."""
 
+SUBPATH_LOG10_P = -3.0
+"""log10 of the p-value of a subpath's own exact test at or below which it verifies: by chance one in a thousand does."""
 
-def verification_seed(commitment: str, source: str | None, suspect: str) -> int:
+
+def version_for(key_version: int) -> int:
+    """Return the version of the rules by which a key of this version is tested."""
+    return VERSION if key_version >= KEY_VERSION else OLD_KEYS_VERSION
+
+
+def draws_for(version: int) -> int:
+    """Return the draws of a verdict by this version of the rules."""
+    return DRAWS if version > OLD_KEYS_VERSION else OLD_KEYS_DRAWS
+
+
+def verification_seed(commitment: str, source: str | None, suspect: str, version: int = VERSION) -> int:
     """Derive the seed of the test of one key on one suspect, 48 bits: repeating a test never changes its result.
 
     ``commitment`` is the key's; ``source`` and ``suspect`` are digests of weights
-    (:func:`aiao_core.formats.weight_files.digest`), and ``source`` is None where the test has none.
+    (:func:`aiao_core.denoisers.weights.digest`), and ``source`` is None where the test has none. ``version`` is of the rules.
     """
-    text = f"aiao/v{VERSION}/verification/{commitment}/{source or 'no source'}/{suspect}"
+    text = f"aiao/v{version}/verification/{commitment}/{source or 'no source'}/{suspect}"
     return int.from_bytes(sha256(text.encode()).digest()[:6], "big")
 
 

@@ -15,9 +15,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 from diffusers import DDIMPipeline
-from scipy.stats import kstest
+from scipy.stats import binom, kstest
 from torch import nn
 
+from aiao_core.attacks.reparametrization import reparametrization
+from aiao_core.attacks.thief import Thief
 from aiao_core.formats.pipelines import load_model
 from aiao_core.key import OwnerKey, generate_seed
 from aiao_core.method.embedding import embed
@@ -26,17 +28,13 @@ from aiao_core.method.inputs import own_samples
 from aiao_core.options import EmbeddingOptions
 from aiao_core.reports.parts import best_of
 from aiao_core.reports.verification import Report
-from aiao_core.statistics import randomized_p_value
-from aiao_core.verification.measurement import measure
 from aiao_core.verification.verify import Subject, verify
+from aiao_core.verification.whisper import measure_whisper, observe_source
 from benchmarks.steps import EMOJI, compared
 from demo_models.emoji.data import MODEL, THIEF_CATEGORY, load_images
-from tests.support.wrong_keys import read
+from tests.support.wrong_keys import read_signs
 
 THIEF_STEPS, THIEF_RATE = 800, 2e-4
-WRONG_KEY_DRAWS = 4
-"""The exact test holds for any number of draws, and few are cheap."""
-
 STEPS = 20
 
 
@@ -56,8 +54,11 @@ def main() -> None:
     for number in range(arguments.keys):
         marked, key = one_key(source, options)
         if number == 0:
-            for name, denoiser in (("marked", marked), ("unmarked source", source)):
-                wrong_keys(name, denoiser, key, arguments.wrong_keys)
+            permuted = reparametrization(
+                Thief(replace(load_model(MODEL), denoiser=source), Examples(torch.zeros(0, 3, 16, 16), {}))
+            )
+            for name, denoiser in (("marked", marked), ("permuted source", permuted)):
+                wrong_keys(name, denoiser, source, key, arguments.wrong_keys)
             verification_cost(marked, key, source)
             step_cost(options)
 
@@ -77,8 +78,9 @@ def one_key(source: nn.Module, options: EmbeddingOptions) -> tuple[nn.Module, Ow
     images = Examples(load_images(only=[THIEF_CATEGORY]), {})
     fine_tune(replace(model, denoiser=stolen), images, steps=THIEF_STEPS, learning_rate=THIEF_RATE, progress=_every(200))
     for name, denoiser in (("marked", model.denoiser), ("stolen", stolen), ("unmarked source", source)):
-        report = verify(denoiser, key, subject=Subject(name, "model"), source=source, registration="service")
-        print(_line(name, report), flush=True)
+        for beside in (source, None):
+            report = verify(denoiser, key, subject=Subject(name, "model"), source=beside, registration="service")
+            print(_line(name if beside else f"{name}, no source", report), flush=True)
     return model.denoiser, key
 
 
@@ -94,8 +96,9 @@ def _every(steps: int):
 def _line(name: str, report: Report) -> str:
     vs, rs, test = report.vs_rate, report.rs_rate, report.test
     return (
-        f"{name:16s} {report.verdict:8s} VS {vs.value:.3f} [{vs.low:.3f}, {vs.high:.3f}]  "
+        f"{name:26s} {report.verdict:8s} VS {vs.value:.3f} [{vs.low:.3f}, {vs.high:.3f}]  "
         f"RS {rs.value:.3f} [{rs.low:.3f}, {rs.high:.3f}]  bits {test.matches}/{test.bits} log10 p {test.log10_p:.1f}  "
+        f"subpaths that verify {report.verified_subpaths}/{len(report.subpaths)}  "
         f"triggered alone {report.triggered_alone.log10_p:.1f}  without trigger {report.untriggered.log10_p:.2f}"
     )
 
@@ -106,20 +109,21 @@ def samples(denoiser: nn.Module, count: int = 64) -> torch.Tensor:
     return own_samples(replace(model, denoiser=denoiser), {}, count=count, seed=1, steps=50)
 
 
-def wrong_keys(name: str, denoiser: nn.Module, key: OwnerKey, count: int) -> None:
+def wrong_keys(name: str, denoiser: nn.Module, source: nn.Module, key: OwnerKey, count: int) -> None:
     """Are the p-values of keys that nobody embedded uniform in every reading, and is none of them a match?
 
-    Each wrong key is a decoy: at the key's layers, on the same draws.
+    Each wrong key is a decoy: with the key's triggers and signs of its own, on the same draws.
     """
-    found = measure(denoiser, key, seed=1, draws=WRONG_KEY_DRAWS)
+    found = measure_whisper(denoiser, key, seed=1, source=observe_source(source, key, seed=1))
     random = np.random.default_rng(0)
     p_values: dict[str, list[float]] = {}
     best = 0.0
-    for readings in read(found, [random.bytes(32) for _ in range(count)]):
+    for readings in read_signs(found, [random.bytes(32) for _ in range(count)]):
         best = min(best, best_of(readings).log10_p)
         for way in readings:
-            label = f"{way.subpaths}{' without interference' if way.without_interference else ''}"
-            p_value = randomized_p_value(way.test.matches, way.test.bits, random.random())
+            label = f"{'aligned' if way.aligned else 'as it is'}{', less source' if way.without_interference else ''}"
+            above = binom.sf(way.test.matches, way.test.bits, 0.5)
+            p_value = above + random.random() * binom.pmf(way.test.matches, way.test.bits, 0.5)
             p_values.setdefault(label, []).append(p_value)
     print(f"{count} wrong keys on the {name}: best log10 p {best:.2f}; Kolmogorov-Smirnov p ", end="")
     print(", ".join(f"{label} {kstest(each, 'uniform').pvalue:.3f}" for label, each in p_values.items()))

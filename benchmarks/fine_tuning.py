@@ -43,7 +43,8 @@ MODELS = Path(__file__).parent.parent / "demo_models" / "emoji_text"
 PRETRAINING_RATE = 1e-3
 RATE = 2 * PRETRAINING_RATE / 10
 LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
-DRAWS = 400
+DRAWS = 16
+"""For each trigger layer."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,11 @@ def main() -> None:
     embedding = embed(model, _seed(arguments.seed), examples=owners, options=options, progress=_every(200))
     key = embedding.key
     print(f"\n{type(source).__name__}, {options.steps} steps in {time.perf_counter() - start:.0f} s; ", end="")
-    print(f"{len(key.layers)} layers, {len(key.subpaths)} subpaths, {key.bits} bits; {DRAWS} draws each\n")
+    print(f"{len(key.layers)} layers, {len(key.subpaths)} subpaths, {key.bits} bits; {DRAWS} draws for each trigger layer\n")
     print(
         f"{'suspect':44s} verdict   VS-rate  RS-rate  log10 p   without trigger  loss on its data  on the owner's", flush=True
     )
-    judge = _Judge(model, key, owners)
+    judge = _Judge(model, source, key, owners)
     judge.show(Row("unmarked source", source, animals))
     judge.show(Row("published", model.denoiser, animals))
     for row in _rows(model, source, owners, animals, flags):
@@ -101,13 +102,14 @@ def _examples(folder: Path, model: DiffusionModel, **chosen: tuple[str, ...]) ->
 class _Judge:
     """Verifies each suspect and measures what its making did to its predictions."""
 
-    def __init__(self, model: DiffusionModel, key: OwnerKey, owners: Examples) -> None:
-        self.model, self.key, self.owners = model, key, owners
+    def __init__(self, model: DiffusionModel, source: nn.Module, key: OwnerKey, owners: Examples) -> None:
+        self.model, self.source, self.key, self.owners = model, source, key, owners
         self.published = copy.deepcopy(model.denoiser)
 
     def show(self, row: Row) -> None:
         options = VerificationOptions(seed=0, draws=DRAWS, decoys=0)
-        report = verify(row.denoiser, self.key, options=options, subject=Subject(row.name, "model"), registration="service")
+        subject = Subject(row.name, "model")
+        report = verify(row.denoiser, self.key, subject=subject, source=self.source, registration="service", options=options)
         verdict = "match" if report.test.log10_p <= LIMIT_LOG10_P else "no-match"
         before, after = (self._loss(denoiser, row.data) for denoiser in (self.published, row.denoiser))
         print(

@@ -24,15 +24,18 @@ from safetensors.torch import save_file
 from aiao_core.denoisers import family_named, family_of
 from aiao_core.denoisers.model import DiffusionModel
 from aiao_core.denoisers.schedules import Diffusion, RectifiedFlow
+from aiao_core.denoisers.weights import digest
+from aiao_core.derivation import choose_layers
 from aiao_core.formats.pipelines import build
 from aiao_core.formats.suspects import load_suspect
-from aiao_core.key import Architecture, Layer, OwnerKey, choose_layers
+from aiao_core.key import Architecture, Layer, OwnerKey
 from aiao_core.method.acceleration import accelerator
 from aiao_core.method.fine_tuning import randomly_conditioned
 from aiao_core.method.inputs import plain_noise
 from aiao_core.method.subpaths import SPAN
 from aiao_core.method.tracing import eligible_layers
 from aiao_core.options import EmbeddingOptions
+from aiao_core.protocol import VERSION
 from aiao_core.verification.verify import Subject, verify
 from benchmarks.steps import FLOWS, RATE, measured, status_bytes, time_embedding, time_plain
 
@@ -230,9 +233,10 @@ def _save(name: str, file: Path) -> float:
 
 
 def _verify(name: str, file: Path) -> float:
+    device = accelerator().device
+    read = lambda: load_suspect(file, _architecture(name)).denoiser.to(device)  # noqa: E731
+    key = _key(name, _eligible(name)).bound(digest(read().state_dict()), VERSION)
     start = time.perf_counter()
-    key, device = _key(name, _eligible(name)), accelerator().device
-    read = lambda: load_suspect(file, key.architecture).denoiser.to(device)  # noqa: E731
     verify(read, key, subject=Subject("suspect", "file", weights="sha256:0"), source=read, registration="service")
     return time.perf_counter() - start
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch import nn
+
 from aiao_core.data.owner_data import draw_examples, load_examples
 from aiao_core.errors import EmbeddingFailed
 from aiao_core.formats.archives import opened, pack
@@ -14,6 +16,7 @@ from aiao_core.method.embedding import embed
 from aiao_core.options import EmbeddingOptions
 from aiao_core.reports.parts import BitTest
 from aiao_core.reports.verdicts import finds
+from aiao_core.verification.measurement import know_source
 from aiao_core.verification.verify import Subject, verify
 from service.jobs.leases import LeaseLost
 from service.keys import service as keys
@@ -21,7 +24,7 @@ from service.kit.telemetry import span
 from service.models import service as models
 from service.models.repository import ModelRepository
 from service.tables.models import Model
-from worker.panel import others, test_on
+from worker.panel import others, seed_of, test_on
 from worker.running import Work
 from worker.source import load_source
 from worker.training_state import TrainingState
@@ -57,18 +60,24 @@ def _prove(work: Work, row: Model, key: OwnerKey) -> tuple[BitTest, ...]:
 
     Returns the key's tests on other models, none of which it may find.
     """
+
+    def source() -> nn.Module:
+        return load_source(work, work.artifact(row.artifact_id), key.architecture)
+
     report = verify(
         lambda: load_model(work.scratch / "marked").denoiser.to(accelerator().device),
         key,
         subject=Subject("marked", "own"),
-        source=lambda: load_source(work, work.artifact(row.artifact_id), key.architecture),
+        source=source,
         registration="service",
         progress=work.progress,
     )
     if report.verdict != "match":
         found = report.reason or f"log10 p is {report.test.log10_p:.1f}"
         raise EmbeddingFailed(f"the watermark cannot be proved: {found}; use more steps or more layers")
-    tests = tuple(test_on(denoiser, key, report.source_weights) for denoiser in others(work, row, key))
+    seed = seed_of(key, report.source_weights or "")
+    known = know_source(source(), key, seed, weights=report.source_weights)
+    tests = tuple(test_on(denoiser, key, seed, known) for denoiser in others(work, row, key))
     if any(map(finds, tests)):
         raise EmbeddingFailed(
             "the key is found in a model that it never marked, so it can prove nothing; register the model again"

@@ -6,12 +6,11 @@ from torch import nn
 
 from aiao_core.formats.archives import opened
 from aiao_core.formats.pipelines import load_model, untrained
-from aiao_core.formats.weight_files import digest
 from aiao_core.key import OwnerKey
 from aiao_core.method.acceleration import accelerator
 from aiao_core.protocol import verification_seed
 from aiao_core.reports.parts import BitTest, best_of
-from aiao_core.verification.measurement import measure
+from aiao_core.verification.measurement import Source, measure
 from service.models.repository import ModelRepository
 from service.tables.models import Model
 from worker.running import Work
@@ -35,7 +34,11 @@ def others(work: Work, row: Model, key: OwnerKey) -> Iterator[nn.Module]:
         file.unlink()
 
 
-def test_on(denoiser: nn.Module, key: OwnerKey, source_weights: str | None) -> BitTest:
-    """Test the key on a model that it never marked, by draws of its own."""
-    seed = verification_seed(key.commitment, source_weights, digest(denoiser.state_dict()))
-    return best_of(measure(denoiser, key, seed).readings())
+def test_on(denoiser: nn.Module, key: OwnerKey, seed: int, source: Source) -> BitTest:
+    """Test the key on a model that it never marked, by the draws of ``seed``."""
+    return best_of(measure(denoiser, key, seed, source=source).readings())
+
+
+def seed_of(key: OwnerKey, source_weights: str) -> int:
+    """Derive the seed of a key's tests on other models: the same for all of them, so that the source is read once."""
+    return verification_seed(key.commitment, source_weights, "panel")

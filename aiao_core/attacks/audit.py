@@ -23,11 +23,10 @@ from aiao_core.errors import AiaoError, Canceled, InvalidCheckpoint, InvalidImag
 from aiao_core.key import OwnerKey
 from aiao_core.method.fine_tuning import Examples, noised
 from aiao_core.progress import Progress, ProgressCallback, silent
-from aiao_core.protocol import LIMIT_LOG10_P, TAU
+from aiao_core.protocol import LIMIT_LOG10_P, TAU, draws_for, version_for
 from aiao_core.reports.audit import AttackResult, AuditInput, AuditReport, Measured, Summary, outcome_of
 from aiao_core.reports.parts import best_of, deciding, software
-from aiao_core.verification.alignment import reference
-from aiao_core.verification.measurement import measure
+from aiao_core.verification.measurement import know_source, measure
 
 MAX_QUALITY_LOSS = 0.2
 """Quality loss at which an attacked model no longer counts as useful."""
@@ -68,8 +67,9 @@ def audit(
 ) -> AuditReport:
     """Try every trial on the published ``model`` and test what it leaves with ``key``, with the readings of a verification.
 
-    ``source`` is the model before the watermark, by which moved channels are found. All attacked models have the same draws, by
-    the audit's seed: an audit compares attacks on the owner's own model, and accuses nobody.
+    ``source`` is the model before the watermark, against which a key of version 3 is read and by which moved channels are
+    found. All attacked models have the same draws, by the audit's seed: an audit compares attacks on the owner's own model, and
+    accuses nobody.
 
     ``examples`` are the thief's data; :data:`HELD_OUT` of them measure the quality. An attack that is not possible on
     this model gives a result with the reason. ``keep`` is called with each result; to resume an interrupted audit, pass them as
@@ -105,7 +105,7 @@ def audit(
         inputs=subject.inputs,
         tau=TAU,
         seed=options.seed,
-        draws=options.draws,
+        draws=options.draws or draws_for(version_for(key.version)),
     )
 
 
@@ -125,7 +125,7 @@ class Judge:
         self, model: DiffusionModel, key: OwnerKey, held_out: Examples, options: AuditOptions, source: nn.Module | None
     ) -> None:
         self.model, self.key, self.options = model, key, options
-        self.source = reference(source, key, options.seed) if source else None
+        self.source = know_source(source, key, options.seed, draws=options.draws) if source else None
         generator = torch.Generator().manual_seed(options.seed)
         self.inputs, self.target = noised(model.schedule, held_out.draw(LOSS_INPUTS, generator), generator)
 
@@ -154,14 +154,14 @@ class Judge:
         loss = self.loss(denoiser)
         found = measure(denoiser, self.key, self.options.seed, draws=self.options.draws, source=self.source, progress=progress)
         ways = found.readings()
-        test, view = best_of(ways), found.view(deciding(ways))
-        vs_rate, rs_rate = found.rates(view, TAU)
+        test, best = best_of(ways), deciding(ways)
+        vs_rate, rs_rate = found.rates(best, TAU)
         return Measured(
             verdict="match" if test.log10_p <= LIMIT_LOG10_P else "no-match",
             test=test,
             vs_rate=vs_rate,
             rs_rate=rs_rate,
-            decoys=found.decoys(DECOYS, view, progress),
+            decoys=found.decoys(DECOYS, best, progress),
             loss=loss,
             quality_loss=loss / (published_loss or loss) - 1,
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from torch import nn
 
+from aiao_core.denoisers.weights import digest
 from aiao_core.errors import AdapterWithoutBase, InvalidCheckpoint, WrongArchitecture, printable
 from aiao_core.formats.adapter_names import is_for_text_encoder
 from aiao_core.formats.adapters import merge
@@ -22,7 +23,6 @@ from aiao_core.formats.suspect_files import RegisteredDenoiser, SuspectFile
 from aiao_core.formats.weight_files import (
     WEIGHTS,
     Weights,
-    digest,
     is_index,
     is_weights,
     read_folder,

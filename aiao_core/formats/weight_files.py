@@ -4,10 +4,9 @@ The content says what a file is. safetensors is read by its own library, by memo
 ``torch.load(weights_only=True)`` alone; a configuration is data.
 """
 
-import hashlib
 import json
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +27,6 @@ IN_PICKLES = ("state_dict", "model_state_dict", "model", "unet", "ema", "module"
 MAX_CONFIG_BYTES = 64 << 10
 MAX_INDEX_BYTES = 16 << 20
 Weights = dict[str, Tensor]
-
-
-def digest(weights: Mapping[str, Tensor]) -> str:
-    """Return ``sha256:<hex>`` of the tensors' names, shapes and numbers in float32, however they are packed.
-
-    A file that is zipped again, or written in double the precision, has the same digest: it is not another suspect.
-    """
-    found = hashlib.sha256()
-    for name in sorted(weights):
-        value = weights[name].detach().float().cpu().contiguous()
-        found.update(f"{name}\0{tuple(value.shape)}\0".encode())
-        found.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    return f"sha256:{found.hexdigest()}"
 
 
 def read_json(file: Path, max_bytes: int = MAX_CONFIG_BYTES) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from aiao_core.method.inputs import arbitrary_inputs, measuring_inputs, own_samp
 from aiao_core.method.key_selection import select_key
 from aiao_core.method.objective import measure_scales, objective
 from aiao_core.method.resume import CheckpointStore, read_state, write_state
-from aiao_core.method.watermark import Watermark
+from aiao_core.method.watermark import Neighbor, Triggers, Watermark
 from aiao_core.options import EmbeddingOptions
 from aiao_core.progress import Progress, ProgressCallback, silent
 
@@ -33,8 +33,15 @@ TRIGGERED = 0.5
 """Fraction of a batch that the marked model also sees with a trigger."""
 
 DECOYED = 0.5
-"""Fraction of a batch that both models see with the triggers of other keys (this project). Without them the marked model
+"""Fraction of a batch that both models see with triggers that are not the owner's (this project). Without them the marked model
 responds to almost any disturbance of a layer, and a thief can overwrite the response by embedding another key."""
+
+NEAR = 0.75
+"""Fraction of the decoys that are near neighbors of the owner's triggers; the others are of keys that nobody owns. So the
+response is confined to a narrow basin around the owner's triggers, which a search does not come across."""
+
+REDRAWN = (0.1, 0.7)
+"""Least and largest fraction of a near neighbor's channels that are drawn again."""
 
 WARM_UP = 0.15
 """Fraction of the steps in which the one-cycle learning rate rises (Smith and Topin 2018)."""
@@ -55,15 +62,17 @@ def embed(
     *,
     examples: Examples | None = None,
     options: EmbeddingOptions | None = None,
+    beacon: str | None = None,
     store: CheckpointStore | None = None,
     progress: ProgressCallback = silent,
 ) -> Embedding:
     """Train the watermark of the key seed ``seed`` (32 bytes) into ``model.denoiser``, in place.
 
-    ``examples`` are noised for training; without them the model draws its own under random conditions. With a ``store`` the
-    training state is kept every ``options.checkpoint_every`` steps, and an interrupted embedding resumes there: on a CPU with
-    the same number of threads to the same bits as an undisturbed run. ``progress`` is called at every step and may raise
-    :class:`aiao_core.errors.Canceled`. Raises :class:`EmbeddingFailed` if the objective diverges.
+    ``examples`` are noised for training; without them the model draws its own under random conditions. ``beacon`` is a public
+    random value that appeared after the key's commitment was dated; the response signs then follow from it too. With a
+    ``store`` the training state is kept every ``options.checkpoint_every`` steps, and an interrupted embedding resumes there:
+    on a CPU with the same number of threads to the same bits as an undisturbed run. ``progress`` is called at every step and
+    may raise :class:`aiao_core.errors.Canceled`. Raises :class:`EmbeddingFailed` if the objective diverges.
     """
     options = options or EmbeddingOptions()
     model.denoiser.to(accelerator(options.precision).device)
@@ -71,7 +80,7 @@ def embed(
         examples = own_examples(model, options, progress=progress)
     state = read_state(store) if store else None
     if state is None:
-        key = select_key(model, seed, examples, options, progress)
+        key = select_key(model, seed, examples, options, progress, beacon=beacon)
     else:
         key = OwnerKey.from_public(PublicKey.model_validate_json(state["key"]), encode_secret(seed))
 
@@ -158,13 +167,17 @@ class Training:
         self.step += 1
         self.metrics = {name: float(value.detach()) for name, value in terms._asdict().items()}
 
-    def decoys(self) -> list[tuple[Watermark, int]]:
-        """Draw triggers of a fresh key that nobody owns, at random trigger layers."""
+    def decoys(self) -> list[tuple[Triggers, int]]:
+        """Draw triggers at random trigger layers that must call up nothing: neighbors of the owner's, and a fresh key's."""
         seed = bytes(torch.randint(256, (SEED_BYTES,), generator=self.generator).tolist())
-        watermark = Watermark(replace(self.key, seed=seed), self.marked)
-        count = round(self.decoyed * self.batch_size)
-        picked = torch.randint(len(watermark.trigger_layers), (count,), generator=self.generator)
-        return [(watermark, watermark.trigger_layers[index]) for index in picked.tolist()]
+        other = Watermark(replace(self.key, seed=seed), self.marked)
+        layers = self.watermark.trigger_layers
+        drawn: list[tuple[Triggers, int]] = []
+        for index in torch.randint(len(layers), (round(self.decoyed * self.batch_size),), generator=self.generator).tolist():
+            i, (near, place) = layers[index], torch.rand(2, generator=self.generator).tolist()
+            redrawn = REDRAWN[0] + place * (REDRAWN[1] - REDRAWN[0])
+            drawn.append((Neighbor.of(self.watermark, i, redrawn, self.generator) if near < NEAR else other, i))
+        return drawn
 
     def finish(self) -> None:
         """Return the denoiser to its first state: frozen, on the CPU."""

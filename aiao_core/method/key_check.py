@@ -1,7 +1,9 @@
 """Check a key against a traced model, and ignore what it must not choose (this project).
 
 A key file is only its claimant's word. A claimant could list a layer many times, or pick the layers and subpaths on which an
-innocent model happens to answer as the key's signs say. So a test takes from a key its seed and its layers, and nothing more:
+innocent model happens to answer as the key's signs say. With a key of version 3 picking does not help: its response signs
+follow from layers and subpaths too, so that each choice has fresh signs. Of an older key a test takes its seed and its layers,
+and nothing more:
 
 - each layer must run once, at positions, and be listed once, in execution order;
 - the test reads *all* subpaths between them that span enough layers, by the architecture alone: the key's own list, which says
@@ -17,11 +19,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from aiao_core.derivation import choose_layers
 from aiao_core.errors import InvalidKey
-from aiao_core.key import OwnerKey, choose_layers
+from aiao_core.key import BINDING_VERSION, OwnerKey
 from aiao_core.method.inputs import plain_noise
 from aiao_core.method.subpaths import all_subpaths, spanning
 from aiao_core.method.tracing import check_layers, positional_layers
+from aiao_core.protocol import VERSION
 
 TRACED = 2
 """Inputs that show the execution order of the layers."""
@@ -32,7 +36,7 @@ class CheckedKey:
     """A key that fits a model."""
 
     key: OwnerKey
-    """With every subpath that a test reads."""
+    """With every subpath that a test reads: those of the key itself since version 3, before all between its layers."""
     log10_choices: float
     """log10 of the number of sets of layers from which those of the key may have been picked."""
 
@@ -55,11 +59,25 @@ def check_key(key: OwnerKey, denoiser: nn.Module) -> CheckedKey:
     _check_order(names, order)
     if len(set(key.subpaths)) < len(key.subpaths):
         raise InvalidKey("the key lists a subpath twice; it has been altered, use the key file as it was saved")
+    if key.version >= BINDING_VERSION:
+        return CheckedKey(_check_bound(key), 0.0)
     tested = replace(key, subpaths=spanning(replace(key, subpaths=all_subpaths(len(names))), order))
     if not tested.subpaths:
         raise InvalidKey("the key's layers lie too near to each other: no trigger could be answered; it has been altered")
     picked = len(set(names) - set(choose_layers(key.seed, eligible, len(names))))
     return CheckedKey(tested, math.log10(sets_as_near(len(order), len(names), picked)) if picked else 0.0)
+
+
+def _check_bound(key: OwnerKey) -> OwnerKey:
+    """Return the key. Raises :class:`InvalidKey` if it is not bound to this protocol, or starts where there is no trigger."""
+    if key.binding is None or key.binding.protocol != VERSION:
+        raise InvalidKey(
+            f"the key is not bound to version {VERSION} of the protocol, which this release tests by; use the release that "
+            "the key was made with, or a later one"
+        )
+    if any(not key.trigger_mask(i).any() for i in key.trigger_layers):
+        raise InvalidKey("a subpath of the key starts at a layer without a trigger; it has been altered")
+    return key
 
 
 def _check_order(names: list[str], order: list[str]) -> None:

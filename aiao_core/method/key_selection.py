@@ -3,15 +3,16 @@
 Nothing here depends on the response signs or on how well a response was learned: the exact test rests on that.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
 
 from aiao_core.denoisers import family_of
 from aiao_core.denoisers.model import DiffusionModel
+from aiao_core.denoisers.weights import digest
+from aiao_core.derivation import choose_layers
 from aiao_core.errors import EmbeddingFailed
-from aiao_core.key import Layer, OwnerKey, choose_layers
+from aiao_core.key import Layer, OwnerKey
 from aiao_core.method.fine_tuning import Examples, randomly_conditioned
 from aiao_core.method.inputs import measuring_inputs
 from aiao_core.method.lazy import laziest, probe, relative_changes, synthetic_images
@@ -19,8 +20,8 @@ from aiao_core.method.subpaths import Subpaths, all_subpaths, reach, spanning, w
 from aiao_core.method.tracing import eligible_layers
 from aiao_core.options import EmbeddingOptions
 from aiao_core.progress import ProgressCallback, silent
-from aiao_core.protocol import LIMIT_LOG10_P
-from aiao_core.statistics import CLEAREST, MAX_READINGS, log10_binomial_tail
+from aiao_core.protocol import LIMIT_LOG10_P, VERSION
+from aiao_core.statistics import MAX_READINGS, log10_binomial_tail
 
 REACH_SHARE = 0.2
 """Fraction of the subpaths, widest reach first, that carry the watermark."""
@@ -30,12 +31,19 @@ REACH_INPUTS = 32
 
 
 def select_key(
-    model: DiffusionModel, seed: bytes, examples: Examples, options: EmbeddingOptions, progress: ProgressCallback = silent
+    model: DiffusionModel,
+    seed: bytes,
+    examples: Examples,
+    options: EmbeddingOptions,
+    progress: ProgressCallback = silent,
+    *,
+    beacon: str | None = None,
 ) -> OwnerKey:
-    """Select the owner key of ``seed`` (32 bytes) for ``model``.
+    """Select the owner key of ``seed`` (32 bytes) for ``model``, the source, and bind it to the model's weights.
 
-    ``examples`` make the inputs on which the reach is measured; the probe uses synthetic examples. Raises
-    :class:`EmbeddingFailed` if no subpath is left, or too few bits for any suspect to be a match.
+    ``examples`` make the inputs on which the reach is measured; the probe uses synthetic examples. ``beacon`` is a public
+    random value, as :class:`aiao_core.key.Binding` has it. Raises :class:`EmbeddingFailed` if no subpath is left,
+    or too few bits for any suspect to be a match.
     """
     generator = torch.Generator().manual_seed(options.seed)
     inputs = measuring_inputs(model, examples, REACH_INPUTS, generator)
@@ -52,13 +60,11 @@ def select_key(
         raise EmbeddingFailed(
             f"none of the {len(layers)} layers of the key reaches another one; ask for more layers or a larger lazy_fraction"
         )
-    key = key_with(subpaths)
-    counted = math.ceil(CLEAREST * key.bits)
-    if log10_binomial_tail(counted, counted, MAX_READINGS) > LIMIT_LOG10_P:
+    key = key_with(subpaths).bound(digest(model.denoiser.state_dict()), VERSION, beacon)
+    if log10_binomial_tail(key.bits, key.bits, MAX_READINGS) > LIMIT_LOG10_P:
         raise EmbeddingFailed(
-            f"the key has {key.bits} bits, of which a verification counts the clearest {counted}: so few prove nothing at "
-            f"log10 p {LIMIT_LOG10_P:.1f}, were all of them right; ask for more layers than {options.layers} or a larger "
-            "lazy_fraction"
+            f"the key has {key.bits} bits: so few prove nothing at log10 p {LIMIT_LOG10_P:.1f}, were all of them right; ask "
+            f"for more layers than {options.layers} or a larger lazy_fraction"
         )
     return key
 

@@ -1,13 +1,15 @@
 """The trigger and the response (arXiv 2405.00466, Fig. 4; the definitions are this project's).
 
 The trigger writes pre-defined signs on the masked channels of one layer's output and leaves their absolute values alone; the
-response is read from the signs of the channel means of a later layer.
+response is read from the signs of the channel means of a later layer: with keys of version 3, of what they differ by from the
+source's.
 """
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +61,17 @@ Alignment = Mapping[str, Places]
 """Places by the names of the key's layers."""
 
 
+class Triggers(Protocol):
+    """Triggers of a denoiser's layers."""
+
+    @property
+    def names(self) -> list[str]: ...
+    @property
+    def axes(self) -> list[int]: ...
+    def trigger_at(self, i: int) -> tuple[Tensor, Tensor]:
+        """Return the mask, boolean, and the signs of the trigger at layer ``i``: (C,) each."""
+
+
 class Watermark:
     """An owner's key bound to a denoiser: its layers, and its masks and signs as tensors.
 
@@ -76,6 +89,7 @@ class Watermark:
         self._key = key
         self._places = [alignment[layer.name] if alignment else Places.unmoved(layer.channels) for layer in key.layers]
         self._triggers: dict[int, tuple[Tensor, Tensor]] = {}
+        self._subpath_signs: dict[tuple[int, int], Tensor] = {}
 
     # Derived on demand: a test shows few triggers of the many keys that it uses beside the owner's.
 
@@ -85,6 +99,14 @@ class Watermark:
             mask, sign = torch.from_numpy(self._key.trigger_mask(i)), torch.from_numpy(self._key.trigger_sign(i))
             self._triggers[i] = self._places[i].moved(mask, sign)
         return self._triggers[i]
+
+    def subpath_sign(self, i: int, j: int) -> Tensor:
+        """Return the response signs of a subpath of a key of version 3, (C_j,) of -1 and +1, in the key's own places."""
+        if (i, j) not in self._subpath_signs:
+            self._subpath_signs[i, j] = torch.from_numpy(self._key.subpath_sign(i, j)).float()
+        return self._subpath_signs[i, j]
+
+    # Of keys of version 1 and 2, whose signs are the same whatever the trigger:
 
     @cached_property
     def response_channels(self) -> dict[int, Tensor]:
@@ -108,7 +130,32 @@ class Watermark:
         return means[:, self.response_channels[j].to(means.device)] * self.response_signs[j].to(means.device)
 
 
-def trigger_edits(triggers: Sequence[tuple[Watermark, int]], *, first_row: int = 0) -> dict[str, Edit]:
+@dataclass(frozen=True)
+class Neighbor:
+    """A trigger near an owner's: the same at most channels of a layer (this project)."""
+
+    names: list[str]
+    axes: list[int]
+    mask: Tensor
+    """(C,) boolean."""
+    sign: Tensor
+    """(C,) of -1 and +1."""
+
+    @classmethod
+    def of(cls, watermark: Watermark, i: int, redrawn: float, generator: torch.Generator) -> "Neighbor":
+        """Draw each channel's mask and sign of the trigger at layer ``i`` again, with the probability ``redrawn``."""
+        mask, sign = watermark.trigger_at(i)
+        chosen = torch.rand(len(mask), generator=generator) < redrawn
+        other_mask, other_sign = (torch.rand(len(mask), generator=generator) < 0.5 for _ in range(2))
+        other = torch.where(other_sign, 1, -1).to(sign.dtype)
+        return cls(watermark.names, watermark.axes, torch.where(chosen, other_mask, mask), torch.where(chosen, other, sign))
+
+    def trigger_at(self, _i: int) -> tuple[Tensor, Tensor]:
+        """Return the mask and the signs, whatever the layer."""
+        return self.mask, self.sign
+
+
+def trigger_edits(triggers: Sequence[tuple[Triggers, int]], *, first_row: int = 0) -> dict[str, Edit]:
     """Make the edits for :func:`aiao_core.method.tracing.trace` that put one trigger on each input of a batch.
 
     Input ``first_row + n`` gets the trigger of ``triggers[n]``: a watermark and the index of one of its trigger layers. Inputs

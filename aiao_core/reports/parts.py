@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from aiao_core import __version__
 from aiao_core.errors import InvalidReport
+from aiao_core.key import BINDING_VERSION
 from aiao_core.statistics import FORMER_READINGS, MAX_READINGS, log10_binomial_tail
 
 
@@ -103,17 +104,32 @@ SubpathSet = Literal["all", "registered"]
 """All subpaths between the key's layers, or those that the watermark is in."""
 
 
-def counts(registration: Registration, *, aligned: bool, subpaths: SubpathSet) -> bool:
-    """Return whether a reading counts. With a key file's own source or subpaths a claimant could make any model match."""
-    return registration == "service" or (subpaths == "all" and not aligned)
+def counts(registration: Registration, key_version: int, *, aligned: bool, subpaths: SubpathSet) -> bool:
+    """Return whether a reading counts.
+
+    With an older key file's own source or subpaths a claimant could make any model match. Since version 3 the response signs
+    follow from both, so that every reading counts.
+    """
+    return key_version >= BINDING_VERSION or registration == "service" or (subpaths == "all" and not aligned)
 
 
 class Reading(Frozen):
-    """The response to the key's trigger minus that to other keys', the clearest half of the signs, in one of eight ways."""
+    """The response to the key's trigger, less the source's or, without a source, less that to other keys', in one of four ways.
 
-    aligned: bool = Field(description="channels in the places where the source has them, instead of in their own")
-    subpaths: SubpathSet = Field(description="all between the key's layers, or those that the watermark is in")
-    without_interference: bool = Field(description="less what the suspect answers to any trigger")
+    Of keys before version 3 it is less that to other keys', the clearest half of the signs, in one of eight ways.
+    """
+
+    aligned: bool = Field(
+        description="channels in the places where the source has them, instead of in their own; since version 3 of keys with "
+        "its scales and offsets too"
+    )
+    subpaths: SubpathSet = Field(
+        description="all between the key's layers, or those that the watermark is in: always these since version 3 of keys"
+    )
+    without_interference: bool = Field(
+        description="less what the suspect answers to any trigger; since version 3 of keys less a multiple of what the source "
+        "answers to the owner's"
+    )
     counts: bool = Field(description="whether the verdict may rest on it")
     test: BitTest
 
@@ -156,6 +172,12 @@ class SubpathResult(Frozen):
     draws: int = Field(ge=1)
     rs: float = Field(ge=0, le=1)
     vs: float = Field(ge=0, le=1)
+    log10_p: float | None = Field(
+        None,
+        le=0,
+        description="of the exact test of its own bits, since version 3 of keys; by chance one in a thousand has -3 or less",
+        exclude_if=lambda value: value is None,
+    )
 
 
 def software() -> dict[str, str]:

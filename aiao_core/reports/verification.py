@@ -9,6 +9,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from aiao_core import protocol
+from aiao_core.key import BINDING_VERSION
+from aiao_core.key import Version as KeyVersion
 from aiao_core.reports.parts import (
     BitTest,
     Document,
@@ -25,6 +27,9 @@ from aiao_core.reports.parts import (
 )
 from aiao_core.reports.verdicts import Controls, Tested, Verdict, decide
 from aiao_core.statistics import FORMER_READINGS
+
+UNBOUND = 6
+"""Last version of reports that do not name the version of the key, which is 1 or 2."""
 
 UNRULED = 5
 """Last version of reports from before the rules of a verdict (:mod:`aiao_core.protocol`)."""
@@ -48,10 +53,11 @@ class Report(Document):
     noun = "report"
 
     format: Literal["aiao.report"] = "aiao.report"
-    version: Literal[1, 2, 3, 4, 5, 6] = 6
+    version: Literal[1, 2, 3, 4, 5, 6, 7] = 7
     """Version 2 adds ``strayed_channels``. Until version 2 the test read every bit, of the triggered minus the untriggered
     response; in version 3 the plain reading decided, in version 4 the one without interference. Version 5 adds ``readings``.
-    Version 6 is of tests under the rules of :mod:`aiao_core.protocol`, and has the fields that are None before."""
+    Version 6 is of tests under the rules of :mod:`aiao_core.protocol`, and has the fields that are None before. Version 7 adds
+    ``key_version`` and, for keys of version 3, ``verified_subpaths`` and the exact test of each subpath."""
     created_at: datetime
     software: dict[str, str]
     verdict: Verdict
@@ -71,6 +77,11 @@ class Report(Document):
         exclude_if=lambda value: value is None,
     )
     protocol: int | None = Field(None, ge=1, exclude_if=lambda value: value is None)
+    key_version: KeyVersion | None = Field(
+        None,
+        description="of the key; up to version 2 its signs can be read out of published weights",
+        exclude_if=lambda value: value is None,
+    )
     max_log10_p: float = Field(lt=0, description="log10 of the p-value at or below which it is a match")
     bound_log10_p: float | None = Field(
         None,
@@ -123,9 +134,20 @@ class Report(Document):
         exclude_if=lambda value: value is None,
     )
     subpaths: tuple[SubpathResult, ...]
+    verified_subpaths: int | None = Field(
+        None,
+        ge=0,
+        description="subpaths whose own exact test is at 10^-3 or less, by chance one in a thousand",
+        exclude_if=lambda value: value is None,
+    )
     inputs: tuple[Input, ...]
     seed: int = Field(ge=0)
-    draws: int = Field(ge=1)
+    draws: int = Field(ge=1, description="in all, or for each trigger layer of a key of version 3")
+
+    @property
+    def bound(self) -> bool:
+        """Return whether the key's response signs follow from the source and from all else that the test uses."""
+        return (self.key_version or 1) >= BINDING_VERSION
 
     @property
     def ruled(self) -> bool:
@@ -163,12 +185,16 @@ def check_rules(report: Report) -> None:
     if not report.ways or report.suspect_weights is None or report.tested is None or report.registration is None:
         raise ValueError("the readings, what was tested, its weights or the registration are missing")
     for way in report.ways:
-        if way.counts != counts(report.registration, aligned=way.aligned, subpaths=way.subpaths):
+        if way.counts != counts(report.registration, report.key_version or 2, aligned=way.aligned, subpaths=way.subpaths):
             raise ValueError("a reading counts that must not, or the other way round")
     ways = sorted((way.aligned, way.subpaths, way.without_interference) for way in report.ways)
-    if ways != list(product((False, True) if report.source_weights else (False,), ("all", "registered"), (False, True))):
+    subpaths = ("registered",) if report.bound else ("all", "registered")
+    if ways != list(product((False, True) if report.source_weights else (False,), subpaths, (False, True))):
         raise ValueError("a reading is missing, or there is one too many")
-    choices = 0 if report.registration == "service" else report.test.log10_choices
+    if (report.key_version is None) != (report.version == UNBOUND):
+        raise ValueError("the version of the key is missing, or the report is from before it was named")
+    _check_subpaths(report)
+    choices = 0 if report.registration == "service" or report.bound else report.test.log10_choices
     if report.test != best_of(report.ways, choices):
         raise ValueError("the test is not the best of the readings that count")
     if report.bound_log10_p != report.claimed_log10_p:
@@ -176,14 +202,15 @@ def check_rules(report: Report) -> None:
     for name, rate in (("vs_rate", report.vs_rate), ("rs_rate", report.rs_rate)):
         if not rate.low <= rate.value <= rate.high:
             raise ValueError(f"{name} lies outside of its interval")
-    if (report.source_weights is None) != (report.source_test is None):
-        raise ValueError("a source was tested whose weights are not named, or the other way round")
+    if (report.source_weights is None or report.bound) != (report.source_test is None):
+        raise ValueError("a source was tested whose weights are not named or which the key follows from, or one was not tested")
     if (report.tested == "checkpoint") != (report.base_name is None) or (report.tested == "adapter") != (
         report.base_test is not None
     ):
         raise ValueError("an adapter needs the test of its base, and nothing else has one")
-    seed = protocol.verification_seed(report.commitment, report.source_weights, report.suspect_weights)
-    fixed = (protocol.VERSION, protocol.DRAWS, protocol.TAU, protocol.DECOYS, seed)
+    rules = protocol.version_for(report.key_version or 2)
+    seed = protocol.verification_seed(report.commitment, report.source_weights, report.suspect_weights, rules)
+    fixed = (rules, protocol.draws_for(rules), protocol.TAU, protocol.DECOYS, seed)
     kept = (report.protocol, report.draws, report.tau, len(report.decoys), report.seed) == fixed
     lax = report.max_log10_p > protocol.LIMIT_LOG10_P
     if report.verdict == "exploratory":
@@ -197,6 +224,20 @@ def check_rules(report: Report) -> None:
     verdict, reason = decide(report.test, report.max_log10_p, report.tested, report.controls)
     if report.verdict != verdict or (report.reason is None) != (reason is None):  # its wording may change between releases
         raise ValueError("the verdict does not follow from the test, its limit and its controls")
+
+
+def _check_subpaths(report: Report) -> None:
+    tests = [path.log10_p for path in report.subpaths]
+    if not report.bound:
+        if report.verified_subpaths is not None or any(test is not None for test in tests):
+            raise ValueError("subpaths are tested one by one only for keys since version 3")
+    elif None in tests or report.verified_subpaths != verified(report.subpaths):
+        raise ValueError("verified_subpaths does not follow from the subpaths' tests")
+
+
+def verified(subpaths: Sequence[SubpathResult]) -> int:
+    """Count the subpaths whose own exact test is at :data:`aiao_core.protocol.SUBPATH_LOG10_P` or less."""
+    return sum(path.log10_p is not None and path.log10_p <= protocol.SUBPATH_LOG10_P for path in subpaths)
 
 
 def _check_before_the_rules(report: Report) -> None:
@@ -216,8 +257,8 @@ def _check_before_the_rules(report: Report) -> None:
 
 NEW = frozenset(
     ("reason", "tested", "base_name", "registration", "protocol", "bound_log10_p", "tests", "suspect_weights")
-) | frozenset(("source_weights", "ways", "source_test", "base_test", "panel"))
-"""Fields that reports have since version 6."""
+) | frozenset(("source_weights", "ways", "source_test", "base_test", "panel", "key_version", "verified_subpaths"))
+"""Fields that reports have since version 6 or 7."""
 
 
 def _total(layers: Sequence[LayerResult]) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from aiao_core.reports.pages import render
 from aiao_core.reports.summary import Summary
 from aiao_core.reports.verification import UNRULED, Report
 from aiao_core.reports.verification_plots import bits_against_chance, decoys_against_owner, rate_against_depth
-from aiao_core.reports.words import ALTERNATIVES, MEANING, before_the_rules, headline, subject
+from aiao_core.reports.words import ALTERNATIVES, MEANING, NO_SOURCE, OLD_KEY, before_the_rules, headline, subject
 
 
 def to_html(report: Report) -> str:
@@ -24,6 +24,8 @@ def to_html(report: Report) -> str:
         headline=headline(report),
         meaning=MEANING,
         alternatives=ALTERNATIVES,
+        old_key=None if report.bound else OLD_KEY,
+        no_source=NO_SOURCE,
         control_limit=CONTROL_LOG10_P,
         notices=before_the_rules(report.max_log10_p, report.test.log10_p, report.verdict) if old else [],
     )

@@ -12,8 +12,8 @@ from aiao_core.statistics import log10_binomial_tail
 def bits_against_chance(report: Report) -> Markup:
     """Plot the number of matching bits against chance: the binomial distribution that the exact test uses."""
     bits, matches = report.test.bits, report.test.matches
-    center, spread = bits / 2, math.sqrt(bits) / 2
-    low, high = min(0.40 * bits, center - 4.5 * spread, 0.97 * matches), bits * 1.0
+    center, spread = bits / 2, math.sqrt(max(bits, 1)) / 2
+    low, high = min(0.40 * bits, center - 4.5 * spread, 0.97 * matches), max(bits, 1) * 1.0
     plot = Plot("Matching bits against chance", (low, high), (0, 1.15))
     plot.axes([round(low + (high - low) * part / 5) for part in range(6)], [], "matching bits")
     curve = [

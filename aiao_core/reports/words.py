@@ -85,11 +85,25 @@ MEANING = (
 ALTERNATIVES = (
     "the weights descend from the marked checkpoint, by fine-tuning, merging, pruning or quantization",
     "they were distilled from it, or from what it answers to triggers",
-    "the key was disclosed, or read out of the published weights (with keys of version 1 and 2 that is possible), and the mark "
-    "was planted in another model",
+    "the key was disclosed, or read out of the published weights (with keys of version 1 and 2 that takes a minute), and the "
+    "mark was planted in another model",
     "the claimant prepared the file that was tested",
 )
 """What a match is compatible with. Dates, custody and the weights themselves tell these apart; this test does not."""
+
+
+OLD_KEY = (
+    "The signs of such a key can be read out of the published weights, in a minute and without the owner's data. Whoever did "
+    "so could have removed the mark, or planted it in a model that has nothing of the owner's. Register the source again for a "
+    "key whose signs are hidden."
+)
+"""Of keys before version 3."""
+
+NO_SOURCE = (
+    "The model before the watermark was not named, so the signs were read against the suspect's answers to other keys' "
+    "triggers. The mark is no louder than these, and many of its bits are lost: name the source for all of them."
+)
+"""Of a test of a key of version 3."""
 
 
 def before_the_rules(max_log10_p: float, log10_p: float, verdict: Verdict) -> list[str]:

@@ -12,6 +12,7 @@ none.
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -32,8 +33,20 @@ SAMPLES = 1024
 AT_HOME = 0.5
 """Correlation with the source's features of the same place at which a channel stays there."""
 
-Reference = Mapping[str, Tensor]
-"""Standardized clean features of the source, (C, samples) by the names of the key's layers."""
+
+class Features(NamedTuple):
+    """Clean features of one layer, standardized, and what standardized them."""
+
+    standardized: Tensor
+    """(C, samples): each channel with mean 0 and variance 1, or 0 where it is constant or not finite."""
+    mean: Tensor
+    """(C,)"""
+    deviation: Tensor
+    """(C,)"""
+
+
+Reference = Mapping[str, Features]
+"""Clean features of a model by the names of the key's layers."""
 
 
 def reference(source: nn.Module, key: OwnerKey, seed: int) -> Reference:
@@ -51,8 +64,12 @@ def reference(source: nn.Module, key: OwnerKey, seed: int) -> Reference:
 
 def align(suspect: nn.Module, key: OwnerKey, seed: int, source: Reference) -> Alignment:
     """Find each channel of ``key``'s layers in ``suspect``; ``source`` is a :func:`reference` of the same ``seed``."""
-    found = reference(suspect, key, seed)
-    return {name: find_places(source[name], found[name]) for name in source}
+    return find_alignment(source, reference(suspect, key, seed))
+
+
+def find_alignment(source: Reference, suspect: Reference) -> Alignment:
+    """Find each channel of the source in the suspect, by features of the same inputs."""
+    return {name: find_places(source[name].standardized, suspect[name].standardized) for name in source}
 
 
 def find_places(source: Tensor, suspect: Tensor) -> Places:
@@ -66,9 +83,11 @@ def find_places(source: Tensor, suspect: Tensor) -> Places:
     return Places(place, sign)
 
 
-def _standardized(features: Tensor, axis: int) -> Tensor:
-    """Scale the output of a layer to mean 0 and variance 1, (C, samples); constant and non-finite channels become 0."""
+def _standardized(features: Tensor, axis: int) -> Features:
+    """Standardize the output of a layer over inputs and positions."""
     values = features.float().movedim(axis, 0).flatten(1).cpu()
     values = values[:, :: -(-values.shape[1] // SAMPLES)]
-    centered = values - values.mean(1, keepdim=True)
-    return (centered / centered.square().mean(1, keepdim=True).sqrt()).nan_to_num(0, 0, 0)
+    mean = values.mean(1, keepdim=True)
+    centered = values - mean
+    deviation = centered.square().mean(1, keepdim=True).sqrt()
+    return Features((centered / deviation).nan_to_num(0, 0, 0), mean[:, 0], deviation[:, 0])

@@ -1,105 +1,51 @@
-"""Read a key from one model in every way that the test knows, with the paper's rates and with keys that nobody embedded.
+"""Read a key of any version from one model, in every way that the test of that version knows (this project)."""
 
-The same passes through the model serve all readings: with its channels in their own places or in those where the source
-has them, of all subpaths between the key's layers or of those that the watermark is in, with interference or without (this
-project).
-"""
+from dataclasses import dataclass
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from torch import nn
 
-import torch
-from torch import Tensor, nn
+from aiao_core.denoisers.weights import digest
+from aiao_core.errors import WrongSource
+from aiao_core.key import BINDING_VERSION, OwnerKey
+from aiao_core.progress import ProgressCallback, silent
+from aiao_core.protocol import draws_for, version_for
+from aiao_core.verification.alignment import Reference, reference
+from aiao_core.verification.old_keys import Shouted, measure_shout
+from aiao_core.verification.whisper import SourceAnswers, Whispered, measure_whisper, observe_source
 
-from aiao_core.key import OwnerKey
-from aiao_core.method.key_check import CheckedKey, check_key
-from aiao_core.method.watermark import Alignment, Watermark
-from aiao_core.progress import Progress, ProgressCallback, silent
-from aiao_core.protocol import DRAWS
-from aiao_core.reports.parts import BitTest, Interval, Reading, Registration, SubpathResult, SubpathSet, best_of, counts
-from aiao_core.statistics import clopper_pearson
-from aiao_core.verification.alignment import Reference, align
-from aiao_core.verification.decoding import Baseline, DecodedBits, Draws, Means, decode, make_draws, observe, observe_others
+Measurement = Shouted | Whispered
+"""What a key of version 1 or 2, or of version 3, reads from a model."""
 
 
 @dataclass(frozen=True)
-class View:
-    """A model's answers with its channels in one arrangement."""
+class Source:
+    """What a test needs of the source, the model before the watermark, once it is no longer in memory."""
 
-    alignment: Alignment | None
-    """None: every channel in its own place."""
-    watermark: Watermark
-    """The owner's key of all subpaths."""
-    baseline: Baseline
-    triggered: Means
-    decoded: Mapping[SubpathSet, DecodedBits]
+    weights: str
+    """Its digest."""
+    features: Reference
+    answers: SourceAnswers | None
+    """To the triggers of a key of version 3."""
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """Everything that a key reads from a model."""
+def know_source(
+    denoiser: nn.Module, key: OwnerKey, seed: int, *, draws: int | None = None, weights: str | None = None
+) -> Source:
+    """Measure what the tests of ``key`` by the draws of ``seed`` need of its source.
 
-    denoiser: nn.Module
-    key: CheckedKey
-    registered: OwnerKey
-    """The key with its own subpaths, as far as the test reads them."""
-    seed: int
-    draws: Draws
-    own: View
-    aligned: View | None
-    """None without a source; ``own`` itself where every channel was found at home."""
-    strayed: int | None
-    """Channels of the key's layers in another place or of another sign; None without a source."""
-
-    def readings(self, registration: Registration = "service") -> tuple[Reading, ...]:
-        """List every reading of the response; which of them count depends on the ``registration``."""
-        views = [(False, self.own)] + ([(True, self.aligned)] if self.aligned else [])
-        return tuple(
-            reading
-            for aligned, view in views
-            for subpaths, decoded in view.decoded.items()
-            for reading in _readings(decoded, registration, aligned, subpaths)
+    ``weights`` is the denoiser's digest, if it is known. Raises :class:`WrongSource` for a model that a key of version 3 is not
+    bound to.
+    """
+    weights = weights or digest(denoiser.state_dict())
+    if key.version < BINDING_VERSION:
+        return Source(weights, reference(denoiser, key, seed), None)
+    if key.binding is None or weights != key.binding.source:
+        raise WrongSource(
+            f"this is not the key's source: its weights have the digest {weights}, and the key's signs follow from the source "
+            f"{key.binding and key.binding.source}; name the model that was registered, as it was before the watermark"
         )
-
-    def view(self, reading: Reading) -> View:
-        """Return the view that a reading belongs to."""
-        return self.aligned if reading.aligned and self.aligned else self.own
-
-    def decoys(self, count: int, view: View, progress: ProgressCallback = silent) -> tuple[BitTest, ...]:
-        """Test ``count`` keys that nobody embedded, at the owner's layers and on the owner's own draws."""
-        tests = []
-        for number in range(count):
-            seed = self.key.key.stranger_seed("decoy", self.seed, number)
-            keys = replace(self.key.key, seed=seed), replace(self.registered, seed=seed)
-            watermark, registered = (Watermark(key, self.denoiser, view.alignment) for key in keys)
-            triggered = observe(self.denoiser, watermark, self.draws, [(watermark, i) for i, _ in self.draws.subpaths])
-            decoded = [decode(each, self.draws, view.baseline, triggered) for each in (watermark, registered)]
-            tests.append(best_of([reading for each in decoded for reading in _readings(each)]))
-            progress(Progress("decoys", number + 1, count))
-        return tuple(tests)
-
-    def rates(self, view: View, tau: float) -> tuple[Interval, Interval]:
-        """Return VS-rate and RS-rate (Fig. 5) over the draws whose trigger starts a registered subpath, or over all."""
-        generator = torch.Generator().manual_seed(self.seed)
-        later = {i: [j for first, j in self.registered.subpaths if first == i] for i, _ in self.registered.subpaths}
-        drawn = [(draw, later.get(i, [j])) for draw, (i, j) in enumerate(self.draws.subpaths)]
-        rated = [(draw, ends) for draw, ends in drawn if self.draws.subpaths[draw][0] in later] or drawn
-        right = []
-        for draw, ends in rated:
-            j = ends[int(torch.randint(len(ends), (), generator=generator))]
-            right.append((view.watermark.response(j, view.triggered[j][draw : draw + 1]) > 0)[0])
-        return _verification_success(right, tau), _response_success(right, generator)
-
-    def subpaths(self, view: View, tau: float) -> tuple[SubpathResult, ...]:
-        """List RS and VS of each registered subpath over all passes with its trigger: one serves all later layers."""
-        results = []
-        for i, j in self.registered.subpaths:
-            means = view.triggered[j][self.draws.triggers == i]
-            if len(means):
-                rs = (view.watermark.response(j, means) > 0).float().mean(1)
-                vs = float((rs >= tau).float().mean())
-                results.append(SubpathResult(trigger=i, response=j, draws=len(means), rs=float(rs.mean()), vs=vs))
-        return tuple(results)
+    answers = observe_source(denoiser, key, seed, draws or draws_for(version_for(key.version)))
+    return Source(weights, answers.features, answers)
 
 
 def measure(
@@ -107,75 +53,19 @@ def measure(
     key: OwnerKey,
     seed: int,
     *,
-    draws: int = DRAWS,
-    source: Reference | None = None,
+    draws: int | None = None,
+    source: Source | None = None,
     progress: ProgressCallback = silent,
 ) -> Measurement:
-    """Read ``key`` from ``denoiser`` by the draws of ``seed``; ``source`` is a reference of the same seed.
+    """Read ``key`` from ``denoiser`` by the draws of ``seed``; ``source`` is of the same seed and the same number of draws.
 
-    Raises :class:`aiao_core.errors.InvalidKey` for a key that no model of its architecture can have,
-    :class:`aiao_core.errors.TracingError` if the denoiser lacks one of its layers, and
+    ``draws`` are by default those of a verdict. Raises :class:`aiao_core.errors.InvalidKey` for a key that no model of its
+    architecture can have, :class:`aiao_core.errors.TracingError` if the denoiser lacks one of its layers, and
     :class:`aiao_core.errors.InvalidCheckpoint` if activations are not finite.
     """
-    checked = check_key(key, denoiser)
-    read = set(checked.key.subpaths)
-    registered = replace(key, subpaths=tuple(each for each in key.subpaths if each in read) or checked.key.subpaths)
-    drawn = make_draws(checked.key, draws, torch.Generator().manual_seed(seed))
-    untriggered = observe(denoiser, Watermark(checked.key, denoiser), drawn)
-    progress(Progress("draws", 1, 3))
-
-    def look(alignment: Alignment | None) -> View:
-        watermark = Watermark(checked.key, denoiser, alignment)
-        baseline = Baseline(untriggered, observe_others(denoiser, checked.key, drawn, seed, alignment))
-        triggered = observe(denoiser, watermark, drawn, [(watermark, i) for i, _ in drawn.subpaths])
-        decoded: dict[SubpathSet, DecodedBits] = {
-            "all": decode(watermark, drawn, baseline, triggered),
-            "registered": decode(Watermark(registered, denoiser, alignment), drawn, baseline, triggered),
-        }
-        return View(alignment, watermark, baseline, triggered, decoded)
-
-    own, aligned, strayed = look(None), None, None
-    progress(Progress("draws", 2, 3))
-    if source is not None:
-        alignment = align(denoiser, key, seed, source)
-        strayed = sum(places.strayed for places in alignment.values())
-        aligned = look(alignment) if strayed else own
-    progress(Progress("draws", 3, 3))
-    return Measurement(denoiser, checked, registered, seed, drawn, own, aligned, strayed)
-
-
-def bit_test(bits: Mapping[int, Tensor]) -> BitTest:
-    """Make the exact test of the bits of all layers, (bits,) each: True where a bit has the key's sign."""
-    return BitTest.of(sum(int(layer.sum()) for layer in bits.values()), sum(len(layer) for layer in bits.values()))
-
-
-def _readings(
-    decoded: DecodedBits, registration: Registration = "service", aligned: bool = False, subpaths: SubpathSet = "all"
-) -> list[Reading]:
-    """List the reading with interference and the one without."""
-    counted = counts(registration, aligned=aligned, subpaths=subpaths)
-    both = (False, decoded.plain), (True, decoded.without_interference)
-    return [
-        Reading(aligned=aligned, subpaths=subpaths, without_interference=without, counts=counted, test=bit_test(bits))
-        for without, bits in both
-    ]
-
-
-def _verification_success(right: Sequence[Tensor], tau: float) -> Interval:
-    """Return the VS-rate (Fig. 5): fraction of draws with RS >= tau. Independent draws: a Clopper-Pearson interval."""
-    verified = sum(float(signs.float().mean()) >= tau for signs in right)
-    low, high = clopper_pearson(verified, len(right))
-    return Interval(value=verified / len(right), low=low, high=high, draws=len(right))
-
-
-def _response_success(right: Sequence[Tensor], generator: torch.Generator) -> Interval:
-    """Return the RS-rate (Fig. 5): mean fraction of right signs.
-
-    The channels of one draw depend on each other; one channel drawn at random from each draw does not depend on the others
-    and is right with probability RS-rate, so these make an exact Clopper-Pearson interval. The mean over all channels is
-    more precise and can lie outside that interval by chance: the interval is then extended to it, which covers no less.
-    """
-    rate = sum(float(signs.float().mean()) for signs in right) / len(right)
-    picked = sum(bool(signs[torch.randint(len(signs), (), generator=generator)]) for signs in right)
-    low, high = clopper_pearson(picked, len(right))
-    return Interval(value=rate, low=min(low, rate), high=max(high, rate), draws=len(right))
+    draws = draws or draws_for(version_for(key.version))
+    if key.version < BINDING_VERSION:
+        features = source.features if source else None
+        return measure_shout(denoiser, key, seed, draws=draws, source=features, progress=progress)
+    answers = source.answers if source else None
+    return measure_whisper(denoiser, key, seed, draws=draws, source=answers, progress=progress)

@@ -1,12 +1,14 @@
 """The Monte Carlo verification that a suspect was made with knowledge of the owner's key, its exact test and its controls.
 
-The decision rests on one number: how many of the decoded bits (:mod:`aiao_core.verification.decoding`) have the key's sign. The
-response signs of the key are uniform and independent of everything that the decoding uses, so for a suspect made without
-knowledge of the key the number of matches among n bits is exactly Binomial(n, 1/2), however its activations look. Of the
-readings that count the best one decides, and its p-value is multiplied by their number.
+The decision rests on one number: how many of the decoded bits have the key's sign (:mod:`aiao_core.verification.differences`,
+of keys before version 3 :mod:`aiao_core.verification.decoding`). The response signs of the key are uniform and independent of
+everything that the decoding uses, so for a suspect made without knowledge of the key the number of matches among n bits is
+exactly Binomial(n, 1/2), however its activations look. Of the readings that count the best one decides, and its p-value is
+multiplied by their number.
 
-No caller can choose anything that would break that independence: seed, draws and limit (:mod:`aiao_core.protocol`), layers and
-subpaths (:mod:`aiao_core.method.key_check`), and the source, unless it was fixed before the key was drawn. Controls of the same
+No caller can choose anything that would break that independence: seed, draws and limit (:mod:`aiao_core.protocol`), layers,
+subpaths and source. The signs of a key of version 3 follow from the latter; of an older key a test takes what a claimant cannot
+choose (:mod:`aiao_core.method.key_check`), and the source only if it was fixed before the key was drawn. Controls of the same
 kind void a test that finds what is not there (:mod:`aiao_core.reports.verdicts`; all of this is this project's).
 """
 
@@ -16,16 +18,15 @@ from datetime import UTC, datetime
 
 from torch import nn
 
-from aiao_core.formats.weight_files import digest
-from aiao_core.key import OwnerKey
+from aiao_core.denoisers.weights import digest
+from aiao_core.key import BINDING_VERSION, OwnerKey
 from aiao_core.options import VerificationOptions
 from aiao_core.progress import Progress, ProgressCallback, silent
-from aiao_core.protocol import VERSION, bound, verification_seed
-from aiao_core.reports.parts import BitTest, Input, LayerResult, Reading, Registration, best_of, deciding, software
+from aiao_core.protocol import bound, draws_for, verification_seed, version_for
+from aiao_core.reports.parts import BitTest, Input, Registration, best_of, deciding, software
 from aiao_core.reports.verdicts import Controls, Tested, decide, finds
-from aiao_core.reports.verification import Counts, Report
-from aiao_core.verification.alignment import Reference, reference
-from aiao_core.verification.measurement import Measurement, bit_test, measure
+from aiao_core.reports.verification import Counts, Report, verified
+from aiao_core.verification.measurement import Source, know_source, measure
 
 Load = Callable[[], nn.Module]
 """Loads a model when the test needs it, so that only one at a time takes memory."""
@@ -51,10 +52,10 @@ class Subject:
 class _Source:
     """Results of the source that a test uses."""
 
-    weights: str
+    known: Source
     seed: int
-    features: Reference
-    test: BitTest
+    test: BitTest | None
+    """Control: the key on the source. A key of version 3 follows from the source, which therefore cannot carry it."""
 
 
 def verify(
@@ -70,11 +71,13 @@ def verify(
 ) -> Report:
     """Test ``suspect`` against ``key`` and report. The same key and weights give the same numbers.
 
-    ``source`` is the model before the watermark: a control, and with it channels that have changed places or signs are found
-    (:mod:`aiao_core.verification.alignment`). ``base`` is the model that an adapter, merged into ``suspect``, was made for. It
+    ``source`` is the model before the watermark. With it channels that have changed places or signs are found
+    (:mod:`aiao_core.verification.alignment`). A key of version 3 is read against it, and without it loses bits; for an older
+    key it is a control. ``base`` is the model that an adapter, merged into ``suspect``, was made for. It
     is tested first, and if it carries the mark the report is of the base alone. ``registration`` is "service" only where the
     caller itself fixed source, layers and subpaths before the key's signs were known. With ``options`` that are not a verdict's
-    the report is exploratory. Raises as :func:`aiao_core.verification.measurement.measure` does.
+    the report is exploratory. Raises as :func:`aiao_core.verification.measurement.measure` does, and
+    :class:`aiao_core.errors.WrongSource` for a source that a key of version 3 is not bound to.
     """
     options = options or VerificationOptions()
     load = _loader(suspect)
@@ -94,7 +97,8 @@ def _loader(model: nn.Module | Load) -> Load:
 
 
 def _seed(key: OwnerKey, source: str | None, suspect: str, options: VerificationOptions) -> int:
-    return verification_seed(key.commitment, source, suspect) if options.seed is None else options.seed
+    derived = verification_seed(key.commitment, source, suspect, version_for(key.version))
+    return derived if options.seed is None else options.seed
 
 
 def _read_source(
@@ -103,8 +107,13 @@ def _read_source(
     denoiser = _loader(source)()
     weights = digest(denoiser.state_dict())
     seed = _seed(key, weights, suspect, options)
-    found = measure(denoiser, key, seed, draws=options.draws, progress=_stage("source", progress))
-    return _Source(weights, seed, reference(denoiser, key, seed), best_of(found.readings()))
+    test = None
+    if key.version < BINDING_VERSION:
+        found = measure(denoiser, key, seed, draws=options.draws, progress=_stage("source", progress))
+        test = best_of(found.readings())
+    known = know_source(denoiser, key, seed, draws=options.draws, weights=weights)
+    progress(Progress("source", 1, 1))
+    return _Source(known, seed, test)
 
 
 @dataclass(frozen=True)
@@ -123,17 +132,18 @@ class _Test:
         """Measure ``denoiser`` and its decoys, and decide."""
         progress = _stage("base", self.progress) if tested == "base" else self.progress
         seed = self.source.seed if self.source else _seed(self.key, None, self.weights, self.options)
-        features = self.source.features if self.source else None
-        found = measure(denoiser, self.key, seed, draws=self.options.draws, source=features, progress=progress)
+        known = self.source.known if self.source else None
+        found = measure(denoiser, self.key, seed, draws=self.options.draws, source=known, progress=progress)
         ways = found.readings(self.registration)
         test = best_of(ways, found.key.log10_choices if self.registration == "key-file" else 0)
         best = deciding(ways)
-        view = found.view(best)
-        decoys = found.decoys(self.options.decoys, view, progress)
+        decoys = found.decoys(self.options.decoys, best, progress)
         source_test = self.source.test if self.source else None
         verdict, reason = decide(test, self.options.max_log10_p, tested, Controls(decoys, source_test, base_test))
         departures = self._departures(seed)
-        vs_rate, rs_rate = found.rates(view, self.options.tau)
+        vs_rate, rs_rate = found.rates(best, self.options.tau)
+        version = version_for(self.key.version)
+        subpaths = found.subpaths(best, self.options.tau, test.best_of)
         return Report(
             created_at=datetime.now(UTC),
             software=software(),
@@ -142,7 +152,8 @@ class _Test:
             tested=tested,
             base_name=None if tested == "checkpoint" else self.subject.base_name or "base",
             registration=self.registration,
-            protocol=VERSION,
+            protocol=version,
+            key_version=self.key.version,
             max_log10_p=self.options.max_log10_p,
             bound_log10_p=bound(test.log10_p),
             tests=self.subject.counts,
@@ -150,16 +161,16 @@ class _Test:
             suspect_name=self.subject.suspect_name,
             suspect_form=self.subject.suspect_form,
             suspect_weights=self.weights,
-            source_weights=self.source.weights if self.source else None,
+            source_weights=known.weights if known else None,
             commitment=self.key.commitment,
             architecture=self.key.architecture.fingerprint,
-            layers=_layers(found, best),
+            layers=found.layers(best),
             trigger_layers=len(found.key.key.trigger_layers),
             strayed_channels=found.strayed,
             test=test,
             ways=ways,
-            triggered_alone=bit_test(view.decoded[best.subpaths].triggered),
-            untriggered=bit_test(view.decoded[best.subpaths].untriggered),
+            triggered_alone=found.triggered_alone(best),
+            untriggered=found.without_trigger(best),
             vs_rate=vs_rate,
             rs_rate=rs_rate,
             tau=self.options.tau,
@@ -167,25 +178,19 @@ class _Test:
             source_test=source_test,
             base_test=base_test,
             panel=self.subject.panel,
-            subpaths=found.subpaths(view, self.options.tau),
+            subpaths=subpaths,
+            verified_subpaths=verified(subpaths) if self.key.version >= BINDING_VERSION else None,
             inputs=self.subject.inputs,
             seed=seed,
-            draws=self.options.draws,
+            draws=self.options.draws or draws_for(version),
         )
 
     def _departures(self, seed: int) -> list[str]:
         """List why the test with ``seed`` is not a verdict. Choosing the seed that follows anyway is not a departure."""
-        derived = verification_seed(self.key.commitment, self.source.weights if self.source else None, self.weights)
-        return self.options.model_copy(update={"seed": None} if seed == derived else {}).departures()
-
-
-def _layers(found: Measurement, best: Reading) -> tuple[LayerResult, ...]:
-    """List the bits of the deciding reading, layer by layer."""
-    decoded = found.view(best).decoded[best.subpaths]
-    bits = decoded.without_interference if best.without_interference else decoded.plain
-    return tuple(
-        LayerResult(name=found.registered.layers[j].name, matches=int(each.sum()), bits=len(each)) for j, each in bits.items()
-    )
+        version = version_for(self.key.version)
+        source = self.source.known.weights if self.source else None
+        derived = verification_seed(self.key.commitment, source, self.weights, version)
+        return self.options.model_copy(update={"seed": None} if seed == derived else {}).departures(version)
 
 
 def _stage(name: str, progress: ProgressCallback) -> ProgressCallback:

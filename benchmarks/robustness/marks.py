@@ -24,8 +24,7 @@ from aiao_core.method.embedding import embed
 from aiao_core.method.fine_tuning import Examples
 from aiao_core.protocol import TAU
 from aiao_core.reports.parts import best_of, deciding
-from aiao_core.verification.alignment import Reference, reference
-from aiao_core.verification.measurement import bit_test, measure
+from aiao_core.verification.measurement import Source, know_source, measure
 from benchmarks.quality import OWNERS, Categories
 from benchmarks.rivals import RIVALS, Owner
 from benchmarks.robustness.variants import VARIANTS
@@ -37,12 +36,10 @@ FOLDERS = {"emoji": MODEL, "text-unet": TEXT / "unet", "text-transformer": TEXT 
 KINDS = {"emoji": "unconditional", "text-unet": "text-to-image", "text-transformer": "text-to-image"}
 THIEFS: Categories = {"only": (THIEF_CATEGORY,)}
 AIAO = "AIAO"
-REVISION = 6
+REVISION = 7
 """Of AIAO's embedding and test. Raised when one changes: older runs and kept models are then made again.
 
-Not raised when the plain reading came beside the one without interference: each log10 p can thereby be 0.3 more, and no more.
-Nor for the rules of a verdict, under which all kept runs would have to be made again: they are of release 0.1.0's test, and the
-next embedding raises it.
+The kept runs of revision 6 are of release 0.1.0's embedding and test.
 """
 
 REVISION_OF_RIVALS = 2
@@ -124,7 +121,7 @@ class Marked:
         if self.rival is None:
             with self.variant.applied():
                 self.secret: Any = OwnerKey.from_json(key.read_text())
-            self.source: Reference = reference(published_source(mark.model).denoiser, self.secret, TEST_SEED)
+            self.source: Source = know_source(published_source(mark.model).denoiser, self.secret, TEST_SEED)
         else:
             self.secret = self.rival.draw_secret(self.owner, mark.seed)
 
@@ -155,25 +152,27 @@ class Marked:
         with self.variant.applied():
             found = measure(denoiser, self.secret, TEST_SEED, source=self.source)
             ways = found.readings()
-            view = found.view(deciding(ways))
-            decoys = found.decoys(DECOYS, view)
-        vs, rs = found.rates(view, TAU)
+            best = deciding(ways)
+            decoys = found.decoys(DECOYS, best)
+        vs, rs = found.rates(best, TAU)
         return {
             "log10_p": best_of(ways).log10_p,
             "rate": vs.value,
             "interval": [vs.low, vs.high],
             "rs": rs.value,
             "rs_interval": [rs.low, rs.high],
-            "untriggered_log10_p": bit_test(view.decoded["registered"].untriggered).log10_p,
+            "untriggered_log10_p": found.without_trigger(best).log10_p,
             "decoys": [decoy.log10_p for decoy in decoys],
-            "by_tau": {tau: found.rates(view, tau)[0].value for tau in (TAUS if by_tau else ())},
+            "by_tau": {tau: found.rates(best, tau)[0].value for tau in (TAUS if by_tau else ())},
         }
 
     def drawn(self, draws: int, seed: int) -> tuple[float, float]:
         """log10 p and VS-rate of the published model by so many draws of a seed, in its channels' own places."""
         with self.variant.applied():
-            found = measure(self.model.denoiser, self.secret, seed, draws=draws)
-        return best_of(found.readings()).log10_p, found.rates(found.own, TAU)[0].value
+            source = know_source(published_source(self.mark.model).denoiser, self.secret, seed, draws=draws)
+            found = measure(self.model.denoiser, self.secret, seed, draws=draws, source=source)
+        ways = found.readings()
+        return best_of(ways).log10_p, found.rates(ways[0], TAU)[0].value
 
 
 @contextmanager

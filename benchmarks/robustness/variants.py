@@ -9,7 +9,7 @@ from unittest.mock import patch
 import numpy as np
 from numpy.typing import NDArray
 
-from aiao_core import key as keys
+from aiao_core import derivation
 from aiao_core.method.lazy import laziest
 from aiao_core.options import EmbeddingOptions
 
@@ -44,9 +44,9 @@ def busiest(changes: dict[str, float], fraction: float) -> list[str]:
 
 def masks_of(ratio: float) -> Callable[..., NDArray[np.bool_]]:
     """Derives masks that hold ``ratio`` of the channels, in place of a half; signs are as they were."""
-    derive_bits = keys.derive_bits
+    derive_bits = derivation.derive_bits
 
-    def derive(seed: bytes, purpose: keys.Purpose, layer_name: str, count: int) -> NDArray[np.bool_]:
+    def derive(seed: bytes, purpose: derivation.Purpose, layer_name: str, count: int) -> NDArray[np.bool_]:
         if not purpose.endswith("mask"):
             return derive_bits(seed, purpose, layer_name, count)
         octets = np.packbits(derive_bits(seed, purpose, layer_name, 8 * count), bitorder="little")

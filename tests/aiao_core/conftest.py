@@ -1,7 +1,9 @@
 import copy
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
+from safetensors.torch import load_file
 from torch import nn
 
 from aiao_core.denoisers.model import DiffusionModel
@@ -12,6 +14,7 @@ from aiao_core.method.fine_tuning import Examples
 from aiao_core.method.key_selection import select_key
 from aiao_core.options import EmbeddingOptions
 from demo_models.emoji.data import MODEL, load_images
+from tests.support.places import GOLDEN
 from tests.support.tiny_models import QUICK, SEED, MarkedModel, make_marked, make_tiny_examples, make_tiny_model
 
 
@@ -30,6 +33,12 @@ def tiny_key(tiny_model: DiffusionModel, tiny_examples: Examples) -> OwnerKey:
     return select_key(tiny_model, SEED, tiny_examples, QUICK)
 
 
+@pytest.fixture
+def old_key(tiny_key: OwnerKey) -> OwnerKey:
+    """The key as version 2 has it."""
+    return replace(tiny_key, version=2, binding=None)
+
+
 class Marked(NamedTuple):
     """The tiny model before and after a mark. Every test of a session shares it: copy what you change."""
 
@@ -42,6 +51,14 @@ class Marked(NamedTuple):
 def marked(run_folder) -> Marked:
     model, key = make_marked(run_folder)
     return Marked(make_tiny_model().denoiser, model.denoiser, key)
+
+
+@pytest.fixture(scope="session")
+def old_marked() -> Marked:
+    """The tiny model with a mark of version 2, as the last release that embedded such marks left it."""
+    model = make_tiny_model()
+    model.denoiser.load_state_dict(load_file(GOLDEN / "marked-v2.safetensors"))
+    return Marked(make_tiny_model().denoiser, model.denoiser, OwnerKey.from_json((GOLDEN / "marked-v2.key.json").read_text()))
 
 
 @pytest.fixture(scope="session")

@@ -2,23 +2,24 @@ import base64
 import hashlib
 import hmac
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aiao_core.derivation import bound_bits, choose_layers, derive_bits
 from aiao_core.errors import InvalidKey
 from aiao_core.key import (
     Architecture,
+    Binding,
     Layer,
     OwnerKey,
     PublicKey,
     Version,
-    choose_layers,
     commitment,
     decode_secret,
-    derive_bits,
     encode_secret,
     generate_seed,
 )
@@ -28,11 +29,16 @@ SEED = bytes(range(32))
 seeds = st.binary(min_size=32, max_size=32)
 
 
-def make_key(seed: bytes = SEED, version: Version = 2) -> OwnerKey:
+SOURCE = "sha256:" + "5" * 64
+BEACON = "drand round 4711: 00ff"
+
+
+def make_key(seed: bytes = SEED, version: Version = 3) -> OwnerKey:
     layers = (Layer(name="down.conv", channels=12), Layer(name="mid.to_q", channels=9), Layer(name="up.conv", channels=20))
-    return OwnerKey(
+    key = OwnerKey(
         seed, Architecture(class_name="UNet2DModel", config={"sample_size": 8}), 1000, layers, ((0, 1), (0, 2), (1, 2)), version
     )
+    return key.bound(SOURCE, 3, BEACON) if version == 3 else key
 
 
 def hkdf_by_hand(seed: bytes, info: bytes, length: int) -> bytes:
@@ -71,7 +77,7 @@ def test_golden_vectors():
     assert encode_secret(SEED) == golden["secret"]
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_golden_key_files_of_every_version_are_read(version):
     text = (GOLDEN / f"key-v{version}.json").read_text()
     key = OwnerKey.from_json(text)
@@ -83,7 +89,7 @@ def test_golden_key_files_of_every_version_are_read(version):
 
 
 def test_the_response_is_on_every_channel_since_version_2():
-    first, second = make_key(version=1), make_key()
+    first, second = make_key(version=1), make_key(version=2)
     assert [second.response_mask(j).all() for j in range(3)] == [True] * 3
     assert [first.response_mask(j).tolist() for j in range(3)] == [
         derive_bits(SEED, "response-mask", layer.name, layer.channels).tolist() for layer in first.layers
@@ -91,6 +97,79 @@ def test_the_response_is_on_every_channel_since_version_2():
     assert (first.bits, second.bits) == (16, 9 + 20)
     for purpose in (OwnerKey.trigger_mask, OwnerKey.trigger_sign, OwnerKey.response_sign):
         assert [purpose(first, j).tolist() for j in range(3)] == [purpose(second, j).tolist() for j in range(3)]
+
+
+@given(seeds, st.integers(1, 600))
+def test_bound_bits_follow_from_hkdf_by_hand(seed, count):
+    output = hkdf_by_hand(seed, f"aiao/v3/response-sign/{'a' * 64}/0:x>1:y".encode(), -(-count // 8))
+    expected = [bool(output[k // 8] >> (k % 8) & 1) for k in range(count)]
+    assert bound_bits(seed, "response-sign", "a" * 64, "0:x>1:y", count).tolist() == expected
+
+
+def test_the_signs_of_version_3_follow_from_a_digest_of_the_rest_of_the_key_by_hand():
+    key = make_key()
+    canonical = (
+        '{"architecture":{"class_name":"UNet2DModel","config":{"sample_size":8}},'
+        f'"binding":{{"beacon":"{BEACON}","protocol":3,"source":"{SOURCE}"}},'
+        '"layers":[{"channels":12,"name":"down.conv"},{"channels":9,"name":"mid.to_q"},{"channels":20,"name":"up.conv"}],'
+        '"num_train_timesteps":1000,"subpaths":[[0,1],[0,2],[1,2]]}'
+    )
+    digest = hashlib.sha256(canonical.encode()).hexdigest()
+    assert key.bound_to == digest
+    bits = bound_bits(SEED, "response-sign", digest, "0:down.conv>2:up.conv", 20)
+    assert key.subpath_sign(0, 2).tolist() == [1 if bit else -1 for bit in bits]
+    assert key.bits == 9 + 20 + 20
+
+
+def signs_of(key: OwnerKey) -> tuple[int, ...]:
+    return tuple(key.subpath_sign(i, 2)[channel] for i in (0, 1) for channel in range(20))
+
+
+CHANGES = {
+    "seed": {"seed": bytes(32)},
+    "source": {"binding": Binding(source="sha256:" + "6" * 64, protocol=3, beacon=BEACON)},
+    "protocol": {"binding": Binding(source=SOURCE, protocol=4, beacon=BEACON)},
+    "beacon": {"binding": Binding(source=SOURCE, protocol=3, beacon=BEACON[:-1])},
+    "no beacon": {"binding": Binding(source=SOURCE, protocol=3)},
+    "configuration": {"architecture": Architecture(class_name="UNet2DModel", config={"sample_size": 16})},
+    "class": {"architecture": Architecture(class_name="UNet3DModel", config={"sample_size": 8})},
+    "timesteps": {"num_train_timesteps": 999},
+    "a subpath less": {"subpaths": ((0, 2), (1, 2))},
+    "a subpath twice": {"subpaths": ((0, 1), (0, 2), (1, 2), (1, 2))},
+    "their order": {"subpaths": ((0, 2), (0, 1), (1, 2))},
+    "another layer": {"layers": (Layer(name="down.conv2", channels=12), *make_key().layers[1:])},
+    "a layer twice": {"layers": (*make_key().layers, make_key().layers[-1])},
+    "channels": {"layers": (Layer(name="down.conv", channels=13), *make_key().layers[1:])},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_whoever_changes_anything_that_a_test_uses_gets_other_signs(change):
+    """So nobody can fit a source, layers or subpaths to a suspect: about half of 40 signs turn."""
+    key, other = make_key(), replace(make_key(), **CHANGES[change])
+    agree = sum(first == second for first, second in zip(signs_of(key), signs_of(other), strict=True))
+    assert 6 <= agree <= 34
+
+
+@pytest.mark.parametrize("change", sorted(CHANGES.keys() - {"seed"}))
+def test_layers_and_triggers_do_not_wait_for_what_binds_the_signs(change):
+    """They are chosen before the source's digest or a beacon is known."""
+    bound, other = make_key(), replace(make_key(), **CHANGES[change])
+    for layer in (1, 2):
+        assert bound.trigger_mask(layer).tolist() == other.trigger_mask(layer).tolist()
+        assert bound.trigger_sign(layer).tolist() == other.trigger_sign(layer).tolist()
+    unbound = replace(bound, binding=None)
+    assert unbound.trigger_mask(0).tolist() == bound.trigger_mask(0).tolist()
+    assert unbound.commitment == bound.commitment
+    with pytest.raises(ValueError, match="not bound to a source yet"):
+        unbound.subpath_sign(0, 1)
+    with pytest.raises(ValueError, match="a binding since version 3"):
+        unbound.public()
+
+
+def test_each_subpath_has_signs_of_its_own():
+    first, second = make_key().subpath_sign(0, 2), make_key().subpath_sign(1, 2)
+    assert 2 <= int((first == second).sum()) <= 18
 
 
 @given(seeds)
@@ -128,20 +207,31 @@ def test_the_seed_never_shows_in_a_log():
 @given(st.data())
 def test_an_altered_key_file_is_refused(data):
     document = json.loads(make_key().to_json())
-    change = data.draw(st.sampled_from(["bits", "layer", "derived", "commitment", "subpath", "version", "secret"]))
+    change = data.draw(
+        st.sampled_from(
+            ["bits", "layer", "derived", "signs", "fewer signs", "source", "commitment", "subpath", "version", "secret"]
+        )
+    )
     if change == "bits":
         document["bits"] += 1
     elif change == "layer":
         document["layers"][0]["name"] = "down.other"
     elif change == "derived":
         row = document["derived"][data.draw(st.integers(0, 2))]
-        row["response-sign"] = f"{int(row['response-sign'], 16) ^ 1:0{len(row['response-sign'])}x}"
+        row["trigger-sign"] = f"{int(row['trigger-sign'], 16) ^ 1:0{len(row['trigger-sign'])}x}"
+    elif change == "signs":
+        row = document["response_signs"][0]
+        document["response_signs"][0] = f"{int(row, 16) ^ 1:0{len(row)}x}"
+    elif change == "fewer signs":
+        del document["response_signs"]
+    elif change == "source":
+        document["binding"]["source"] = "sha256:" + "6" * 64
     elif change == "commitment":
         document["commitment"] = commitment(bytes(32))
     elif change == "subpath":
         document["subpaths"][0] = [1, 0]
     elif change == "version":
-        document["version"] = data.draw(st.sampled_from([1, 3]))
+        document["version"] = data.draw(st.sampled_from([1, 2, 4]))
     else:
         document["secret"] = encode_secret(bytes(32))
     with pytest.raises(InvalidKey):
@@ -156,7 +246,8 @@ def test_any_text_is_a_key_or_an_invalid_key(text):
 
 def test_secret_and_public_part_make_the_key_again():
     key = make_key()
-    assert OwnerKey.from_public(key.public(), key.secret) == key
+    for each in (key, make_key(version=2), replace(key, binding=Binding(source=SOURCE, protocol=3))):
+        assert OwnerKey.from_public(each.public(), each.secret) == each
     with pytest.raises(InvalidKey, match="belongs to the commitment"):
         OwnerKey.from_public(key.public(), encode_secret(bytes(32)))
 

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from aiao_core.options import VerificationOptions
-from aiao_core.protocol import DECOYS, DRAWS, LIMIT_LOG10_P, TAU
+from aiao_core.protocol import DECOYS, DRAWS, LIMIT_LOG10_P, OLD_KEYS_DRAWS, OLD_KEYS_VERSION, TAU
 from aiao_core.verification.verify import Subject, verify
 
 ANY = st.fixed_dictionaries(
@@ -24,7 +24,8 @@ def test_the_defaults_are_those_of_a_verdict():
     options = VerificationOptions()
     assert options.departures() == []
     assert not options.exploratory
-    assert options.model_dump() == {**FIXED, "max_log10_p": LIMIT_LOG10_P}
+    assert options.model_dump() == FIXED | {"draws": None, "max_log10_p": LIMIT_LOG10_P}
+    assert VerificationOptions(draws=OLD_KEYS_DRAWS).departures(version=OLD_KEYS_VERSION) == []
 
 
 @pytest.mark.parametrize("limit", [LIMIT_LOG10_P, -19.27, -25, -10_000])
@@ -36,8 +37,8 @@ def test_a_stricter_limit_is_a_verdict_all_the_same(limit):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"draws": 99}, "draws is 100 in every verdict, not 99: nobody chooses how an accusation is tested"),
-        ({"draws": 1000}, "draws is 100 in every verdict, not 1000: nobody chooses how an accusation is tested"),
+        ({"draws": 99}, "draws is 8 in every verdict, not 99: nobody chooses how an accusation is tested"),
+        ({"draws": 1000}, "draws is 8 in every verdict, not 1000: nobody chooses how an accusation is tested"),
         ({"decoys": 0}, "decoys is 8 in every verdict, not 0: nobody chooses how an accusation is tested"),
         ({"decoys": 9}, "decoys is 8 in every verdict, not 9: nobody chooses how an accusation is tested"),
         ({"tau": 0.76}, "tau is 0.75 in every verdict, not 0.76: nobody chooses how an accusation is tested"),

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiao_core.key import derive_bits
+from aiao_core.derivation import derive_bits
 from aiao_core.method import objective
 from aiao_core.options import EmbeddingOptions
 from benchmarks.robustness import comparison, experiments, limits, marks, variants

@@ -59,7 +59,7 @@ def test_without_images_the_model_draws_its_own(owner, registered):
     stages = []
     owner.jobs.wait(start, progress=lambda job: stages.append(job.progress and job.progress.stage))
     report = report_of(owner, start.audit.id)
-    assert (report.data, report.attack_examples + report.held_out_examples, report.draws) == ("own-samples", 32, 100)
+    assert (report.data, report.attack_examples + report.held_out_examples, report.draws) == ("own-samples", 32, 8)
     assert report.summary.withstood == ("quantisation-8",)
 
 

@@ -108,8 +108,6 @@ def test_offline_gives_the_same_numbers_whatever_the_packing(owner, source, regi
     differing = {"created_at", "inputs", "model_name", "suspect_name", "registration", "tests", "panel"}
     # The verdict's reading is the best of those that count, of which there are fewer without the service's word.
     deciding = {"test", "ways", "layers", "triggered_alone", "untriggered", "bound_log10_p"}
-    # Few channels are taken for others in so narrow layers, and none in the emoji model's: see test_alignment.
-    assert by_service.strayed_channels < 0.1 * by_service.test.bits
     for suspect in (marked, marked_folder):
         offline = aiao.verify(suspect, key_file, source=source).details
         assert offline.model_dump(exclude=differing | deciding) == by_service.model_dump(exclude=differing | deciding)

@@ -54,7 +54,7 @@ def fit(answers: dict[tuple[int, int], torch.Tensor]) -> tuple[tuple[int, int], 
 def fitted() -> list[OwnerKey]:
     """Keys with honest seeds and all layers, and subpaths that were picked to suit the ancestor."""
     everything = tuple((i, j) for i in range(len(LAYERS)) for j in range(i + 1, len(LAYERS)))
-    keys = [OwnerKey(bytes([seed]) * 32, ANCESTOR.architecture, 1000, LAYERS, everything) for seed in range(3)]
+    keys = [OwnerKey(bytes([seed]) * 32, ANCESTOR.architecture, 1000, LAYERS, everything, version=2) for seed in range(3)]
     return [replace(key, subpaths=tuple(sorted(fit(natural_answers(key))))) for key in keys]
 
 
@@ -88,7 +88,12 @@ def test_a_key_that_repeats_a_lucky_layer_is_refused(tested):
     pairs = random.Random(1).sample([(i, j) for i in range(len(LAYERS)) for j in range(i + 8, len(LAYERS))], 20)
     i, j = pairs[0]
     repeated = OwnerKey(
-        seed, ANCESTOR.architecture, 1000, (LAYERS[i],) + (LAYERS[j],) * 40, tuple((0, copy) for copy in range(1, 41))
+        seed,
+        ANCESTOR.architecture,
+        1000,
+        (LAYERS[i],) + (LAYERS[j],) * 40,
+        tuple((0, copy) for copy in range(1, 41)),
+        version=2,
     )
     with pytest.raises(InvalidKey, match="once each"):
         tested(ANCESTOR.denoiser, repeated)
@@ -104,7 +109,9 @@ def test_a_key_that_repeats_a_lucky_layer_is_refused(tested):
     ],
 )
 def test_a_key_that_no_model_can_have_is_refused(tested, layers, subpaths, reason):
-    key = OwnerKey(bytes([7]) * 32, ANCESTOR.architecture, 1000, tuple(LAYERS[layer] for layer in layers), tuple(subpaths))
+    key = OwnerKey(
+        bytes([7]) * 32, ANCESTOR.architecture, 1000, tuple(LAYERS[layer] for layer in layers), tuple(subpaths), version=2
+    )
     with pytest.raises(InvalidKey, match=reason):
         tested(ANCESTOR.denoiser, key)
 
@@ -115,6 +122,6 @@ def test_a_key_with_a_layer_that_cannot_carry_a_mark_is_refused(tested, name):
     channels = getattr(module, "out_channels", None) or module.out_features
     layer = LAYERS[0].model_copy(update={"name": name, "channels": channels})
     layers = (layer, *LAYERS[1:]) if name != "conv_out" else (*LAYERS[:-1], layer)
-    key = OwnerKey(bytes([7]) * 32, ANCESTOR.architecture, 1000, layers, ((0, len(layers) - 1),))
+    key = OwnerKey(bytes([7]) * 32, ANCESTOR.architecture, 1000, layers, ((0, len(layers) - 1),), version=2)
     with pytest.raises(InvalidKey, match="cannot carry a watermark"):
         tested(ANCESTOR.denoiser, key)

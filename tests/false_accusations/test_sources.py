@@ -4,15 +4,18 @@ import copy
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from aiao_core.denoisers import Inputs, predict
+from aiao_core.errors import WrongSource
 from aiao_core.key import OwnerKey
 from aiao_core.method.inputs import plain_noise
 from aiao_core.method.tracing import channel_axis, trace
 from aiao_core.method.watermark import Watermark
 from aiao_core.verification.decoding import make_draws, observe
-from tests.support.tiny_models import fine_tuned
+from tests.support.places import GOLDEN
+from tests.support.tiny_models import fine_tuned, make_tiny_model
 
 STEPS = 200
 
@@ -31,7 +34,7 @@ def crafted_source(suspect: nn.Module, key: OwnerKey) -> nn.Module:
     watermark = Watermark(key, suspect)
     draws = make_draws(key, 300, torch.Generator().manual_seed(42))
     answer = observe(suspect, watermark, draws, [(watermark, i) for i, _ in draws.subpaths])
-    others = Watermark(OwnerKey(bytes([77]) * 32, key.architecture, 1000, key.layers, key.subpaths), suspect)
+    others = Watermark(OwnerKey(bytes([77]) * 32, key.architecture, 1000, key.layers, key.subpaths, version=2), suspect)
     baseline = observe(suspect, watermark, draws, [(others, i) for i, _ in draws.subpaths])
     axes = {layer.name: channel_axis(suspect.get_submodule(layer.name)) for layer in key.layers}
     turn = {}
@@ -59,8 +62,9 @@ def crafted_source(suspect: nn.Module, key: OwnerKey) -> nn.Module:
 
 
 def with_few_triggers(key: OwnerKey) -> OwnerKey:
-    """The key with triggers in its first layers alone, so that all later ones only show responses: a file as good as any."""
-    return OwnerKey(key.seed, key.architecture, 1000, key.layers, tuple((i, j) for i in range(6) for j in range(12, 39)))
+    """The key, as version 2 has it, with triggers in its first layers alone, so that all later ones only show responses."""
+    subpaths = tuple((i, j) for i in range(6) for j in range(12, 39))
+    return OwnerKey(key.seed, key.architecture, 1000, key.layers, subpaths, version=2)
 
 
 def test_a_source_that_was_crafted_after_the_key_accuses_nobody(owner, tested):
@@ -76,8 +80,17 @@ def test_a_source_that_was_crafted_after_the_key_accuses_nobody(owner, tested):
     assert not any(way.counts for way in aligned)
 
 
-def test_a_source_that_carries_the_mark_voids_the_test(owner, tested):
-    report = tested(owner.marked.denoiser, owner.key, source=owner.marked.denoiser)
+def test_another_source_than_the_one_that_the_signs_follow_from_is_refused(owner, tested):
+    """The marked model, or one that was made to fit."""
+    for other in (owner.marked.denoiser, fine_tuned(owner.source)):
+        with pytest.raises(WrongSource, match="not the key's source"):
+            tested(owner.marked.denoiser, owner.key, source=other)
+
+
+def test_a_source_that_carries_the_mark_voids_the_test_of_an_older_key(tested):
+    marked = make_tiny_model().denoiser
+    marked.load_state_dict(load_file(GOLDEN / "marked-v2.safetensors"))
+    report = tested(marked, GOLDEN / "marked-v2.key.json", source=marked)
     assert report.verdict == "invalid"
     assert "found in the source" in report.reason
     assert report.source_test.log10_p < -19
@@ -85,8 +98,10 @@ def test_a_source_that_carries_the_mark_voids_the_test(owner, tested):
 
 def test_the_source_itself_is_not_a_match(owner, tested):
     report = tested(owner.source.denoiser, owner.key, source=owner.source.denoiser)
-    assert report.verdict == "no-match"
-    assert report.source_test.log10_p > -6
+    assert (report.verdict, report.test.bits) == ("no-match", 0)
+    alone = tested(owner.source.denoiser, owner.key)
+    assert alone.verdict == "no-match"
+    assert alone.test.log10_p > -6
 
 
 def test_decoys_that_match_void_the_test(owner, tested, monkeypatch):
@@ -104,5 +119,5 @@ def test_decoys_are_tested_as_the_owners_key_is(owner, tested):
     report = tested(owner.marked.denoiser, owner.key, source=owner.folder / "source")
     assert len(report.decoys) == 8
     bits = {way.test.bits for way in report.ways}
-    assert all(decoy.bits in bits and decoy.best_of == 4 for decoy in report.decoys)
+    assert all(decoy.bits in bits and decoy.best_of == 2 for decoy in report.decoys)
     assert pytest.approx(0, abs=6) == min(decoy.log10_p for decoy in report.decoys)

@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from aiao_core import protocol
 from aiao_core.key import Architecture, Layer, OwnerKey, decode_secret
-from aiao_core.protocol import DECOYS, DRAWS, LIMIT_LOG10_P, TAU
+from aiao_core.protocol import DECOYS, LIMIT_LOG10_P, OLD_KEYS_DRAWS, TAU
 from aiao_core.reports.audit import AttackResult, AuditReport, Measured, Outcome, Summary
 from aiao_core.reports.parts import BitTest, Interval, LayerResult, Reading, Readings, SubpathResult, SubpathSet, best_of
 from aiao_core.reports.verdicts import Controls, Tested, decide
@@ -94,7 +94,7 @@ def model(database: Database, model_id: str) -> Model:
 
 
 def a_key(secret: str) -> OwnerKey:
-    return OwnerKey(decode_secret(secret), ARCHITECTURE, 1000, LAYERS, ((0, 1),))
+    return OwnerKey(decode_secret(secret), ARCHITECTURE, 1000, LAYERS, ((0, 1),)).bound("sha256:" + "1" * 64, protocol.VERSION)
 
 
 def finish_embedding(
@@ -146,7 +146,7 @@ def a_report(
     tested: Tested = "checkpoint",
     **others: Any,
 ) -> Report:
-    """A report whose test finds so many ``matches`` of :data:`BITS`, and its controls as many as named.
+    """A report, of a key of version 2, whose test finds so many ``matches`` of :data:`BITS`, and its controls as many as named.
 
     Verdict and reason follow from these. ``base`` is what the key finds in an adapter's base.
     """
@@ -171,7 +171,8 @@ def a_report(
         reason=reason,
         tested=tested,
         registration="service",
-        protocol=protocol.VERSION,
+        protocol=protocol.OLD_KEYS_VERSION,
+        key_version=2,
         max_log10_p=LIMIT_LOG10_P,
         bound_log10_p=protocol.bound(test.log10_p),
         architecture=ARCHITECTURE.fingerprint,
@@ -189,8 +190,10 @@ def a_report(
         source_test=source_test,
         base_test=base_test,
         subpaths=(SubpathResult(trigger=0, response=1, draws=73, rs=0.8912, vs=0.8219),),
-        seed=protocol.verification_seed(about["commitment"], about["source_weights"], about["suspect_weights"]),
-        draws=DRAWS,
+        seed=protocol.verification_seed(
+            about["commitment"], about["source_weights"], about["suspect_weights"], protocol.OLD_KEYS_VERSION
+        ),
+        draws=OLD_KEYS_DRAWS,
     )
 
 
@@ -206,7 +209,7 @@ def readings(matches: int) -> tuple[Reading, ...]:
 
 def rate(value: float) -> Interval:
     """A rate over the draws of a verdict."""
-    return Interval(value=value, low=value - 0.05, high=min(1, value + 0.05), draws=DRAWS)
+    return Interval(value=value, low=value - 0.05, high=min(1, value + 0.05), draws=OLD_KEYS_DRAWS)
 
 
 def an_old_report() -> Report:
@@ -247,8 +250,8 @@ def an_audit_report(*, ended: bool = False) -> AuditReport:
         return Measured(
             verdict="match" if test.log10_p <= LIMIT_LOG10_P else "no-match",
             test=test,
-            vs_rate=Interval(value=1, low=0.9, high=1, draws=DRAWS),
-            rs_rate=Interval(value=1, low=0.9, high=1, draws=DRAWS),
+            vs_rate=Interval(value=1, low=0.9, high=1, draws=OLD_KEYS_DRAWS),
+            rs_rate=Interval(value=1, low=0.9, high=1, draws=OLD_KEYS_DRAWS),
             decoys=tuple(best_of(readings(NOT_FOUND - number)) for number in range(DECOYS)),
             loss=loss,
             quality_loss=loss - 1,
@@ -277,7 +280,7 @@ def an_audit_report(*, ended: bool = False) -> AuditReport:
         inputs=(),
         tau=TAU,
         seed=0,
-        draws=DRAWS,
+        draws=OLD_KEYS_DRAWS,
     )
 
 

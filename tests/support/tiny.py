@@ -31,6 +31,7 @@ from service.tables.models import Model
 from service.tables.verifications import Verification
 from service.verifications.schemas import VerificationIn
 from service.verifications.service import submit
+from tests.support.places import GOLDEN
 from tests.support.tiny_models import make_marked, make_tiny_model
 
 TENANT = "ten_test"
@@ -93,6 +94,16 @@ def registered(context: Context, source: Path, tenant_id: str = TENANT) -> tuple
     request = ModelIn(name="tiny", artifact_id=artifact(context, source, tenant_id))
     with context.database.session() as session:
         return models.register(session, context, tenant_id, request)[:2]
+
+
+def make_old(folder: Path) -> Tiny:
+    """The files of a tiny model of another seed before and after a mark of version 2, and its key."""
+    source = make_tiny_model()
+    _save(source, folder / "source")
+    source.denoiser.load_state_dict(load_file(GOLDEN / "marked-v2.safetensors"))
+    _save(source, folder / "marked")
+    shutil.copy(GOLDEN / "marked-v2.safetensors", folder / "marked.safetensors")
+    return Tiny(folder, OwnerKey.from_json((GOLDEN / "marked-v2.key.json").read_text()))
 
 
 def ready(context: Context, tiny: Tiny, *, checkpoint: Path | None = None, tenant_id: str = TENANT, **columns: Any) -> Model:

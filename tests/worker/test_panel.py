@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from aiao_core.denoisers.weights import digest
 from aiao_core.formats.pipelines import load_model, untrained
-from aiao_core.formats.weight_files import digest
 from aiao_core.protocol import verification_seed
 from aiao_core.reports.parts import BitTest
 from service.keys import service as keys
@@ -59,9 +59,9 @@ def tried(monkeypatch) -> list[str]:
     """Digests of the models on which a new key was tried, in their order."""
     seen, real = [], panel.test_on
 
-    def test_on(denoiser, key, source_weights) -> BitTest:
+    def test_on(denoiser, key, seed, source) -> BitTest:
         seen.append(digest(denoiser.state_dict()))
-        return real(denoiser, key, source_weights)
+        return real(denoiser, key, seed, source)
 
     monkeypatch.setattr(module, "test_on", test_on)
     return seen
@@ -91,7 +91,7 @@ def test_a_new_key_is_tried_on_an_untrained_model_and_on_the_tenants_other_marke
     assert tried == [digest(model.state_dict()) for model in expected]
     assert tried[0] != tried[1]
     assert min(test.log10_p for test in found) > -6
-    assert {test.bits > 0 for test in found} == {True}
+    assert [test.bits > 0 for test in found] == [True, False]  # the other one is this key's source, which has no bits
     assert panel_of(context, other) == ()
 
 
@@ -124,23 +124,23 @@ def test_a_key_is_tried_on_models_of_its_architecture_alone_and_on_the_newest(co
     assert set(tried[1:]) == {digest(make_tiny_model(SOURCE).denoiser.state_dict())}
 
 
-def test_the_draws_of_a_panel_follow_from_key_source_and_model(context, tiny, embedded, monkeypatch):
+def test_the_draws_of_a_panel_follow_from_key_and_source(context, tiny, embedded, monkeypatch):
+    ready(context, tiny, checkpoint=tiny["source.zip"])
     seeds, real = [], panel.measure
 
     def measure(denoiser, key, seed, **options):
-        seeds.append((digest(denoiser.state_dict()), seed))
+        seeds.append(seed)
+        assert options["source"].weights == tiny.key.binding.source
         return real(denoiser, key, seed, **options)
 
     monkeypatch.setattr(panel, "measure", measure)
     assert embedded()[1].state == "succeeded"
-    source = digest(make_tiny_model(SOURCE).denoiser.state_dict())
-    assert seeds == [(weights, verification_seed(tiny.key.commitment, source, weights)) for weights, _ in seeds]
-    assert len(seeds) == 1
+    assert seeds == [verification_seed(tiny.key.commitment, tiny.key.binding.source, "panel")] * 2
 
 
-def test_a_mark_that_its_source_has_already_is_not_proved(context, tiny, embedded):
-    detail = failed(context, *embedded(source="marked.zip"))
-    assert detail.startswith("the watermark cannot be proved: the owner's key is found in the source, which must not carry")
+def test_a_source_that_the_key_is_not_bound_to_proves_nothing(context, tiny, embedded):
+    model, job = embedded(source="marked.zip")
+    assert (job.state, job.error["code"], model.checkpoint_object) == ("failed", "wrong-source", None)
 
 
 def test_a_mark_that_cannot_be_found_is_not_proved(context, tiny, embedded):

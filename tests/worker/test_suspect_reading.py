@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from aiao_core.denoisers.weights import digest
 from aiao_core.formats.pipelines import load_model
-from aiao_core.formats.weight_files import digest
 from demo_models.emoji.data import MODEL
 from service.jobs.repository import LeaseRepository
 from tests.support import children

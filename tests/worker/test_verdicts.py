@@ -12,7 +12,7 @@ from aiao_core.reports.verification import Counts, Report
 from service.tables.jobs import Job
 from service.tables.keys import StoredKey
 from service.tables.verifications import Verification
-from tests.support.tiny import artifact, ready, report_of, row, submitted
+from tests.support.tiny import artifact, make_old, ready, report_of, row, submitted
 from worker import running
 from worker.verify import verify_suspect
 
@@ -30,7 +30,7 @@ def tested(context):
     return tested
 
 
-def test_the_published_model_matches_and_its_source_is_a_control(context, tiny, tested):
+def test_the_published_model_matches_beside_its_source(context, tiny, tested):
     model = ready(context, tiny)
     panel = [BitTest.of(500, 1000).model_dump(mode="json")]
     with context.database.session() as session:
@@ -39,21 +39,34 @@ def test_the_published_model_matches_and_its_source_is_a_control(context, tiny, 
     report = report_of(context, found)
     assert (job.state, found.verdict, found.tested) == ("succeeded", "match", "checkpoint")
     assert found.log10_p == report.test.log10_p < LIMIT_LOG10_P
-    assert report.source_test.log10_p > -6
+    assert (report.key_version, report.source_weights) == (3, tiny.key.binding.source)
     assert (report.registration, report.tests) == ("service", Counts(with_key=1, of_file=1))
     assert report.panel == (BitTest.of(500, 1000),)
     assert found.suspect_weights == report.suspect_weights
     assert [entry.role for entry in report.inputs] == ["suspect", "watermarked", "source"]
 
 
-def test_a_source_that_carries_the_mark_voids_the_test(context, tiny, tested):
+def test_another_source_than_the_registered_one_is_an_error(context, tiny, tested):
+    """Nobody can change the source of a key: its signs follow from the one that was registered."""
     model = ready(context, tiny)
     marked = artifact(context, tiny["marked.zip"])
     with context.database.session() as session:
         session.merge(model).artifact_id = marked
     found, job = tested(submitted(context, model, tiny["marked.zip"]))
-    assert (job.state, found.verdict) == ("succeeded", "invalid")
-    assert "the owner's key is found in the source" in found.reason
+    assert (job.state, job.error["code"], found.verdict) == ("failed", "wrong-source", None)
+    assert tiny.key.binding.source in job.error["detail"]
+
+
+def test_stored_keys_of_version_2_are_tested_as_before(context, tiny, tested, tmp_path):
+    old = make_old(tmp_path)
+    model = ready(context, old)
+    found, job = tested(submitted(context, model, old["marked.safetensors"]))
+    report = report_of(context, found)
+    assert (job.state, found.verdict) == ("succeeded", "match")
+    assert (report.key_version, report.protocol, report.draws) == (2, 2, 100)
+    assert report.source_test.log10_p > -6
+    other, _ = tested(submitted(context, model, tiny["source.safetensors"]))
+    assert other.verdict == "no-match"
 
 
 @pytest.mark.parametrize("form", ["lora.bin", "lora.zip"])
@@ -96,7 +109,7 @@ def test_what_release_0_1_0_has_queued_is_tested_by_the_rules_of_today(context, 
     found, job = tested(verification)
     report = report_of(context, found)
     assert (job.state, found.verdict) == ("succeeded", "no-match")
-    assert (report.draws, len(report.decoys), report.tau) == (100, 8, 0.75)
+    assert (report.draws, len(report.decoys), report.tau) == (8, 8, 0.75)
     assert report.max_log10_p == LIMIT_LOG10_P
     assert report.seed == verification_seed(report.commitment, report.source_weights, report.suspect_weights) != 7
     assert report.registration == "service"

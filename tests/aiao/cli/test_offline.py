@@ -93,7 +93,7 @@ def test_no_match_is_exit_status_1_and_the_same_key_and_weights_give_the_same_nu
     reports = [json.loads(text) for text in (done.stdout, plain.to_json())]
     assert {name: reports[0][name] for name in NUMBERS} == {name: reports[1][name] for name in NUMBERS}
     assert reports[0]["verdict"] == "no-match"
-    assert (reports[0]["draws"], len(reports[0]["decoys"]), reports[0]["registration"]) == (100, 8, "key-file")
+    assert (reports[0]["draws"], len(reports[0]["decoys"]), reports[0]["registration"]) == (8, 8, "key-file")
     assert done.stderr == ""
     assert OwnerKey.from_json((owned / "my.key.json").read_text()).secret not in done.stdout
 
@@ -141,7 +141,7 @@ def test_a_test_by_other_rules_is_no_verdict_and_exit_status_3(offline, tmp_path
 
 
 def test_the_rules_may_be_named_as_they_are(offline):
-    assert offline("suspect.safetensors", "--draws", "100", "--decoys", "8")[0] == 1
+    assert offline("suspect.safetensors", "--draws", "8", "--decoys", "8")[0] == 1
 
 
 def test_another_seed_explores_with_other_draws_and_the_same_one_with_the_same(offline, plain):

@@ -407,7 +407,7 @@ def test_a_suspect_is_verified_against_a_ready_model(client, backstage, folder, 
     verification = submission.verification
     assert moved[-1] == (suspect.stat().st_size,) * 2
     assert (verification.suspect_name, verification.status, verification.verdict) == ("suspect.zip", "queued", None)
-    assert verification.options == {"draws": 100, "decoys": 8, "tau": 0.75, "max_log10_p": -25, "seed": None}
+    assert verification.options == {"draws": None, "decoys": 8, "tau": 0.75, "max_log10_p": -25, "seed": None}
     with pytest.raises(ApiError, match="has no report"):
         client.verifications.report(verification.id)
     expected = rows.finish_verification(backstage, tenant_of(client, backstage), verification.id, submission.job.id)
@@ -480,7 +480,7 @@ def test_a_ready_model_is_audited(client, backstage, folder, publish, tmp_path):
     (tmp_path / "images" / "a.png").write_bytes(b"1")
     start = client.audits.create(model_id, attacks=("weight-clipping",), images=tmp_path / "images", options={"seed": 5})
     audit = start.audit
-    assert (audit.attacks, audit.preset, audit.options) == (["weight-clipping"], None, {"draws": 100, "seed": 5})
+    assert (audit.attacks, audit.preset, audit.options) == (["weight-clipping"], None, {"draws": None, "seed": 5})
     assert (audit.status, audit.summary) == ("queued", None)
     assert client.artifacts.get(audit.images_artifact_id).kind == "images"
     with pytest.raises(ApiError, match="has no report"):

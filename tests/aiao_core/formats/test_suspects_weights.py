@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
+from aiao_core.denoisers.weights import digest
 from aiao_core.errors import InvalidCheckpoint
 from aiao_core.formats import suspects
 from aiao_core.formats.archives import opened
 from aiao_core.formats.suspects import load_suspect
-from aiao_core.formats.weight_files import digest
 from tests.support.suspect_files import (
     CONFIGS,
     PREFIX,

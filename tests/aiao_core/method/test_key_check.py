@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from aiao_core.denoisers import family_of
+from aiao_core.derivation import choose_layers
 from aiao_core.errors import EmbeddingFailed, InvalidKey, TracingError
-from aiao_core.key import Layer, OwnerKey, choose_layers
+from aiao_core.key import Layer, OwnerKey
 from aiao_core.method.fine_tuning import randomly_conditioned
 from aiao_core.method.inputs import plain_noise
-from aiao_core.method.key_check import check_key, sets_as_near
+from aiao_core.method.key_check import CheckedKey, check_key, sets_as_near
 from aiao_core.method.key_selection import select_key
 from aiao_core.method.lazy import probe
 from aiao_core.method.subpaths import SPAN, all_subpaths
@@ -40,7 +41,8 @@ def order_of(model) -> list[str]:
 
 def honest(model, seed: bytes = SEED, **options) -> OwnerKey:
     """A key as the embedding of a model makes it, of many or of few layers."""
-    return select_key(model, seed, examples_of(model), QUICK.model_copy(update=options))
+    key = select_key(model, seed, examples_of(model), QUICK.model_copy(update=options))
+    return replace(key, version=2, binding=None)
 
 
 @given(st.data())
@@ -78,7 +80,7 @@ def test_an_honest_key_has_nothing_to_pay_for_and_is_read_on_all_subpaths(family
 def of_layers(model, names: list[str]) -> OwnerKey:
     """A key of these layers, in the order in which they run, and one subpath."""
     layers = tuple(layer for layer, _ in positional_layers(model.denoiser, traced(model)) if layer.name in names)
-    return OwnerKey(SEED, model.architecture, 1000, layers, all_subpaths(len(layers))[-1:])
+    return OwnerKey(SEED, model.architecture, 1000, layers, all_subpaths(len(layers))[-1:], version=2)
 
 
 def traced(model):
@@ -134,7 +136,7 @@ def test_what_was_picked_is_paid_for_by_how_far_it_is_from_the_first_choice(data
     dropped = data.draw(st.permutations(first))[:swaps]
     picked = {*first} - {*dropped} | {*data.draw(st.permutations(left_out))[:swaps]}
     layers = tuple(layer for layer in LAYERS if layer.name in picked)
-    key = OwnerKey(SEED, TINY.architecture, 1000, layers, all_subpaths(size))
+    key = OwnerKey(SEED, TINY.architecture, 1000, layers, all_subpaths(size), version=2)
     charged = check_key(key, TINY.denoiser).log10_choices
     assert charged == (math.log10(sets_as_near(len(order), size, swaps)) if swaps else 0)
 
@@ -180,25 +182,36 @@ def test_an_honest_key_fits_every_fine_tune(family):
 def test_every_honest_key_of_the_tiny_model_fits_it_and_its_fine_tunes(tiny_model, tiny_examples, layers, seed):
     options = EmbeddingOptions(layers=layers)
     try:
-        key = select_key(tiny_model, bytes([seed]) * 32, tiny_examples, options)
+        bound = select_key(tiny_model, bytes([seed]) * 32, tiny_examples, options)
     except EmbeddingFailed:  # too few bits for a key at all
         return
+    key = replace(bound, version=2, binding=None)
     tuned = probe(tiny_model, tiny_examples, steps=3, learning_rate=1e-2)
     for denoiser in (tiny_model.denoiser, tuned):
         checked = check_key(key, denoiser)
         assert checked.log10_choices == 0
         assert set(key.subpaths) <= set(checked.key.subpaths)
+        assert check_key(bound, denoiser) == CheckedKey(bound, 0)
 
 
-def test_a_checked_key_is_the_same_but_for_its_subpaths_however_few_the_file_lists(tiny_model, tiny_key):
-    one = replace(tiny_key, subpaths=tiny_key.subpaths[:1])
-    assert check_key(one, tiny_model.denoiser) == check_key(tiny_key, tiny_model.denoiser)
+@every_family
+@pytest.mark.parametrize("lazy_fraction", [0.5, 1])
+def test_a_bound_key_is_read_as_it_is_and_pays_for_nothing(family, lazy_fraction):
+    """Its signs follow from its layers and subpaths: whoever picks others has other signs."""
+    model = make(family)
+    key = select_key(model, SEED, examples_of(model), QUICK.model_copy(update={"layers": 1000, "lazy_fraction": lazy_fraction}))
+    assert check_key(key, model.denoiser) == CheckedKey(key, 0)
+
+
+def test_a_checked_key_is_the_same_but_for_its_subpaths_however_few_the_file_lists(tiny_model, old_key):
+    one = replace(old_key, subpaths=old_key.subpaths[:1])
+    assert check_key(one, tiny_model.denoiser) == check_key(old_key, tiny_model.denoiser)
 
 
 def key_of(names: list[str], subpaths, channels: int | None = None) -> OwnerKey:
     layers = {layer.name: layer for layer in LAYERS}
     found = tuple(layers.get(name, Layer(name=name, channels=channels or 8)) for name in names)
-    return OwnerKey(SEED, TINY.architecture, 1000, found, tuple(subpaths))
+    return OwnerKey(SEED, TINY.architecture, 1000, found, tuple(subpaths), version=2)
 
 
 @pytest.mark.parametrize(

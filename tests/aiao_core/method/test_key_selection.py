@@ -6,14 +6,17 @@ import torch
 
 from aiao_core import key as key_module
 from aiao_core.denoisers import predict
+from aiao_core.denoisers.weights import digest
+from aiao_core.derivation import choose_layers
 from aiao_core.errors import EmbeddingFailed
-from aiao_core.key import choose_layers
+from aiao_core.key import Binding
 from aiao_core.method.inputs import arbitrary_inputs
 from aiao_core.method.key_selection import REACH_SHARE, select_key, synthetic_examples
 from aiao_core.method.lazy import probe, relative_changes
 from aiao_core.method.subpaths import SPAN, all_subpaths, reach, widest
 from aiao_core.method.tracing import eligible_layers, trace
 from aiao_core.method.watermark import Watermark, trigger_edits
+from aiao_core.protocol import VERSION
 from tests.support.tiny_models import QUICK
 
 
@@ -43,7 +46,7 @@ def test_or_among_the_lazy_layers_only(tiny_model, tiny_examples):
 
 def test_a_key_too_small_for_any_match_is_refused(tiny_model, tiny_examples):
     options = QUICK.model_copy(update={"layers": 4})
-    with pytest.raises(EmbeddingFailed, match=r"the key has \d+ bits, .* were all of them right; ask for more layers than 4"):
+    with pytest.raises(EmbeddingFailed, match=r"the key has \d+ bits: .* were all of them right; ask for more layers than 4"):
         select_key(tiny_model, bytes(range(32)), tiny_examples, options)
 
 
@@ -60,17 +63,23 @@ def test_other_keys_choose_other_layers_and_each_its_own_again(tiny_model, tiny_
 
 def test_response_signs_have_no_say_in_the_choice(tiny_model, tiny_examples, monkeypatch):
     """The exact test rests on it: with every response sign turned round, the same layers and subpaths are chosen."""
-    derive = key_module.derive_bits
+    derive = key_module.bound_bits
     before = select_key(tiny_model, bytes(range(32)), tiny_examples, QUICK)
-    signs = before.response_sign(1)
-    monkeypatch.setattr(
-        key_module,
-        "derive_bits",
-        lambda seed, purpose, name, count: derive(seed, purpose, name, count) ^ (purpose == "response-sign"),
-    )
+    signs = before.subpath_sign(*before.subpaths[0])
+    monkeypatch.setattr(key_module, "bound_bits", lambda *of: ~derive(*of))
     after = select_key(tiny_model, bytes(range(32)), tiny_examples, QUICK)
     assert (after.layers, after.subpaths) == (before.layers, before.subpaths)
-    assert (after.response_sign(1) == -signs).all()
+    assert (after.subpath_sign(*after.subpaths[0]) == -signs).all()
+
+
+def test_a_new_key_is_bound_to_the_source_the_protocol_and_a_beacon(tiny_model, tiny_examples):
+    weights = digest(tiny_model.denoiser.state_dict())
+    key = select_key(tiny_model, bytes(range(32)), tiny_examples, QUICK)
+    assert (key.version, key.binding) == (3, Binding(source=weights, protocol=VERSION))
+    later = select_key(tiny_model, bytes(range(32)), tiny_examples, QUICK, beacon="round 4711")
+    assert later.binding == Binding(source=weights, protocol=VERSION, beacon="round 4711")
+    assert (later.layers, later.subpaths, later.commitment) == (key.layers, key.subpaths, key.commitment)
+    assert later.bound_to != key.bound_to
 
 
 def test_reach_is_the_relative_change_of_the_later_layer(tiny_model, tiny_examples, tiny_key):

@@ -36,24 +36,30 @@ def test_the_source_itself_preserves_and_hides_perfectly(tiny_model, tiny_key, b
     terms = terms_of(tiny_model.denoiser, tiny_model, tiny_key, batch, layers)
     assert terms.preserve == pytest.approx(0, abs=1e-10)
     assert terms.covert == pytest.approx(0, abs=1e-6)
-    assert terms.response > 0.3 * MARGIN  # unmarked: about half of the signs are wrong
+    assert terms.response == pytest.approx(1)  # in units of the margin: it does not differ from itself
 
 
 def test_the_response_term_is_the_hinge_of_the_definition(tiny_model, tiny_key, batch):
-    """Input by input and layer by layer, each from a forward pass of its own."""
+    """Input by input and subpath by subpath, each from forward passes of its own."""
+    marked = copy.deepcopy(tiny_model.denoiser)
+    for parameter in marked.parameters():
+        parameter.data.mul_(1.1)
     trigger_layers = [tiny_key.trigger_layers[number % len(tiny_key.trigger_layers)] for number in range(4)]
     watermark = Watermark(tiny_key, tiny_model.denoiser)
     scales = measure_scales(tiny_model.denoiser, tiny_model.schedule, watermark, batch)
     hinges = []
     for row, i in enumerate(trigger_layers):
         edits = trigger_edits([(watermark, i)])
-        with torch.no_grad(), trace(tiny_model.denoiser, capture=watermark.names, edit=edits) as features:
-            predict(tiny_model.denoiser, batch[row : row + 1])
+        seen = []
+        for denoiser in (marked, tiny_model.denoiser):
+            with torch.no_grad(), trace(denoiser, capture=watermark.names, edit=edits) as features:
+                predict(denoiser, batch[row : row + 1])
+            seen.append(dict(features))
         for j in [j for first, j in tiny_key.subpaths if first == i]:
-            means = channel_means(features[watermark.names[j]], watermark.axes[j])
-            spread = scales.deviation[j][watermark.response_channels[j]]
-            hinges.append(torch.relu(MARGIN - watermark.response(j, means) / spread).mean())
-    terms = terms_of(tiny_model.denoiser, tiny_model, tiny_key, batch, trigger_layers)
+            ours, theirs = (channel_means(features[watermark.names[j]], watermark.axes[j]) for features in seen)
+            sign = torch.from_numpy(tiny_key.subpath_sign(i, j))
+            hinges.append(torch.relu(MARGIN - sign * (ours - theirs) / scales.deviation[j]).mean() / MARGIN)
+    terms = terms_of(marked, tiny_model, tiny_key, batch, trigger_layers)
     assert float(terms.response) == pytest.approx(float(torch.stack(hinges).mean()), rel=1e-4)
 
 

@@ -37,6 +37,8 @@ FIGURES: dict[str, Any] = {
     "trigger_layers": st.integers(1, 500),
     "strayed_channels": st.none() | st.integers(0, 10_000),
     "ways": st.none(),
+    "key_version": st.none(),
+    "verified_subpaths": st.none(),
     "readings": st.none(),
     "triggered_alone": tests,
     "untriggered": tests,

@@ -26,7 +26,7 @@ def test_an_audit_is_accepted_with_a_job_to_follow(api, http, owned):
     assert int(answer.headers["retry-after"]) > 0
     assert (audit["status"], audit["summary"], audit["error"]) == ("queued", None, None)
     assert (audit["attacks"], audit["preset"]) == (attacks[:2], None)  # one that is named twice is tried once
-    assert (audit["options"], audit["job_id"]) == ({"draws": 100, "seed": 1}, job["id"])
+    assert (audit["options"], audit["job_id"]) == ({"draws": None, "seed": 1}, job["id"])
     assert (audit["model_id"], audit["images_artifact_id"]) == (owned.model_id, images)
     assert (job["kind"], job["subject_id"]) == ("audit", audit["id"])
     assert http.get(f"/v1/audits/{audit['id']}").json() == audit
@@ -120,7 +120,7 @@ def test_what_is_out_of_range_is_named(http, body, place):
 def test_an_audit_has_as_many_draws_as_a_verification(http, owned, backstage, draws):
     before = count(backstage, "jobs")
     answer = post(http, audits_of(owned.model_id), {"preset": "quick", "options": {"draws": draws}})
-    assert f"draws is 100 in every test, not {draws}: leave it out" in problem(answer, 422, "invalid-request")
+    assert f"draws is 8 in every test, not {draws}: leave it out" in problem(answer, 422, "invalid-request")
     assert count(backstage, "jobs") == before
 
 

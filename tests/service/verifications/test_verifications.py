@@ -20,7 +20,7 @@ def test_a_submission_is_accepted_with_a_job_to_follow(api, http, owned):
     assert answer.headers["location"] == f"/v1/jobs/{job['id']}"
     assert int(answer.headers["retry-after"]) > 0
     assert (verification["status"], verification["verdict"], verification["log10_p"]) == ("queued", None, None)
-    assert verification["options"] == {"draws": 100, "decoys": 8, "tau": 0.75, "max_log10_p": -25, "seed": None}
+    assert verification["options"] == {"draws": None, "decoys": 8, "tau": 0.75, "max_log10_p": -25, "seed": None}
     assert verification["job_id"] == job["id"]
     assert verification["suspect_sha256"] == http.get(f"/v1/artifacts/{suspect}").json()["sha256"]
     assert (job["kind"], job["subject_id"]) == ("verify", verification["id"])
