@@ -85,29 +85,6 @@ def verify(
         if offline and source is None:
             err.print("Name the model before the watermark with --source: the key is read against it, or else loses many bits.")
     if report_file:
-        check_report_file(report_file, force=force)
-    result: Report | Summary
-    if offline:
-        if key is None or model is not None:
-            raise ClientError("an offline test needs the owner's key and no model: aiao verify --offline --key KEYFILE SUSPECT")
-        result = _offline(suspect, base, source, key, options, quiet=json)
-    else:
-        if source is not None:
-            raise ClientError("a service has the registered source; --source is for --offline")
-        if model is None:
-            raise ClientError("name the registered model: aiao verify --model mdl_… SUSPECT, or test with --offline --key")
-        if reasons := VerificationOptions.model_validate(options).departures():
-            raise ClientError(f"a service gives verdicts alone, and to explore there is --offline: {'; '.join(reasons)}")
-        result = _by_service(suspect, base, model, key, options, quiet=json)
-    if json:
-        out.print(result.to_json(), end="")
-    else:
-        print_verdict(result)
-        if offline and source is None:
-            err.print(
-                "Name the model before the watermark with --source: the key is read against it, and without it many bits are lost."
-            )
-    if report_file:
         _save(result, report_file, force=force)
     raise typer.Exit(STATUS.get(result.verdict, NO_VERDICT))
 

@@ -229,7 +229,7 @@ def test_moved_turned_and_scaled_channels_are_read_as_the_sources(tiny_model, ma
     assert deciding(found.readings()).aligned
     for before, after in zip(as_published.readings(), found.readings(), strict=True):
         if after.aligned:
-            assert after.test.matches > 0.99 * before.test.matches
+            assert after.test.matches > 0.95 * before.test.matches
 
 
 def test_the_source_itself_has_no_bits(marked):
