@@ -1,7 +1,8 @@
-"""The exact test's probabilities, without underflow and without approximation (this project)."""
+"""The exact test's probabilities, without underflow and to the last digit of a float (this project)."""
 
 import math
 from fractions import Fraction
+from functools import lru_cache
 
 from scipy.special import betaincinv
 
@@ -13,7 +14,14 @@ MAX_READINGS = 8
 the registered ones, with interference or without."""
 
 CLEAREST = 0.5
-"""Fraction of the bits that the test counts, the clearest first. Overwriting leaves many bits that no longer respond."""
+"""Fraction of the bits that the test of keys of version 1 and 2 counts, the clearest first. Overwriting leaves many bits that
+no longer respond."""
+
+NEGLIGIBLE = 80
+"""Binary digits to which a tail is summed."""
+
+CHECKED = 64
+"""Terms of a tail between two looks at how much is left."""
 
 
 def log10_binomial_tail(matches: int, bits: int, best_of: int = 1) -> float:
@@ -54,14 +62,18 @@ def _check(successes: int, trials: int) -> None:
         raise ValueError(f"{successes} successes in {trials} trials are impossible")
 
 
+@lru_cache(maxsize=256)
 def _tail(first: int, bits: int) -> int:
-    """Count the outcomes, of 2**bits, with at least ``first`` matches."""
+    """Count the outcomes, of 2**bits, with at least ``first`` matches, to a part in 2**80: less than a float can tell."""
     if first > bits:
         return 0
     if first <= bits // 2:
         return (1 << bits) - _tail(bits - first + 1, bits)  # by symmetry: fewer than `first` matches are as likely
     outcomes = term = math.comb(bits, first)
     for k in range(first, bits):
+        # The terms fall ever faster, so those that are left are together less than term * (bits - k) / (2 * k + 1 - bits).
+        if k % CHECKED == 0 and (term * (bits - k)) << NEGLIGIBLE < outcomes * (2 * k + 1 - bits):
+            break
         term = term * (bits - k) // (k + 1)
         outcomes += term
     return outcomes

@@ -123,7 +123,7 @@ def print_verdict(report: "Report | Summary") -> None:
         UNRULED,
         Report,
     )
-    from aiao_core.reports.words import WORDS, before_the_rules, sentence
+    from aiao_core.reports.words import OLD_KEY, WORDS, before_the_rules, sentence
 
     out.print(f"{WORDS[report.verdict]}: {sentence(report)}", style=STYLES.get(report.verdict, "bold magenta"))
     if isinstance(report, Report):
@@ -133,6 +133,8 @@ def print_verdict(report: "Report | Summary") -> None:
     if old:
         for notice in before_the_rules(report.max_log10_p, log10_p, report.verdict):
             out.print(f"  from before the rules of a verdict: {notice}", style="yellow")
+    if isinstance(report, Report) and not report.bound:
+        out.print(f"  the key is from before version 3: {OLD_KEY}", style="yellow")
     print_table(["figure", "value", ""], rows)
 
 
@@ -155,6 +157,10 @@ def _figures(report: "Report") -> list[list[str]]:
         ["without the trigger", f"{report.untriggered.log10_p:.2f}", "not a part of the verdict"],
         [f"best of {len(report.decoys)} decoy keys", f"{best_decoy:.2f}", "control"],
     ]
+    if report.verified_subpaths is not None:
+        rows.insert(
+            4, ["subpaths that verify", f"{report.verified_subpaths} of {len(report.subpaths)}", "one in 1,000 by chance"]
+        )
     if report.source_test:
         rows.append(["the key on the source", f"{report.source_test.log10_p:.2f}", "control"])
     if report.base_test:

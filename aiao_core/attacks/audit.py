@@ -93,6 +93,7 @@ def audit(
         software=software(),
         model_name=subject.model_name,
         commitment=key.commitment,
+        key_version=key.version,
         architecture=key.architecture.fingerprint,
         max_log10_p=LIMIT_LOG10_P,
         max_quality_loss=MAX_QUALITY_LOSS,

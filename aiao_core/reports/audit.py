@@ -7,6 +7,8 @@ from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
+from aiao_core.key import BINDING_VERSION
+from aiao_core.key import Version as KeyVersion
 from aiao_core.protocol import LIMIT_LOG10_P
 from aiao_core.reports.parts import BitTest, Document, Frozen, Interval
 from aiao_core.statistics import FORMER_READINGS, MAX_READINGS
@@ -14,8 +16,14 @@ from aiao_core.statistics import FORMER_READINGS, MAX_READINGS
 Outcome = Literal["withstood", "ended", "ruined", "no-model"]
 """Outcome of an attack: the model is useful and matches; useful and does not match; not useful; not there to test."""
 
-READINGS_OF = {4: (FORMER_READINGS,), 5: (MAX_READINGS // 2, MAX_READINGS)}
+READINGS_OF = {4: (FORMER_READINGS,), 5: (MAX_READINGS // 2, MAX_READINGS), 6: (MAX_READINGS // 2, MAX_READINGS)}
 """Number of readings to choose from, by version of the report: one before; the most with a source."""
+
+BOUND_READINGS = 2, 4
+"""The same for keys since version 3."""
+
+UNBOUND = 5
+"""Last version of reports that do not name the version of the key, which is 1 or 2."""
 
 TOLERANCE = 1e-3
 """Tolerance of a ratio of losses: an interrupted audit may resume on another machine, which rounds differently."""
@@ -75,12 +83,15 @@ class AuditReport(Document):
     noun = "audit"
 
     format: Literal["aiao.audit"] = "aiao.audit"
-    version: Literal[1, 2, 3, 4, 5] = 5
-    """Version 1 tested as verification reports did until their version 2, the versions 2 to 5 as those of 3 to 6."""
+    version: Literal[1, 2, 3, 4, 5, 6] = 6
+    """Version 1 tested as verification reports did until their version 2, the versions 2 to 6 as those of 3 to 7."""
     created_at: datetime
     software: dict[str, str]
     model_name: str | None
     commitment: str
+    key_version: KeyVersion | None = Field(
+        None, description="of the key; absent before version 6", exclude_if=lambda value: value is None
+    )
     architecture: str
     max_log10_p: float = Field(lt=0, description="log10 of the p-value at or below which it is a match")
     max_quality_loss: float = Field(gt=0, description="below it a model counts as useful")
@@ -93,12 +104,16 @@ class AuditReport(Document):
     inputs: tuple[AuditInput, ...]
     tau: float
     seed: int = Field(ge=0)
-    draws: int = Field(ge=1)
+    draws: int = Field(ge=1, description="in all, or for each trigger layer of a key of version 3")
 
     @model_validator(mode="after")
     def _outcomes_follow(self) -> "AuditReport":
+        if (self.key_version is None) != (self.version <= UNBOUND):
+            raise ValueError("the version of the key is missing, or the report is from before it was named")
+        bound = (self.key_version or 1) >= BINDING_VERSION
+        readings = BOUND_READINGS if bound else READINGS_OF.get(self.version, (1,))
         for measured in (self.published, *(attack.measured for attack in self.attacks if attack.measured)):
-            if measured.test.best_of not in READINGS_OF.get(self.version, (1,)):
+            if measured.test.best_of not in readings:
                 raise ValueError("a test is not the best of the readings, or there were none to choose from")
             if (measured.test.log10_p <= self.max_log10_p) != (measured.verdict == "match"):
                 raise ValueError("a verdict does not follow from log10_p and its threshold")

@@ -23,9 +23,10 @@ digests = st.text("0123456789abcdef", min_size=64, max_size=64).map("sha256:{}".
 scores = st.floats(-20_000, 0)
 
 
-def test_the_constants_are_those_of_version_2():
-    assert protocol.VERSION == 2
-    assert (protocol.DRAWS, protocol.DECOYS, protocol.TAU) == (100, 8, 0.75)
+def test_the_constants_are_those_of_version_3_and_older_keys_keep_those_of_version_2():
+    assert [protocol.version_for(key) for key in (1, 2, 3)] == [2, 2, protocol.VERSION] == [2, 2, 3]
+    assert [protocol.draws_for(version) for version in (2, 3)] == [100, protocol.DRAWS] == [100, 8]
+    assert (protocol.DECOYS, protocol.TAU, protocol.SUBPATH_LOG10_P) == (8, 0.75, -3)
     for value, power in ((CONTROL_LOG10_P, 20), (LIMIT_LOG10_P, 64), (STRONGEST_LOG10_P, 128)):
         assert math.isclose(10**value, 2**-power)
     assert [round(value, 4) for value in (LIMIT_LOG10_P, STRONGEST_LOG10_P)] == [-19.2659, -38.5318]
@@ -33,19 +34,22 @@ def test_the_constants_are_those_of_version_2():
 
 
 def test_the_seed_of_a_test_never_changes():
-    """Golden values: a report of this version is repeated with the same draws."""
-    assert verification_seed(COMMITMENT, SOURCE, SUSPECT) == 108974722023099
-    assert verification_seed(COMMITMENT, None, SUSPECT) == 170433364543819
-    assert verification_seed(commitment(bytes(range(32))), None, SUSPECT) == 87694587159665
+    """Golden values: a report of each version is repeated with the same draws."""
+    assert verification_seed(COMMITMENT, SOURCE, SUSPECT, 3) == verification_seed(COMMITMENT, SOURCE, SUSPECT)
+    assert verification_seed(COMMITMENT, SOURCE, SUSPECT) == 204390257207939
+    assert verification_seed(COMMITMENT, None, SUSPECT) == 231780546215928
+    assert verification_seed(COMMITMENT, SOURCE, SUSPECT, 2) == 108974722023099
+    assert verification_seed(COMMITMENT, None, SUSPECT, 2) == 170433364543819
+    assert verification_seed(commitment(bytes(range(32))), None, SUSPECT, 2) == 87694587159665
 
 
-@given(digests, st.none() | digests, digests)
-def test_the_seed_is_a_hash_of_what_is_tested_and_needs_no_library(of_key, source, suspect):
-    text = f"aiao/v2/verification/{of_key}/{source or 'no source'}/{suspect}"
-    seed = verification_seed(of_key, source, suspect)
+@given(digests, st.none() | digests, digests, st.sampled_from([2, 3]))
+def test_the_seed_is_a_hash_of_what_is_tested_and_needs_no_library(of_key, source, suspect, version):
+    text = f"aiao/v{version}/verification/{of_key}/{source or 'no source'}/{suspect}"
+    seed = verification_seed(of_key, source, suspect, version)
     assert seed == int(hashlib.sha256(text.encode()).hexdigest()[:12], 16)
     assert 0 <= seed < 2**48
-    assert verification_seed(of_key, source, suspect) == seed
+    assert verification_seed(of_key, source, suspect, version) == seed
 
 
 @given(st.lists(digests, min_size=6, max_size=6, unique=True))

@@ -3,11 +3,11 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest, kstest
 
-from aiao_core.statistics import clopper_pearson, log10_binomial_tail, randomized_p_value
+from aiao_core.statistics import _tail, clopper_pearson, log10_binomial_tail, randomized_p_value
 
 
 @given(st.integers(1, 400).flatmap(lambda bits: st.tuples(st.integers(0, bits), st.just(bits))), st.integers(1, 9))
@@ -22,6 +22,14 @@ def test_tail_is_exact(bits, data):
     exact = Fraction(sum(math.comb(bits, k) for k in range(matches, bits + 1)), 2**bits)
     expected = math.log10(exact.numerator) - math.log10(exact.denominator)
     assert log10_binomial_tail(matches, bits) == pytest.approx(expected, abs=1e-9)
+
+
+@settings(max_examples=30)
+@given(st.integers(200, 4000), st.floats(0.4, 1))
+def test_what_is_left_out_of_a_long_tail_is_less_than_a_float_can_tell(bits, share):
+    first = math.ceil(share * bits)
+    whole = sum(math.comb(bits, k) for k in range(first, bits + 1))
+    assert abs(_tail(first, bits) - whole) <= whole >> 70
 
 
 @given(st.integers(0, 50_000))

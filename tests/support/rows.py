@@ -268,6 +268,7 @@ def an_audit_report(*, ended: bool = False) -> AuditReport:
         software={"aiao": "0"},
         model_name="<script>alert(1)</script>",
         commitment="sha256:" + "0" * 64,
+        key_version=2,
         architecture=ARCHITECTURE.fingerprint,
         max_log10_p=LIMIT_LOG10_P,
         max_quality_loss=0.2,

@@ -83,7 +83,7 @@ def verify(
     else:
         print_verdict(result)
         if offline and source is None:
-            err.print("Name the model before the watermark with --source: without it the most important control is missing.")
+            err.print("Name the model before the watermark with --source: the key is read against it, or else loses many bits.")
     if report_file:
         _save(result, report_file, force=force)
     raise typer.Exit(STATUS.get(result.verdict, NO_VERDICT))

@@ -276,7 +276,7 @@ def test_what_cannot_be_tested_is_an_error_in_a_sentence_and_no_verdict(offline,
     assert reason in sentence
 
 
-HINT = "Name the model before the watermark with --source: without it the most important control is missing."
+HINT = "Name the model before the watermark with --source: the key is read against it, or else loses many bits."
 
 
 @pytest.mark.parametrize("suspect", ["suspect.safetensors", "marked"])

@@ -114,8 +114,8 @@ def test_permuted_channels_are_found_again_with_the_source(tiny_model, tiny_key,
     assert report.attacks[0].measured.test == best_of(after.readings())
     differing = []
     for first, second in zip(before.readings(), after.readings(), strict=True):
-        if second.aligned:  # near zero a few bits may round to the other side
-            assert abs(first.test.matches - second.test.matches) <= 2
+        if second.aligned:  # a channel or two that look like another are mistaken for it
+            assert abs(first.test.matches - second.test.matches) <= 0.01 * first.test.bits
         differing.append(first.test != second.test)
     assert any(differing[:2])
     without = tried(published, tiny_key, tiny_examples, attack)

@@ -34,12 +34,28 @@ def test_golden_reports_of_every_version_are_read(version):
     )
 
 
-def test_the_golden_report_of_todays_test_is_read():
-    text = (GOLDEN / "audit-v5.json").read_text()
+@pytest.mark.parametrize(("version", "readings", "key_version"), [(5, 8, None), (6, 4, 3)])
+def test_the_golden_reports_of_tests_under_the_rules_are_read(version, readings, key_version):
+    text = (GOLDEN / f"audit-v{version}.json").read_text()
     report = AuditReport.from_json(text)
     assert report.to_json() == text
-    assert report.max_log10_p == LIMIT_LOG10_P
-    assert "the best of 8 readings" in to_html(report)
+    assert (report.max_log10_p, report.key_version) == (LIMIT_LOG10_P, key_version)
+    assert f"the best of {readings} readings" in to_html(report)
+
+
+@pytest.mark.parametrize("change", ["no version of the key", "more readings than there are", "an older version"])
+def test_an_altered_audit_of_a_bound_key_is_refused(change):
+    document = json.loads((GOLDEN / "audit-v6.json").read_bytes())
+    match change:
+        case "no version of the key":
+            del document["key_version"]
+        case "more readings than there are":
+            test = document["published"]["test"]
+            document["published"]["test"] = json.loads(BitTest.of(test["matches"], test["bits"], 8).model_dump_json())
+        case "an older version":
+            document["version"] = 5
+    with pytest.raises(InvalidReport):
+        AuditReport.from_json(json.dumps(document))
 
 
 @pytest.mark.parametrize(
@@ -72,7 +88,7 @@ def test_an_altered_report_is_refused(change):
     withstood, ended, no_model = (attacks[name] for name in ("full-fine-tuning-200", "lora-4-100", "weight-shifting"))
     match change:
         case "version":
-            document["version"] = 6
+            document["version"] = 7
         case "format":
             document["format"] = "aiao.report"
         case "unknown field":

@@ -18,7 +18,7 @@ from aiao_core.reports.verification import Counts, Report
 from aiao_core.reports.verification_page import summary_to_html, to_html
 from tests.support.places import GOLDEN
 
-REPORTS = {version: Report.from_json((GOLDEN / f"report-v{version}.json").read_bytes()) for version in range(1, 7)}
+REPORTS = {version: Report.from_json((GOLDEN / f"report-v{version}.json").read_bytes()) for version in range(1, 8)}
 every_version = pytest.mark.parametrize("version", REPORTS)
 
 tests = st.integers(0, 3000).flatmap(

@@ -24,7 +24,7 @@ def report() -> Report:
     return Report.from_json((GOLDEN / "report-v1.json").read_bytes())
 
 
-@pytest.mark.parametrize("version", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 5, 6, 7])
 def test_golden_reports_of_every_version_are_read(version):
     text = (GOLDEN / f"report-v{version}.json").read_text()
     report = Report.from_json(text)
@@ -35,9 +35,13 @@ def test_golden_reports_of_every_version_are_read(version):
     assert ("This report is from before the rules of a verdict." in page) == (version < 6)
     assert ("Its limit was log10 p -9" in page) == (version < 6)
     assert ("triggered minus untriggered answer" in page) == (version < 3)
-    assert ("the clearest half" in page) == (version >= 3)
-    assert ("answers to any trigger" in page) == (version >= 4)
+    assert ("the clearest half" in page) == (3 <= version <= 6)
+    assert ("answers to any trigger" in page) == (4 <= version <= 6)
     assert (f"is multiplied by {report.test.best_of}." in page) == (version >= 5)
+    assert ("can be read out of the published weights, in a minute" in page) == (version <= 6)
+    assert (
+        ("Subpaths that verify alone" in page) == ("answer to the owner's triggers minus the source" in page) == (version == 7)
+    )
     # Whatever the score: no more is claimed than the derivation of the signs can bear.
     assert report.test.log10_p < STRONGEST_LOG10_P
     said = f"<b>{probability(STRONGEST_LOG10_P)}</b>"
@@ -71,7 +75,7 @@ def test_an_altered_report_is_refused(change):
         case "log10_p":
             document["test"]["log10_p"] -= 1
         case "version":
-            document["version"] = 7
+            document["version"] = 8
         case "format":
             document["format"] = "other"
         case "unknown field":
@@ -134,6 +138,58 @@ def test_the_page_of_a_report_from_before_the_rules_says_what_it_did_not_check(v
     assert "aiao verify --offline --key KEYFILE --seed" in page
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "key_version", "an older key", "verified_subpaths", "a subpath's test", "no subpath's test", "a tested source",
+        "a reading less", "all subpaths", "does not count", "protocol", "draws", "an older report",
+    ],
+)  # fmt: skip
+def test_an_altered_report_of_a_bound_key_is_refused(change):
+    document = json.loads((GOLDEN / "report-v7.json").read_bytes())
+    match change:
+        case "key_version":
+            del document["key_version"]
+        case "an older key":
+            document["key_version"] = 2
+        case "verified_subpaths":
+            document["verified_subpaths"] += 1
+        case "a subpath's test":
+            next(path for path in document["subpaths"] if path["log10_p"] > -3)["log10_p"] = -3.5
+        case "no subpath's test":
+            del document["subpaths"][0]["log10_p"]
+        case "a tested source":
+            document["source_test"] = dumped(BitTest.of(5, 10))
+        case "a reading less":
+            del document["ways"][-1]
+        case "all subpaths":
+            document["ways"][-1]["subpaths"] = "all"
+        case "does not count":
+            document["ways"][-1]["counts"] = False
+        case "protocol":
+            document["protocol"] = 2
+        case "draws":
+            document["draws"] = 100
+        case "an older report":
+            document["version"] = 6
+    with pytest.raises(InvalidReport):
+        Report.from_json(json.dumps(document))
+
+
+def test_the_page_of_a_test_without_the_source_says_what_was_lost():
+    document = json.loads((GOLDEN / "report-v7.json").read_bytes())
+    assert "many of its bits are lost" not in to_html(Report.from_json(json.dumps(document)))
+    document["ways"] = document["ways"][:2]
+    del document["source_weights"], document["strayed_channels"]
+    for test in (document["test"], *document["decoys"]):
+        test |= dumped(BitTest.of(test["matches"], test["bits"], 2))
+    document["bound_log10_p"] = STRONGEST_LOG10_P
+    document["seed"] = verification_seed(document["commitment"], None, document["suspect_weights"])
+    page = to_html(Report.from_json(json.dumps(document)))
+    assert "many of its bits are lost" in page
+    assert "minus answer to other keys" in page
+
+
 def dumped(test: BitTest) -> dict:
     return json.loads(test.model_dump_json())
 
@@ -175,7 +231,7 @@ def without_source(document: dict, aligned: bool = False) -> dict:
         "test": dumped(test),
         "bound_log10_p": max(test.log10_p, STRONGEST_LOG10_P),
         "layers": [{"name": "a", "matches": test.matches, "bits": test.bits}],
-        "seed": verification_seed(document["commitment"], None, document["suspect_weights"]),
+        "seed": verification_seed(document["commitment"], None, document["suspect_weights"], 2),
     }
 
 
@@ -289,7 +345,7 @@ def test_no_limit_and_no_word_make_a_match_of_what_is_above_the_limit(limit, ver
             Report.from_json(json.dumps(document))
 
 
-@pytest.mark.parametrize("version", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 5, 6, 7])
 def test_a_summary_holds_no_figure_of_the_report(version):
     report = Report.from_json((GOLDEN / f"report-v{version}.json").read_bytes())
     summary = Summary.of(report)
