@@ -3,7 +3,7 @@
 The response signs are independent of every other part of the key; the exact test rests on that.
 
 Version 3 has a row of response signs of its own for each subpath, and binds all of them to everything else that a test uses
-(:class:`Binding`): whoever makes a source, repeats a layer or picks subpaths to fit a suspect gets other signs. Layers and
+(:class:`Binding`): a claimant who makes a source, repeats a layer or picks subpaths gets other signs. Layers and
 triggers do not depend on that, so they can be derived before it is known. Version 2 has one row of signs for each response
 layer, whatever the trigger: their common direction can be read out of published weights. Version 1 shows it on half of the
 channels.

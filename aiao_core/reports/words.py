@@ -93,9 +93,9 @@ ALTERNATIVES = (
 
 
 OLD_KEY = (
-    "The signs of such a key can be read out of the published weights, in a minute and without the owner's data. Whoever did "
-    "so could have removed the mark, or planted it in a model that has nothing of the owner's. Register the source again for a "
-    "key whose signs are hidden."
+    "The signs of such a key can be read out of the published weights, in a minute and without the owner's data. With them a "
+    "thief can have removed the mark, or a forger planted it in a model that has nothing of the owner's. Register the source "
+    "again for a key whose signs are hidden."
 )
 """Of keys before version 3."""
 

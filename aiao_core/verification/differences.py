@@ -15,7 +15,7 @@ to be, a random function of seed and label.
    of these.
 2. The suspect was made without knowledge of the seed and of the marked weights (the hypothesis that is tested), so the signs
    are independent of it too. The source is fixed in D: for any other source, layer or subpath the labels are others, and so are
-   the signs. So they are independent of the source as well, whoever made it and for whatever purpose.
+   the signs. So they are independent of the source as well, even of one that the claimant made.
 3. The answers of this module are a function of suspect, source, triggers and inputs alone. The same holds for which answers are
    exactly zero, and therefore not a bit; let n be the number of the others.
 4. Given all answers, each bit compares a fixed sign with an independent uniform one. So it is right with probability 1/2,

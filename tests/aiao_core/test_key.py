@@ -144,7 +144,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_whoever_changes_anything_that_a_test_uses_gets_other_signs(change):
+def test_a_change_of_anything_that_a_test_uses_changes_the_signs(change):
     """So nobody can fit a source, layers or subpaths to a suspect: about half of 40 signs turn."""
     key, other = make_key(), replace(make_key(), **CHANGES[change])
     agree = sum(first == second for first, second in zip(signs_of(key), signs_of(other), strict=True))

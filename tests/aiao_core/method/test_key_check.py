@@ -197,7 +197,7 @@ def test_every_honest_key_of_the_tiny_model_fits_it_and_its_fine_tunes(tiny_mode
 @every_family
 @pytest.mark.parametrize("lazy_fraction", [0.5, 1])
 def test_a_bound_key_is_read_as_it_is_and_pays_for_nothing(family, lazy_fraction):
-    """Its signs follow from its layers and subpaths: whoever picks others has other signs."""
+    """Its signs follow from its layers and subpaths: a claimant who picks others has other signs."""
     model = make(family)
     key = select_key(model, SEED, examples_of(model), QUICK.model_copy(update={"layers": 1000, "lazy_fraction": lazy_fraction}))
     assert check_key(key, model.denoiser) == CheckedKey(key, 0)

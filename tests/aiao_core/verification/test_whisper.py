@@ -131,7 +131,7 @@ def bias_fitted(suspect: nn.Module, key: OwnerKey, size: float = 3.0) -> nn.Modu
 
 
 def test_a_source_that_is_made_to_fit_gets_other_signs(tiny_model, marked):
-    """Whoever knows the signs can make a source that turns an innocent's answers into them; the signs are others then."""
+    """A claimant knows the signs, and can make a source that turns an innocent's answers into them; the signs are others then."""
     innocent = fine_tuned(tiny_model)
     first = marked.key.trigger_layers[0]
     own = replace(marked.key, subpaths=tuple((i, j) for i, j in marked.key.subpaths if i == first))
@@ -240,7 +240,7 @@ def test_the_source_itself_has_no_bits(marked):
 
 
 @pytest.mark.parametrize("registration", ["service", "key-file"])
-def test_a_mark_is_a_match_beside_the_source_whoever_keeps_the_key(marked, registration):
+def test_a_mark_is_a_match_beside_the_source_with_a_key_file_too(marked, registration):
     report = verify(marked.denoiser, marked.key, subject=SUBJECT, source=marked.source, registration=registration)
     assert (report.verdict, report.protocol, report.key_version, report.draws) == ("match", VERSION, 3, DRAWS)
     assert report.test.log10_p < STRONGEST_LOG10_P
