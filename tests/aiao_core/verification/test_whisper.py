@@ -131,7 +131,7 @@ def bias_fitted(suspect: nn.Module, key: OwnerKey, size: float = 3.0) -> nn.Modu
 
 
 def test_a_source_that_is_made_to_fit_gets_other_signs(tiny_model, marked):
-    """A claimant knows the signs, and can make a source that turns an innocent's answers into them; the signs are others then."""
+    """Its maker knows the signs and can turn an innocent's answers into them; then the signs are others."""
     innocent = fine_tuned(tiny_model)
     first = marked.key.trigger_layers[0]
     own = replace(marked.key, subpaths=tuple((i, j) for i, j in marked.key.subpaths if i == first))
