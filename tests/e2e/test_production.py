@@ -82,8 +82,8 @@ def test_the_published_model_is_a_match_and_its_source_is_not(owner, source, reg
     assert report.test.log10_p < -30
     assert report.bound_log10_p == pytest.approx(-38.53, abs=0.01)
     assert len(report.decoys) == 8
-    assert min(control.log10_p for control in (*report.decoys, report.source_test, *report.panel)) > -6
-    assert report.untriggered.log10_p > -9
+    assert min(control.log10_p for control in (*report.decoys, *report.panel)) > -6
+    assert report.untriggered.log10_p > report.test.log10_p / 2
     digests = {entry.role: entry.sha256 for entry in report.inputs}
     assert digests["watermarked"] == sha256_file(marked)
 
@@ -106,13 +106,10 @@ def test_a_thief_who_fine_tunes_every_weight_is_found(owner, registered, marked_
 def test_offline_gives_the_same_numbers_whatever_the_packing(owner, source, registered, marked, marked_folder, key_file):
     by_service = verified(owner, registered.model.id, marked)
     differing = {"created_at", "inputs", "model_name", "suspect_name", "registration", "tests", "panel"}
-    # The verdict's reading is the best of those that count, of which there are fewer without the service's word.
-    deciding = {"test", "ways", "layers", "triggered_alone", "untriggered", "bound_log10_p"}
     for suspect in (marked, marked_folder):
         offline = aiao.verify(suspect, key_file, source=source).details
-        assert offline.model_dump(exclude=differing | deciding) == by_service.model_dump(exclude=differing | deciding)
-        assert [way.test for way in offline.ways] == [way.test for way in by_service.ways]
-        assert [way.counts for way in offline.ways] == [True, True, *[False] * 6]
+        assert offline.model_dump(exclude=differing) == by_service.model_dump(exclude=differing)
+        assert [way.counts for way in offline.ways] == [True] * 4
         assert (offline.registration, by_service.registration) == ("key-file", "service")
 
 
