@@ -86,7 +86,7 @@ def test_one_trace_leads_from_the_client_to_the_workers_stages(production, our_c
     stages = [span for span in below(attempt) if span.kind != CLIENT]
     assert [span.name for span in stages] == ["fetch", "read suspect", "run", "store"]
     running, storing = stages[2:]
-    assert running.events == ["source: draws", "draws", "decoys"]
+    assert running.events == ["source", "draws", "decoys"]
     (reading,) = below(running)  # and nothing else, although it asks at each step whether to go on
     assert reading.name == "read source"
     assert [span.name for span in below(reading)] == ["fetch"]
