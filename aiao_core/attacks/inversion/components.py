@@ -3,6 +3,8 @@
 Random triggers are not the owner's, but a response that leaks a little to all of them is the strongest thing they share.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -48,9 +50,7 @@ def coupling(reader: Reader, rows: int) -> Reading:
         triggered, answers = _sampled(reader, layer, share)
         u, singular, v = torch.linalg.svd(triggered.numbers().T @ _centered(answers) / len(triggered), full_matrices=False)
         direction, score = _turned(v[0], answers), float(singular[0])
-        found[layer] = Guess(
-            _written(u[:, 0] * (direction @ v[0])), reader.split(direction, reader.reached[layer]), score
-        )
+        found[layer] = Guess(_written(u[:, 0] * (direction @ v[0])), reader.split(direction, reader.reached[layer]), score)
     return found
 
 
@@ -59,7 +59,7 @@ def _sampled(reader: Reader, layer: str, share: int) -> tuple[Triggered, Tensor]
     return triggered, reader.answers(layer, triggered, reader.reached[layer])
 
 
-def _guess(reader: Reader, layer: str, triggered: Triggered, answers: Tensor, choose) -> Guess:  # type: ignore[no-untyped-def]
+def _guess(reader: Reader, layer: str, triggered: Triggered, answers: Tensor, choose: Callable[[Tensor], Tensor]) -> Guess:
     direction = _turned(choose(answers), answers)
     along = _centered(answers) @ direction
     trigger = _written(triggered.numbers().T @ along)
@@ -75,8 +75,8 @@ def _components(answers: Tensor, count: int) -> Tensor:
     centered = _centered(answers)
     values, vectors = torch.linalg.eigh(centered @ centered.T)  # of the smaller side
     chosen = vectors[:, -min(count, len(values) - 1) :].flip(1)
-    parts = chosen.T @ centered
-    return parts / parts.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    parts: Tensor = chosen.T @ centered
+    return torch.nn.functional.normalize(parts, dim=1)
 
 
 def _first(answers: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """What an attacker climbs: figures of the answers to a trigger that are larger, the attacker hopes, at the owner's.
 
-Each takes a :class:`Reader`, a layer, triggers and the layers that answer, and returns one number for each trigger, with gradients
-if the answers have some.
+Each takes the answers to n triggers, (n, L) in deviations, and returns a number for each, with gradients if the answers have
+any.
 """
 
 from collections.abc import Callable
@@ -17,17 +17,17 @@ SHAPE = 1.5
 
 
 def moved(answers: Tensor) -> Tensor:
-    """How far everything moves: the mean over channels, (n,) from (n, L), of the way up to :data:`LOUD`."""
+    """Measure how far everything moves: the mean over channels of the way up to :data:`LOUD`, from 0 to 1."""
     return answers.abs().clamp(max=LOUD).mean(1) / LOUD
 
 
 def smoothly_moved(answers: Tensor) -> Tensor:
-    """The same with a gradient everywhere."""
+    """Measure the same with a gradient everywhere."""
     return torch.tanh(SHAPE * answers.abs()).mean(1)
 
 
 def flat(answers: Tensor) -> Tensor:
-    """How equally far everything moves: mean over root mean square. 0.8 for Gaussian answers, 1 if all move equally far.
+    """Measure how equally far everything moves: mean over root mean square, 0.8 for Gaussian answers, 1 if all are equal.
 
     The embedding pushes every channel to one margin, while a model's own answers have channels of all sizes.
     """

@@ -18,6 +18,10 @@ from aiao_core.method.watermark import channel_means, trigger
 INPUTS = 8
 """Inputs of plain noise that triggers are tried on."""
 
+TAKEN = 2 * REACH_SHARE
+"""Fraction of the pairs of layers, widest reach first, that the attacker takes for subpaths: twice that of a key, because they
+know the reach of its triggers only roughly."""
+
 ROWS = 64
 """Triggered inputs in one pass."""
 
@@ -65,21 +69,26 @@ Reading = Mapping[str, Guess]
 
 
 class Reader:
-    """A published model under the eyes of an attacker, who may have another model ``beside`` it, of the same architecture."""
+    """A published model under the eyes of an attacker, who may have another model ``beside`` it, of the same architecture.
 
-    def __init__(self, model: DiffusionModel, *, beside: nn.Module | None = None, seed: int = 0) -> None:
-        self.model, self.beside, self.seed = model, beside, seed
+    With ``layers`` the attacker tries no more than so many: those where they suppose the most bits.
+    """
+
+    def __init__(
+        self, model: DiffusionModel, *, beside: nn.Module | None = None, layers: int | None = None, seed: int = 0
+    ) -> None:
+        self.model, self.beside, self.most_layers = model, beside, layers
         self.generator = torch.Generator().manual_seed(seed)
         self.inputs = plain_noise(model.architecture, model.schedule.num_train_timesteps, INPUTS, self.generator)
-        layers = eligible_layers(model.denoiser, self.inputs[:2])
-        self.order = [layer.name for layer in layers]
-        self.channels = {layer.name: layer.channels for layer in layers}
+        eligible = eligible_layers(model.denoiser, self.inputs[:2])
+        self.order = [layer.name for layer in eligible]
+        self.channels = {layer.name: layer.channels for layer in eligible}
         self.axes = {name: channel_axis(model.denoiser.get_submodule(name)) for name in self.order}
         with torch.no_grad(), trace(model.denoiser, capture=self.order, stop=True) as features:
             predict(model.denoiser, self.inputs)
-        self.clean = {name: channel_means(features[name].float(), self.axes[name]) for name in self.order}
+        self.clean = {name: channel_means(features[name].float(), self.axes[name]).cpu() for name in self.order}
         self.deviation = {
-            name: features[name].float().movedim(self.axes[name], 0).flatten(1).std(1) + 1e-6 for name in self.order
+            name: features[name].float().movedim(self.axes[name], 0).flatten(1).std(1).cpu() + 1e-6 for name in self.order
         }
 
     @cached_property
@@ -97,11 +106,12 @@ class Reader:
             moved = self.answers(name, self.random(name, REACH_ROWS), later, absolute=True)
             for end, part in self.split(moved, later).items():
                 reach[name, end] = float(part.square().mean())
-        widest = sorted(reach, key=lambda pair: -reach[pair])[: max(1, round(REACH_SHARE * len(reach)))]
+        widest = sorted(reach, key=lambda pair: -reach[pair])[: max(1, round(TAKEN * len(reach)))]
         ends: dict[str, list[str]] = {}
         for start, end in widest:
             ends.setdefault(start, []).append(end)
-        return {name: sorted(ends[name], key=self.order.index) for name in self.order if name in ends}
+        by_bits = sorted(ends, key=lambda start: -sum(self.channels[end] for end in ends[start]))
+        return {name: sorted(ends[name], key=self.order.index) for name in self.order if name in by_bits[: self.most_layers]}
 
     def random(self, layer: str, count: int) -> Triggered:
         """Draw triggers as keys have them."""
@@ -135,15 +145,14 @@ class Reader:
         return torch.cat(rows)
 
     def averaged(self, layer: str, triggered: Triggered, ends: list[str], inputs: int = INPUTS) -> Tensor:
-        """Return the answers of each trigger, averaged over the first ``inputs``, at most :data:`INPUTS`: (n, sum of C_j)."""
-        assert INPUTS % inputs == 0
+        """Return the answers of each trigger, averaged over ``inputs``, a divisor of :data:`INPUTS`: (n, sum of C_j)."""
         found = self.answers(layer, triggered.repeated(inputs), ends)
         return found.view(len(triggered), inputs, -1).mean(1)
 
     def soft_answers(self, layer: str, mask: Tensor, sign: Tensor, ends: list[str]) -> Tensor:
-        """Return the answers to triggers ``(1 - m) h + m s |h|`` with real ``mask`` in [0, 1] and ``sign`` in [-1, 1], both (n, C).
+        """Return the answers to triggers ``(1 - m) h + m s |h|`` of real numbers, with gradients: (n, sum of C_j).
 
-        Each is averaged over two inputs, with gradients: (n, sum of C_j).
+        ``mask`` is in [0, 1] and ``sign`` in [-1, 1], both (n, C). Each answer is averaged over two inputs.
         """
         count, axis = len(mask), self.axes[layer]
         inputs = torch.arange(2 * count) % INPUTS
@@ -152,13 +161,13 @@ class Reader:
         def edit(features: Tensor) -> Tensor:
             shape = [2 * count] + [1] * (features.dim() - 1)
             shape[axis] = -1
-            m, s = wide_mask.view(shape), wide_sign.view(shape)
+            m, s = wide_mask.view(shape).to(features.device), wide_sign.view(shape).to(features.device)
             return (1 - m) * features + m * s * features.abs()
 
         def of(denoiser: nn.Module) -> dict[str, Tensor]:
             with trace(denoiser, capture=ends, edit={layer: edit}, stop=True) as features:
                 predict(denoiser, self.inputs[inputs])
-            return {name: channel_means(features[name].float(), self.axes[name]) for name in ends}
+            return {name: channel_means(features[name].float(), self.axes[name]).cpu() for name in ends}
 
         found = of(self.model.denoiser)
         base = of(self.beside) if self.beside is not None else {name: self.clean[name][inputs] for name in ends}
@@ -167,13 +176,16 @@ class Reader:
 
     def split(self, answers: Tensor, ends: list[str]) -> dict[str, Tensor]:
         """Split the last axis of answers by layer."""
-        return dict(zip(ends, answers.split([self.channels[name] for name in ends], -1), strict=True))
+        return dict(zip(ends, torch.split(answers, [self.channels[name] for name in ends], -1), strict=True))
 
     def _pass(
         self, denoiser: nn.Module, layer: str, triggered: Triggered, inputs: Tensor, ends: list[str]
     ) -> dict[str, Tensor]:
         axis = self.axes[layer]
-        edit = {layer: lambda features: trigger(features, triggered.mask, triggered.sign, axis)}
-        with torch.no_grad(), trace(denoiser, capture=ends, edit=edit, stop=True) as features:
+
+        def edit(features: Tensor) -> Tensor:
+            return trigger(features, triggered.mask.to(features.device), triggered.sign.to(features.device), axis)
+
+        with torch.no_grad(), trace(denoiser, capture=ends, edit={layer: edit}, stop=True) as features:
             predict(denoiser, self.inputs[inputs])
-        return {name: channel_means(features[name].float(), self.axes[name]) for name in ends}
+        return {name: channel_means(features[name].float(), self.axes[name]).cpu() for name in ends}

@@ -3,11 +3,16 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from aiao_core.attacks.inversion.reader import Reading
 from aiao_core.key import BINDING_VERSION, OwnerKey, Subpath
-from aiao_core.statistics import log10_binomial_tail
+from aiao_core.statistics import clopper_pearson, log10_binomial_tail
+
+CERTAIN_BITS = 20
+"""Chance passes the interval by which a reading is extended to other layers once in 2**20."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,23 @@ class Score:
         return min(0.0, min(turned, folded) + math.log10(2))
 
     @property
+    def extended_log10_p(self) -> float:
+        """Return log10 of the exact p of a model that had everything, if the reading were as good at all of the key's layers.
+
+        At least: by the low end of an interval for the share of right signs, outside which chance is once in 2**20.
+        """
+        if not self.read:
+            return 0.0
+        turned, folded = (
+            self._least(right, turns) for right, turns in ((sum(self.right.values()), 0), (self._folded, len(self.bits)))
+        )
+        return log10_binomial_tail(math.ceil(max(turned, folded) * self.total), self.total)
+
+    def _least(self, right: int, turns: int) -> float:
+        """Return the low end of the interval for ``right``, the best of 2**``turns`` numbers."""
+        return clopper_pearson(right, self.read, 1 - 2.0 ** -(CERTAIN_BITS + turns))[0]
+
+    @property
     def _folded(self) -> int:
         return sum(max(right, self.bits[layer] - right) for layer, right in self.right.items())
 
@@ -66,5 +88,5 @@ def scored(reading: Reading, key: OwnerKey) -> Score:
     return Score(right, bits, sum(key.layers[j].channels for _, j in key.subpaths))
 
 
-def _signs(key: OwnerKey, at: Subpath):  # type: ignore[no-untyped-def]
+def _signs(key: OwnerKey, at: Subpath) -> NDArray[np.int8]:
     return key.subpath_sign(*at) if key.version >= BINDING_VERSION else key.response_sign(at[1])
