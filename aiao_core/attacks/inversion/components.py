@@ -8,15 +8,28 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from aiao_core.attacks.inversion.objectives import flat
+from aiao_core.attacks.inversion.objectives import flat, moved
 from aiao_core.attacks.inversion.reader import Guess, Reader, Reading, Triggered
 from aiao_core.attacks.inversion.searching import shares
 
 COMPONENTS = 20
 """Components in whose span a flat direction is looked for."""
 
+LOUDEST = 0.1
+"""Fraction of the triggers under which everything moves farthest."""
+
 TURNS = 50
 """Steps of the search for the flattest direction; it settles in fewer."""
+
+
+def mean_answer(reader: Reader, rows: int) -> Reading:
+    """Take the mean of all answers to a layer's triggers: what a response leaks to every trigger adds up there."""
+    return {layer: _mean(reader, layer, share, 1.0) for layer, share in shares(reader, rows)}
+
+
+def mean_of_loudest(reader: Reader, rows: int) -> Reading:
+    """Take the mean of the answers to the :data:`LOUDEST` triggers: they are nearer to the owner's than the others."""
+    return {layer: _mean(reader, layer, share, LOUDEST) for layer, share in shares(reader, rows)}
 
 
 def first_component(reader: Reader, rows: int) -> Reading:
@@ -52,6 +65,15 @@ def coupling(reader: Reader, rows: int) -> Reading:
         direction, score = _turned(v[0], answers), float(singular[0])
         found[layer] = Guess(_written(u[:, 0] * (direction @ v[0])), reader.split(direction, reader.reached[layer]), score)
     return found
+
+
+def _mean(reader: Reader, layer: str, share: int, fraction: float) -> Guess:
+    triggered, answers = _sampled(reader, layer, share)
+    loud = moved(answers)
+    chosen = loud.argsort(descending=True)[: max(1, round(fraction * len(loud)))]
+    toward = triggered[chosen].numbers().mean(0) - triggered.numbers().mean(0)
+    direction = answers[chosen].mean(0)
+    return Guess(_written(toward), reader.split(direction, reader.reached[layer]), float(loud[chosen].mean()))
 
 
 def _sampled(reader: Reader, layer: str, share: int) -> tuple[Triggered, Tensor]:

@@ -4,7 +4,14 @@ from collections.abc import Callable
 from functools import partial
 
 from aiao_core.attacks.inversion.ascent import gradient_ascent
-from aiao_core.attacks.inversion.components import component_of_pairs, coupling, first_component, flattest_component
+from aiao_core.attacks.inversion.components import (
+    component_of_pairs,
+    coupling,
+    first_component,
+    flattest_component,
+    mean_answer,
+    mean_of_loudest,
+)
 from aiao_core.attacks.inversion.reader import Reader, Reading
 from aiao_core.attacks.inversion.searching import hill_climb, random_search
 from aiao_core.denoisers.model import DiffusionModel
@@ -17,6 +24,8 @@ METHODS: dict[str, Method] = {
     "hill-climb": hill_climb,
     "gradient-moved": partial(gradient_ascent, objective="moved"),
     "gradient-flat": partial(gradient_ascent, objective="flat"),
+    "mean-answer": mean_answer,
+    "mean-of-loudest": mean_of_loudest,
     "first-component": first_component,
     "component-of-pairs": component_of_pairs,
     "flattest-component": flattest_component,
