@@ -25,7 +25,9 @@ def test_a_mark_that_is_found_and_not_read_is_proved_the_same_way_every_time(mar
 
 
 def test_a_mark_that_is_read_at_once_is_refused(old_marked):
-    with pytest.raises(EmbeddingFailed, match=r"read out of the marked model without the key: .* has 8\d% .*; use more steps"):
+    with pytest.raises(
+        EmbeddingFailed, match=r"read out of the marked model without the key: .* has [78]\d% or more .*; use more steps"
+    ):
         prove(of(old_marked.denoiser), old_marked.key, source=lambda: old_marked.source)
 
 

@@ -52,17 +52,19 @@ class Score:
         return min(0.0, min(turned, folded) + math.log10(2))
 
     @property
-    def extended_log10_p(self) -> float:
-        """Return log10 of the exact p of a model that had everything, if the reading were as good at all of the key's layers.
+    def certain_share(self) -> float:
+        """Return the low end of an interval for the share of right signs, outside which chance is once in 2**20.
 
-        At least: by the low end of an interval for the share of right signs, outside which chance is once in 2**20.
+        The reading is as good at all of the key's layers, if those that were tried are like the others.
         """
         if not self.read:
             return 0.0
-        turned, folded = (
-            self._least(right, turns) for right, turns in ((sum(self.right.values()), 0), (self._folded, len(self.bits)))
-        )
-        return log10_binomial_tail(math.ceil(max(turned, folded) * self.total), self.total)
+        return max(self._least(sum(self.right.values()), 0), self._least(self._folded, len(self.bits)))
+
+    @property
+    def extended_log10_p(self) -> float:
+        """Return log10 of the exact p of a model with :attr:`certain_share` of all of the key's signs."""
+        return log10_binomial_tail(math.ceil(self.certain_share * self.total), self.total)
 
     def _least(self, right: int, turns: int) -> float:
         """Return the low end of the interval for ``right``, the best of 2**``turns`` numbers."""
