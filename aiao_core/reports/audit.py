@@ -92,7 +92,8 @@ class AuditReport(Document):
 
     format: Literal["aiao.audit"] = "aiao.audit"
     version: Literal[1, 2, 3, 4, 5, 6] = 6
-    """Version 1 tested as verification reports did until their version 2, the versions 2 to 6 as those of 3 to 7."""
+    """Version 1 tested as verification reports did until their version 2, the versions 2 to 6 as those of 3 to 7.
+    Forgeries are tried since version 6."""
     created_at: datetime
     software: dict[str, str]
     model_name: str | None
