@@ -45,4 +45,5 @@ QUICK_ROWS = 450
 
 def quick_readings(model: DiffusionModel) -> list[Reading]:
     """Read ``model`` for some seconds, by each of :data:`QUICK`, at :data:`QUICK_LAYERS` layers."""
-    return [METHODS[name](Reader(model, layers=QUICK_LAYERS), QUICK_ROWS) for name in QUICK]
+    reader = Reader(model, layers=QUICK_LAYERS)
+    return [METHODS[name](reader, QUICK_ROWS) for name in QUICK]

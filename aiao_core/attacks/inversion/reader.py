@@ -25,8 +25,8 @@ know the reach of its triggers only roughly."""
 ROWS = 64
 """Triggered inputs in one pass."""
 
-REACH_ROWS = 4
-"""Random triggers for each layer, by which its reach is estimated."""
+REACH_ROWS = 200
+"""Random triggers by which the reach of all layers is estimated, at least one for each."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +99,12 @@ class Reader:
         with random triggers on the published model, and takes every layer for one of the key's.
         """
         reach: dict[tuple[str, str], float] = {}
+        rows = max(1, REACH_ROWS // len(self.order))
         for number, name in enumerate(self.order):
             later = [end for place, end in enumerate(self.order) if place - number >= SPAN * len(self.order)]
             if not later:
                 continue
-            moved = self.answers(name, self.random(name, REACH_ROWS), later, absolute=True)
+            moved = self.answers(name, self.random(name, rows), later, absolute=True)
             for end, part in self.split(moved, later).items():
                 reach[name, end] = float(part.square().mean())
         widest = sorted(reach, key=lambda pair: -reach[pair])[: max(1, round(TAKEN * len(reach)))]
