@@ -91,7 +91,9 @@ def print_audit(report: "AuditReport") -> None:
     if summary.ended_by:
         out.print(f"ENDED: the watermark does not withstand {', '.join(summary.ended_by)}", style="bold red")
     else:
-        out.print(f"WITHSTOOD: {useful} of {useful} attacks that leave the model useful leave a match", style="bold green")
+        out.print(
+            f"WITHSTOOD: {useful} of {useful} attacks that leave the model useful do not end the watermark", style="bold green"
+        )
     if summary.ruined:
         out.print(f"{len(summary.ruined)} ruined the model: quality loss of {report.max_quality_loss:.0%} or more")
     if not report.bound:

@@ -495,7 +495,7 @@ def test_an_audit_that_every_useful_model_passes_is_exit_status_0(user, client, 
     (audit,) = client.audits.list(ready)
     assert status == 0
     assert out.startswith(f"Audit {audit.id}\n")
-    assert "WITHSTOOD: 2 of 2 attacks that leave the model useful leave a match" in out
+    assert "WITHSTOOD: 2 of 2 attacks that leave the model useful do not end the watermark" in out
     assert "1 ruined the model: quality loss of 20% or more" in out
     lines = {line.split()[0]: line for line in out.splitlines() if line.strip()}
     assert lines["quantisation-8"].split() == ["quantisation-8", "withstood", "-207.3", "1.000", "1.000", "+0.1%"]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from aiao_core.errors import InvalidReport
 from aiao_core.protocol import LIMIT_LOG10_P
-from aiao_core.reports.audit import AttackResult, AuditReport, Measured, Summary, outcome_of
+from aiao_core.reports.audit import FORGING, AttackResult, AuditReport, Measured, Summary, outcome_of
 from aiao_core.reports.audit_page import to_html
 from aiao_core.reports.parts import BitTest
 from aiao_core.reports.words import OLD_KEY
@@ -169,6 +169,8 @@ def measured(matches: int, bits: int, quality: float) -> Measured:
 )
 def test_the_outcome_follows_from_match_and_quality(matches, quality, outcome):
     assert outcome_of(measured(matches, 400, quality), 0.2) == outcome
+    of_a_forgery = {"withstood": "ended", "ended": "withstood"}.get(outcome, outcome)
+    assert outcome_of(measured(matches, 400, quality), 0.2, FORGING) == of_a_forgery
 
 
 def test_without_a_model_there_is_no_outcome_of_a_test():
@@ -216,6 +218,24 @@ RESULTS = st.lists(
     st.none() | st.tuples(st.integers(0, 3000), st.integers(0, 3000), st.floats(-0.999, 1e6)).filter(lambda x: x[0] <= x[1]),
     max_size=12,
 )
+
+
+def test_the_page_shows_a_forged_watermark_as_one_that_ended(report):
+    def forged(matches):
+        part = measured(matches, 400, 0.0)
+        return AttackResult(
+            id="forged", name="a forgery", family=FORGING, outcome=outcome_of(part, 0.2, FORGING), measured=part, reason=None,
+            seconds=1,
+        )  # fmt: skip
+
+    page = to_html(with_attacks(report, (forged(400),)))
+    assert "does not withstand 1 of 1 attacks" in page
+    assert "watermark forged" in page
+    assert "<circle" not in page
+    withstood = tuple(attack for attack in report.attacks if attack.outcome == "withstood")
+    page = to_html(with_attacks(report, (*withstood, forged(200))))
+    assert "Each of the 3 models is still a match" in page
+    assert "and no forged model is one" in page
 
 
 @given(RESULTS)
