@@ -7,7 +7,6 @@ import sqlalchemy as sa
 
 from aiao_core.key import commitment, decode_secret
 from service.kit.ids import new_id
-from service.tables.keys import StoredKey
 from service.tables.models import Model
 from service.tables.tokens import Tenant
 from tests.support import rows, uploads
@@ -27,13 +26,6 @@ def shown(http, model_id: str) -> dict:
 
 def opened(http, model_id: str) -> None:
     post(http, f"/v1/models/{model_id}/key/opened", None).raise_for_status()
-
-
-def make_old(backstage, model_id: str) -> None:
-    """Let a model that is ready have a key of version 2, as releases before gave it one."""
-    with backstage.database.session() as session:
-        key = session.scalars(sa.select(StoredKey).where(StoredKey.model_id == model_id)).one()
-        key.public_key = {**key.public_key, "version": 2}
 
 
 def test_a_renewal_is_a_registration_of_the_same_source_with_a_key_of_its_own(api, http, backstage, tmp_path):
@@ -91,7 +83,7 @@ def test_a_model_of_any_status_is_renewed(http, backstage, tmp_path, status):
         case "opened":
             opened(http, model_id)
         case "version 2":
-            make_old(backstage, model_id)
+            rows.give_old_key(backstage, model_id)
     before = shown(http, model_id)
     assert renewed(http, model_id)["model"]["renews"] == model_id
     assert shown(http, model_id) == before
@@ -208,7 +200,7 @@ def test_a_renewal_is_in_the_activity_log_and_heard_of_as_a_registration_is(call
 def test_the_version_of_a_key_is_shown_once_the_embedding_has_made_it(caller, backstage, tmp_path):
     http = caller()
     old, _ = make_ready(http, backstage, tmp_path)
-    make_old(backstage, old)
+    rows.give_old_key(backstage, old)
     tag = http.get(f"/v1/models/{old}").headers["etag"]
     new = renewed(http, old)["model"]["id"]
     assert [model["key_version"] for model in http.get("/v1/models").json()["items"]] == [None, 2]
