@@ -106,12 +106,16 @@ class AuditReport(Document):
     seed: int = Field(ge=0)
     draws: int = Field(ge=1, description="in all, or for each trigger layer of a key of version 3")
 
+    @property
+    def bound(self) -> bool:
+        """Return whether the key's response signs follow from the source and from all else that a test uses."""
+        return (self.key_version or 1) >= BINDING_VERSION
+
     @model_validator(mode="after")
     def _outcomes_follow(self) -> "AuditReport":
         if (self.key_version is None) != (self.version <= UNBOUND):
             raise ValueError("the version of the key is missing, or the report is from before it was named")
-        bound = (self.key_version or 1) >= BINDING_VERSION
-        readings = BOUND_READINGS if bound else READINGS_OF.get(self.version, (1,))
+        readings = BOUND_READINGS if self.bound else READINGS_OF.get(self.version, (1,))
         for measured in (self.published, *(attack.measured for attack in self.attacks if attack.measured)):
             if measured.test.best_of not in readings:
                 raise ValueError("a test is not the best of the readings, or there were none to choose from")

@@ -5,6 +5,7 @@ from markupsafe import Markup
 from aiao_core.reports.audit import AuditReport
 from aiao_core.reports.pages import render
 from aiao_core.reports.plots import BOTTOM, HEIGHT, RIGHT, TOP, WIDTH, Plot
+from aiao_core.reports.words import OLD_KEY
 
 OUTCOMES = {"withstood": "withstood", "ended": "watermark ended", "ruined": "model ruined", "no-model": "no model to test"}
 DOTS = {"withstood": "owner-dot", "ended": "ended-dot", "ruined": "ruined-dot"}
@@ -19,7 +20,8 @@ WIDEST = 60
 def to_html(report: AuditReport) -> str:
     """Render the page, UTF-8. Every name in it may come from a client and is escaped."""
     names = {attack.id: attack.name for attack in report.attacks}
-    return render("audit.html", report=report, names=names, outcomes=OUTCOMES, plot=proof_against_quality(report))
+    plot, old_key = proof_against_quality(report), None if report.bound else OLD_KEY
+    return render("audit.html", report=report, names=names, outcomes=OUTCOMES, plot=plot, old_key=old_key)
 
 
 def proof_against_quality(report: AuditReport) -> Markup:

@@ -1,3 +1,4 @@
+import html
 import json
 
 import pytest
@@ -9,6 +10,7 @@ from aiao_core.protocol import LIMIT_LOG10_P
 from aiao_core.reports.audit import AttackResult, AuditReport, Measured, Summary, outcome_of
 from aiao_core.reports.audit_page import to_html
 from aiao_core.reports.parts import BitTest
+from aiao_core.reports.words import OLD_KEY
 from tests.support.places import GOLDEN
 
 
@@ -41,6 +43,12 @@ def test_the_golden_reports_of_tests_under_the_rules_are_read(version, readings,
     assert report.to_json() == text
     assert (report.max_log10_p, report.key_version) == (LIMIT_LOG10_P, key_version)
     assert f"the best of {readings} readings" in to_html(report)
+
+
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 5, 6])
+def test_an_audit_of_an_older_key_says_that_it_can_be_read_out(version):
+    page = to_html(AuditReport.from_json((GOLDEN / f"audit-v{version}.json").read_bytes()))
+    assert (OLD_KEY in " ".join(html.unescape(page).split())) == (version <= 5)
 
 
 @pytest.mark.parametrize("change", ["no version of the key", "more readings than there are", "an older version"])

@@ -88,8 +88,10 @@ def test_no_exact_figure_of_the_report_is_in_its_summary(version):
     document, summary = json.loads(report.to_json()), json.loads(Summary.of(report).to_json())
     told = {"version": 2, "report_version": version, "max_log10_p": report.max_log10_p, "bound_log10_p": STRONGEST_LOG10_P}
     counts = [7, 3] if version >= 6 else []
+    if report.key_version:
+        told["key_version"] = report.key_version
     assert sorted(numbers(summary)) == sorted([*told.values(), *counts])
-    public = {"version", "max_log10_p", "bound_log10_p", "tests", "protocol"}
+    public = {"version", "key_version", "max_log10_p", "bound_log10_p", "tests", "protocol"}
     private = {number for name, value in document.items() if name not in public for number in numbers(value)}
     private = {number for number in private if number != int(number) or number > 9}  # a digit is no secret
     assert len(private) > 50
