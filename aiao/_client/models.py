@@ -59,8 +59,8 @@ class Models:
         registered model, but for what you give; ``options`` replace single ones. The registered model stays as it is: what was
         made from its checkpoint is found by its key alone.
         """
-        given = {"name": name, "custody": custody, "options": options and self.get(model_id).options | options}
-        body = {field: value for field, value in given.items() if value}
+        given = {"name": name, "custody": custody, "options": self.get(model_id).options | options if options else None}
+        body = {field: value for field, value in given.items() if value is not None}
         return read(Registration, self._transport.post(f"/v1/models/{model_id}/renewals", json=body).content)
 
     def list(self) -> Iterator[RegisteredModel]:

@@ -96,7 +96,7 @@ def _key_file_of(name: str) -> Path:
 def _embed(client: Client, registration: Registration, key_file: Path, *, wait: bool, json: bool) -> None:
     """Save the secret of a model under embedding, follow the embedding, and complete the key file."""
     if registration.secret_key is None:
-        raise ClientError("the service answered without the secret key; register the model again")
+        raise ClientError("the service answered without the secret key; register or renew the model again")
     # At once: whatever happens now, the secret is not lost.
     keyfile.save_secret(key_file, registration.secret_key, registration.model.id)
     err.print(f"Secret key saved to {key_file}; keep a copy in a safe place.")
