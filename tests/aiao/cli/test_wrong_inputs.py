@@ -101,7 +101,7 @@ def test_without_a_source_a_test_says_what_is_lost(offline, tmp_path):
     found = {}
     for given in ((), ("--source", "source")):
         _, _, err = offline("marked", *given, "--report", str(page), "--force")
-        assert ("without it many bits are lost" in err) == (not given)
+        assert ("or else loses many bits" in err) == (not given)
         assert (NO_SOURCE[:40] in page.read_text()) == (not given)
         offline("marked", *given, "--report", str(document), "--force")
         found[given] = Report.from_json(document.read_text())
