@@ -60,6 +60,15 @@ def test_a_run_goes_on_where_it_was_and_prints_a_table(tiny_marks, monkeypatch, 
     assert capsys.readouterr().out == first[first.index("| method") :]
 
 
+def test_a_setting_is_compared_by_its_strength_and_its_stealth(tiny_marks, monkeypatch):
+    monkeypatch.setattr(marks, "SAMPLES", 2)
+    monkeypatch.setattr(marks, "SAMPLING_STEPS", 2)
+    result = experiments.compare(Setting(), 1, minutes=0.001)
+    assert result["method"] in experiments.SETTINGS_METHODS
+    assert result["published_log10_p"] == result["thief_log10_p"] < result["read_log10_p"] <= 0
+    assert result["change"] > 0
+
+
 def test_the_table_of_settings_has_a_row_for_each(tmp_path):
     store = Store(tmp_path / "runs.jsonl")
     for configuration in main.grid(1, 1.0):
