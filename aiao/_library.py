@@ -263,17 +263,22 @@ def verify(
 
 
 def _prove(model: Model, key: OwnerKey, progress: ProgressCallback) -> None:
-    """Test the marked model as it will be saved, in its own precision: no owner should publish a mark that cannot be found."""
-    from aiao_core.formats.pipelines import save_model
-    from aiao_core.verification.examine import examine_files
+    """Prove the mark of the model as it will be saved."""
+    from aiao_core.formats.pipelines import load_model, save_model
+    from aiao_core.method.acceleration import accelerator
+    from aiao_core.proof import prove
+
+    device = accelerator().device
+
+    def load(folder: Path) -> "DiffusionModel":
+        content = load_model(folder)
+        content.denoiser.to(device)
+        return content
 
     with tempfile.TemporaryDirectory(prefix="aiao-") as scratch:
         marked = Path(scratch) / "marked"
         save_model(model.content.denoiser, model.folder, marked)
-        report = examine_files(marked, key, source=model.folder, progress=progress)
-    if report.verdict != "match":
-        found = report.reason or f"log10 p is {report.test.log10_p:.1f}"
-        raise EmbeddingFailed(f"the watermark cannot be proved: {found}; use more steps or more layers")
+        prove(lambda: load(marked), key, source=lambda: load(model.folder).denoiser, progress=progress)
 
 
 @contextmanager

@@ -48,6 +48,8 @@ ATTACKS = (
     "overwriting-3",
     "distillation",
     "trigger-unlearning",
+    "read-and-removed",
+    "read-and-forged",
 )
 """The ids of :data:`aiao_core.attacks.catalogue.CATALOGUE`, which needs torch."""
 

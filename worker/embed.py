@@ -6,6 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from aiao_core.data.owner_data import draw_examples, load_examples
+from aiao_core.denoisers.model import DiffusionModel
 from aiao_core.errors import EmbeddingFailed
 from aiao_core.formats.archives import opened, pack
 from aiao_core.formats.digests import sha256_file
@@ -14,10 +15,10 @@ from aiao_core.key import OwnerKey
 from aiao_core.method.acceleration import accelerator
 from aiao_core.method.embedding import embed
 from aiao_core.options import EmbeddingOptions
+from aiao_core.proof import prove
 from aiao_core.reports.parts import BitTest
 from aiao_core.reports.verdicts import finds
 from aiao_core.verification.measurement import know_source
-from aiao_core.verification.verify import Subject, verify
 from service.jobs.leases import LeaseLost
 from service.keys import service as keys
 from service.kit.telemetry import span
@@ -56,7 +57,7 @@ def embed_model(work: Work) -> None:
 
 @span("prove")
 def _prove(work: Work, row: Model, key: OwnerKey) -> tuple[BitTest, ...]:
-    """An owner must not publish a mark that cannot be found: test the checkpoint as it was saved, in its own precision.
+    """Prove the mark of the checkpoint as it was saved, and try the key on other models.
 
     Returns the key's tests on other models, none of which it may find.
     """
@@ -64,17 +65,12 @@ def _prove(work: Work, row: Model, key: OwnerKey) -> tuple[BitTest, ...]:
     def source() -> nn.Module:
         return load_source(work, work.artifact(row.artifact_id), key.architecture)
 
-    report = verify(
-        lambda: load_model(work.scratch / "marked").denoiser.to(accelerator().device),
-        key,
-        subject=Subject("marked", "own"),
-        source=source,
-        registration="service",
-        progress=work.progress,
-    )
-    if report.verdict != "match":
-        found = report.reason or f"log10 p is {report.test.log10_p:.1f}"
-        raise EmbeddingFailed(f"the watermark cannot be proved: {found}; use more steps or more layers")
+    def marked() -> DiffusionModel:
+        model = load_model(work.scratch / "marked")
+        model.denoiser.to(accelerator().device)
+        return model
+
+    report = prove(marked, key, source=source, progress=work.progress)
     seed = seed_of(key, report.source_weights or "")
     known = know_source(source(), key, seed, weights=report.source_weights)
     tests = tuple(test_on(denoiser, key, seed, known) for denoiser in others(work, row, key))

@@ -133,7 +133,7 @@ def print_verdict(report: "Report | Summary") -> None:
     if old:
         for notice in before_the_rules(report.max_log10_p, log10_p, report.verdict):
             out.print(f"  from before the rules of a verdict: {notice}", style="yellow")
-    if isinstance(report, Report) and not report.bound:
+    if not report.bound:
         out.print(f"  the key is from before version 3: {OLD_KEY}", style="yellow")
     print_table(["figure", "value", ""], rows)
 

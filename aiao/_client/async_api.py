@@ -109,6 +109,7 @@ class AsyncModels(_Async[Models]):
     """Registered models."""
 
     register = _awaitable(Models.register)
+    renew = _awaitable(Models.renew)
     list = _iterated(Models.list)
     get = _awaitable(Models.get)
     retire = _awaitable(Models.retire)

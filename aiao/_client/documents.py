@@ -111,9 +111,13 @@ class RegisteredModel(_Document):
     artifact_id: str
     images_artifact_id: str | None
     options: dict[str, Any]
+    renews: str | None = None
+    """The model from whose source and images this one was made by a renewal."""
     checkpoint: Checkpoint | None
     commitment: str
     """Digest that binds the owner to the key without revealing it."""
+    key_version: int | None = None
+    """None until the embedding is done. The signs of keys before version 3 can be read out of published weights."""
     job_id: str
     error: Failure | None
     created_at: datetime
@@ -153,6 +157,8 @@ class Verification(_Document):
     bound_log10_p: float | None = None
     with_key: int | None = None
     of_file: int | None = None
+    key_version: int | None = None
+    """Of the key; None until there is a verdict, and of tests from before version 3."""
     log10_p: float | None
     vs_rate: float | None
     rs_rate: float | None

@@ -45,6 +45,24 @@ class Models:
             body["options"] = options
         return read(Registration, self._transport.post("/v1/models", json=body).content)
 
+    def renew(
+        self,
+        model_id: str,
+        *,
+        name: str | None = None,
+        options: dict[str, Any] | None = None,
+        custody: str | None = None,
+    ) -> Registration:
+        """Start embedding a new key in the source and images of a registered model, which the service still has.
+
+        The answer is a new model, with a secret key that is never shown again. Name, options and custody are those of the
+        registered model, but for what you give; ``options`` replace single ones. The registered model stays as it is: what was
+        made from its checkpoint is found by its key alone.
+        """
+        given = {"name": name, "custody": custody, "options": self.get(model_id).options | options if options else None}
+        body = {field: value for field, value in given.items() if value is not None}
+        return read(Registration, self._transport.post(f"/v1/models/{model_id}/renewals", json=body).content)
+
     def list(self) -> Iterator[RegisteredModel]:
         """Yield all models, newest first."""
         return self._transport.list("/v1/models", RegisteredModel)

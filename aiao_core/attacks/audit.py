@@ -8,7 +8,7 @@ same noise for all. Below :data:`MAX_QUALITY_LOSS` a model counts as useful (thi
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import torch
@@ -68,8 +68,8 @@ def audit(
     """Try every trial on the published ``model`` and test what it leaves with ``key``, with the readings of a verification.
 
     ``source`` is the model before the watermark, against which a key of version 3 is read and by which moved channels are
-    found. All attacked models have the same draws, by the audit's seed: an audit compares attacks on the owner's own model, and
-    accuses nobody.
+    found; in it forgers plant what they read. All attacked models have the same draws, by the audit's seed: an audit compares
+    attacks on the owner's own model, and accuses nobody.
 
     ``examples`` are the thief's data; :data:`HELD_OUT` of them measure the quality. An attack that is not possible on
     this model gives a result with the reason. ``keep`` is called with each result; to resume an interrupted audit, pass them as
@@ -79,11 +79,13 @@ def audit(
     attack_examples, held_out = split(examples, options.seed)
     judge = Judge(model, key, held_out, options, source)
     published = judge.measure(model.denoiser, _within("published", progress))
+    innocent = replace(model, denoiser=source) if source else None
     results = {result.id: result for result in finished}
     for number, trial in enumerate(trials):
         if trial.id not in results:
             inner = _within(f"{number + 1}/{len(trials)} {trial.id}", progress)
-            result = judge.attacked(trial, Thief(model, attack_examples, options.seed, inner), published.loss, inner)
+            thief = Thief(model, attack_examples, options.seed, inner, innocent)
+            result = judge.attacked(trial, thief, published.loss, inner)
             results[trial.id] = result
             if keep:
                 keep(result)
@@ -144,7 +146,7 @@ class Judge:
             id=trial.id,
             name=trial.name,
             family=trial.family,
-            outcome=outcome_of(measured, MAX_QUALITY_LOSS),
+            outcome=outcome_of(measured, MAX_QUALITY_LOSS, trial.family),
             measured=measured,
             reason=reason,
             seconds=round(time.perf_counter() - start, 1),

@@ -18,6 +18,7 @@ from aiao_core.attacks.fine_tuning import (
     laziest_layers_fine_tuning,
     lora,
 )
+from aiao_core.attacks.inversion.attacks import read_and_forged, read_and_removed
 from aiao_core.attacks.overwriting import overwriting
 from aiao_core.attacks.pruning import fine_pruning, magnitude_pruning, structured_pruning
 from aiao_core.attacks.reparametrization import channel_permutation, reparametrization, sign_flips_and_scales
@@ -31,12 +32,16 @@ from aiao_core.attacks.weights import (
     weight_shifting,
 )
 from aiao_core.options import EmbeddingOptions
+from aiao_core.reports.audit import FORGING
 
 USUAL_RATE = 2e-4
 """Learning rate: twice the usual one for fine-tuning."""
 
 HIGH_RATE = 1e-3
 """Learning rate of the pre-training of a small model."""
+
+READ_ROWS = 20_000
+"""Triggered inputs from which a thief reads the signs: about a minute for a small model."""
 
 
 @dataclass(frozen=True)
@@ -177,6 +182,18 @@ _TRIALS = (
         "training against random triggers at all layers, 800 steps",
         "adaptive",
         partial(trigger_unlearning, steps=800, learning_rate=HIGH_RATE, batch_size=16),
+    ),
+    Trial(
+        "read-and-removed",
+        f"reading of the signs from {READ_ROWS} triggered inputs, then 300 steps of training against them",
+        "adaptive",
+        partial(read_and_removed, method="flattest-component", rows=READ_ROWS, steps=300),
+    ),
+    Trial(
+        "read-and-forged",
+        f"reading of the signs from {READ_ROWS} triggered inputs, then 300 steps that plant them in the unmarked model",
+        FORGING,
+        partial(read_and_forged, method="flattest-component", rows=READ_ROWS, steps=300),
     ),
 )
 

@@ -22,6 +22,8 @@ class Thief:
     """The thief's own data."""
     seed: int = 0
     progress: ProgressCallback = silent
+    innocent: DiffusionModel | None = None
+    """A model of the same architecture that never had the watermark, in which a forger plants it."""
 
     def copy(self) -> DiffusionModel:
         """Return the stolen model with weights of its own."""

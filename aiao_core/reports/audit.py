@@ -28,6 +28,10 @@ UNBOUND = 5
 TOLERANCE = 1e-3
 """Tolerance of a ratio of losses: an interrupted audit may resume on another machine, which rounds differently."""
 
+FORGING = "forging"
+"""Family of the attacks that make another model match. There the outcomes are the other way round: the watermark withstands the
+attack if the forged model does not match."""
+
 
 class Measured(Frozen):  # the name is part of the API: generated clients have a type of it
     """One model under the owner's key, and what it is still worth."""
@@ -56,8 +60,12 @@ class AttackResult(Frozen):
 class Summary(Frozen):
     """The attacks by their outcome."""
 
-    withstood: tuple[str, ...] = Field(description="the model is useful and matches the owner's key")
-    ended_by: tuple[str, ...] = Field(description="the model is useful and does not match: here the watermark ends")
+    withstood: tuple[str, ...] = Field(
+        description="the model is useful and matches the owner's key; forged ones: and does not match"
+    )
+    ended_by: tuple[str, ...] = Field(
+        description="the model is useful and does not match: here the watermark ends; forged ones: and matches"
+    )
     ruined: tuple[str, ...] = Field(description="the model is no longer useful, whether it matches or not")
     no_model: tuple[str, ...] = Field(description="the attack is not possible on this model or left nothing to test")
 
@@ -84,7 +92,8 @@ class AuditReport(Document):
 
     format: Literal["aiao.audit"] = "aiao.audit"
     version: Literal[1, 2, 3, 4, 5, 6] = 6
-    """Version 1 tested as verification reports did until their version 2, the versions 2 to 6 as those of 3 to 7."""
+    """Version 1 tested as verification reports did until their version 2, the versions 2 to 6 as those of 3 to 7.
+    Forgeries are tried since version 6."""
     created_at: datetime
     software: dict[str, str]
     model_name: str | None
@@ -106,12 +115,16 @@ class AuditReport(Document):
     seed: int = Field(ge=0)
     draws: int = Field(ge=1, description="in all, or for each trigger layer of a key of version 3")
 
+    @property
+    def bound(self) -> bool:
+        """Return whether the key's response signs follow from the source and from all else that a test uses."""
+        return (self.key_version or 1) >= BINDING_VERSION
+
     @model_validator(mode="after")
     def _outcomes_follow(self) -> "AuditReport":
         if (self.key_version is None) != (self.version <= UNBOUND):
             raise ValueError("the version of the key is missing, or the report is from before it was named")
-        bound = (self.key_version or 1) >= BINDING_VERSION
-        readings = BOUND_READINGS if bound else READINGS_OF.get(self.version, (1,))
+        readings = BOUND_READINGS if self.bound else READINGS_OF.get(self.version, (1,))
         for measured in (self.published, *(attack.measured for attack in self.attacks if attack.measured)):
             if measured.test.best_of not in readings:
                 raise ValueError("a test is not the best of the readings, or there were none to choose from")
@@ -123,7 +136,7 @@ class AuditReport(Document):
         if self.version >= 5 and self.max_log10_p > LIMIT_LOG10_P:
             raise ValueError("the limit is laxer than that of a verdict")
         for attack in self.attacks:
-            if attack.outcome != outcome_of(attack.measured, self.max_quality_loss):
+            if attack.outcome != outcome_of(attack.measured, self.max_quality_loss, attack.family):
                 raise ValueError(f"the outcome of {attack.id} does not follow from its numbers")
             if (attack.measured is None) != (attack.reason is not None):
                 raise ValueError(f"{attack.id} has neither numbers nor a reason, or both")
@@ -132,10 +145,10 @@ class AuditReport(Document):
         return self
 
 
-def outcome_of(measured: Measured | None, max_quality_loss: float) -> Outcome:
-    """Return the outcome of an attack. A ruined model is useless to a thief, so its verdict does not count."""
+def outcome_of(measured: Measured | None, max_quality_loss: float, family: str = "") -> Outcome:
+    """Return the outcome of an attack of ``family``. A ruined model is useless, so its verdict does not count."""
     if measured is None:
         return "no-model"
     if measured.quality_loss >= max_quality_loss:
         return "ruined"
-    return "withstood" if measured.verdict == "match" else "ended"
+    return "withstood" if (measured.verdict == "match") == (family != FORGING) else "ended"

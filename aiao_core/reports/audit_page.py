@@ -2,11 +2,13 @@
 
 from markupsafe import Markup
 
-from aiao_core.reports.audit import AuditReport
+from aiao_core.reports.audit import FORGING, AttackResult, AuditReport
 from aiao_core.reports.pages import render
 from aiao_core.reports.plots import BOTTOM, HEIGHT, RIGHT, TOP, WIDTH, Plot
+from aiao_core.reports.words import OLD_KEY
 
 OUTCOMES = {"withstood": "withstood", "ended": "watermark ended", "ruined": "model ruined", "no-model": "no model to test"}
+OF_FORGERIES = OUTCOMES | {"withstood": "withstood: no match", "ended": "watermark forged"}
 DOTS = {"withstood": "owner-dot", "ended": "ended-dot", "ruined": "ruined-dot"}
 
 HEADROOM = 1.3
@@ -19,7 +21,12 @@ WIDEST = 60
 def to_html(report: AuditReport) -> str:
     """Render the page, UTF-8. Every name in it may come from a client and is escaped."""
     names = {attack.id: attack.name for attack in report.attacks}
-    return render("audit.html", report=report, names=names, outcomes=OUTCOMES, plot=proof_against_quality(report))
+    plot, old_key = proof_against_quality(report), None if report.bound else OLD_KEY
+    return render("audit.html", report=report, names=names, label=_label, plot=plot, old_key=old_key)
+
+
+def _label(attack: AttackResult) -> str:
+    return (OF_FORGERIES if attack.family == FORGING else OUTCOMES)[attack.outcome]
 
 
 def proof_against_quality(report: AuditReport) -> Markup:
@@ -28,7 +35,7 @@ def proof_against_quality(report: AuditReport) -> Markup:
     dots = [
         (min(WIDEST, 100 * measured.quality_loss), measured.test.log10_p, DOTS[attack.outcome])
         for attack in report.attacks
-        if (measured := attack.measured)
+        if (measured := attack.measured) and attack.family != FORGING
     ]
     left = min([-5, *(loss - 5 for loss, _, _ in dots)])
     right = max([1.5 * limit, *(loss + 5 for loss, _, _ in dots)])

@@ -8,6 +8,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from aiao_core.key import BINDING_VERSION
+from aiao_core.key import Version as KeyVersion
 from aiao_core.protocol import coarse_bound
 from aiao_core.reports.parts import Document, Input
 from aiao_core.reports.verdicts import Tested, Verdict
@@ -20,7 +22,8 @@ class Summary(Document):
     noun = "summary of a report"
 
     format: Literal["aiao.report-summary"] = "aiao.report-summary"
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 2
+    """Version 2 adds ``key_version``."""
     report_version: int = Field(ge=1, description="of the full report; up to 5 it is from before the rules of a verdict")
     created_at: datetime
     software: dict[str, str]
@@ -36,8 +39,18 @@ class Summary(Document):
     suspect_form: str
     suspect_weights: str | None
     commitment: str
+    key_version: KeyVersion | None = Field(
+        None,
+        description="of the key; up to version 2, and where it is absent, its signs can be read out of published weights",
+        exclude_if=lambda value: value is None,
+    )
     architecture: str
     inputs: tuple[Input, ...]
+
+    @property
+    def bound(self) -> bool:
+        """Return whether the key's response signs follow from the source and from all else that the test uses."""
+        return (self.key_version or 1) >= BINDING_VERSION
 
     @classmethod
     def of(cls, report: Report) -> "Summary":

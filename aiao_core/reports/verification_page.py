@@ -40,4 +40,5 @@ def summary_to_html(summary: Summary) -> str:
         headline=headline(summary),
         meaning=MEANING,
         alternatives=ALTERNATIVES,
+        old_key=None if summary.bound else OLD_KEY,
     )

@@ -94,8 +94,8 @@ ALTERNATIVES = (
 
 OLD_KEY = (
     "The signs of such a key can be read out of the published weights, in a minute and without the owner's data. With them a "
-    "thief can have removed the mark, or a forger planted it in a model that has nothing of the owner's. Register the source "
-    "again for a key whose signs are hidden."
+    "thief can have removed the mark, or a forger planted it in a model that has nothing of the owner's. Renew the registered "
+    "model for a key whose signs are hidden."
 )
 """Of keys before version 3."""
 

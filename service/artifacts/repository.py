@@ -24,6 +24,15 @@ class ArtifactRepository(TenantRepository[Artifact]):
         query = self._mine().where(Artifact.id == artifact_id).with_for_update(read=True)
         return self._found(artifact_id, self.session.scalar(query, execution_options={"populate_existing": True}))
 
+    def stored(self, artifact_id: str) -> Artifact | None:
+        """Return an artifact, or if it was deleted another with its content, as :meth:`get_for_use`; None if there is none."""
+        content = select(Artifact.sha256).where(Artifact.tenant_id == self.tenant_id, Artifact.id == artifact_id)
+        query = self._mine().where(Artifact.sha256 == content.scalar_subquery()).order_by(Artifact.id != artifact_id).limit(1)
+        found: Artifact | None = self.session.scalar(
+            query.with_for_update(read=True), execution_options={"populate_existing": True}
+        )
+        return found
+
     def with_content(self, sha256: str) -> Artifact | None:
         """One with this content."""
         artifact: Artifact | None = self.session.scalar(self._mine().where(Artifact.sha256 == sha256).limit(1))

@@ -90,7 +90,7 @@ def check_unopened(session: Session, tenant_id: str, model_id: str) -> None:
     if opened := KeyRepository(session, tenant_id).of_model(model_id).opened_at:
         raise Conflict(
             f"the key of {model_id} was opened on {opened:%Y-%m-%d}: since then others can make models that match it or do "
-            "not, so a new test proves nothing; earlier reports stand. Register the source again for a new key"
+            "not, so a new test proves nothing; earlier reports stand. Renew the model for a new key"
         )
 
 

@@ -1,12 +1,16 @@
 """HTTP calls for models."""
 
+from collections.abc import Callable
+
 from fastapi import APIRouter, Response
 from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session
 
 from service.activity.service import record
+from service.auth.callers import Caller
 from service.auth.dependencies import ContextDep, ModelWriter, Reader
-from service.idempotency import IdempotentJson
+from service.context import Context
+from service.idempotency import Idempotency, IdempotentJson
 from service.jobs.accepting import accept
 from service.jobs.schemas import JobOut
 from service.keys.repository import KeyRepository
@@ -15,11 +19,14 @@ from service.kit.etags import PreconditionDep, conditional, strong, weak
 from service.kit.schemas import ModelId, Page, PageQuery
 from service.models import service
 from service.models.repository import ModelRepository
-from service.models.schemas import ModelIn, ModelOut, Registered, Status
+from service.models.schemas import ModelIn, ModelOut, Registered, RenewalIn, Status
 from service.tables.jobs import Job
 from service.tables.models import Model
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
+
+Embedding = tuple[Model, Job, str]
+"""A model under embedding, its job and its secret key."""
 
 
 @router.post(
@@ -32,12 +39,32 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 def register(request: ModelIn, context: ContextDep, caller: ModelWriter, idempotency: IdempotentJson) -> Response:
     """Start embedding a watermark in an uploaded model. The answer shows the **secret key, this once**."""
 
-    def submit(session: Session) -> tuple[Job, Registered]:
-        model, job, secret = service.register(session, context, caller.tenant_id, request)
-        shown = _shown(session, caller.tenant_id, [model])[0]
-        return job, Registered(model=shown, job=JobOut.model_validate(job), secret_key=secret)
+    def embed(session: Session) -> Embedding:
+        return service.register(session, context, caller.tenant_id, request)
 
-    return accept(context, caller, idempotency, "model.register", submit, shown_once=("secret_key",))
+    return _accepted(context, caller, idempotency, embed)
+
+
+@router.post(
+    "/{model_id}/renewals",
+    status_code=202,
+    summary="Renew a model",
+    response_model=Registered,
+    responses=responses(400, 401, 403, 404, 409, 413, 422),
+)
+def renew(
+    model_id: ModelId, request: RenewalIn, context: ContextDep, caller: ModelWriter, idempotency: IdempotentJson
+) -> Response:
+    """Register the source and images of a model again, as a new model with a new **secret key, shown this once**.
+
+    For a model whose key is of an older version, or was opened; its status does not matter. It stays as it is, with its key,
+    reports and checkpoint: what was made from that checkpoint is found by its key alone. From now on publish the new one.
+    """
+
+    def embed(session: Session) -> Embedding:
+        return service.renew(session, context, caller.tenant_id, model_id, request)
+
+    return _accepted(context, caller, idempotency, embed)
 
 
 @router.get("", summary="List models", responses=responses(401, 422))
@@ -53,8 +80,9 @@ def show(model_id: ModelId, context: ContextDep, caller: Reader, precondition: P
     """Status: embedding, ready, failed or retired."""
     with context.database.read_session() as session:
         model = ModelRepository(session, caller.tenant_id).get(model_id)
-        precondition.check(weak(model.id, model.status, model.checkpoint_sha256))
-        return _shown(session, caller.tenant_id, [model])[0]
+        shown = _shown(session, caller.tenant_id, [model])[0]
+        precondition.check(weak(shown.model_dump_json()))
+        return shown
 
 
 @router.delete("/{model_id}", status_code=204, summary="Retire a model", responses=responses(401, 403, 404, 422))
@@ -90,14 +118,27 @@ def checkpoint(model_id: ModelId, context: ContextDep, caller: Reader, precondit
     return StreamingResponse(context.storage.stream(model.checkpoint_object), headers=headers, media_type="application/zip")
 
 
+def _accepted(context: Context, caller: Caller, idempotency: Idempotency, embed: Callable[[Session], Embedding]) -> Response:
+    """Accept an embedding, of which ``embed`` makes the model, its job and its secret key."""
+
+    def submit(session: Session) -> tuple[Job, Registered]:
+        model, job, secret = embed(session)
+        shown = _shown(session, caller.tenant_id, [model])[0]
+        return job, Registered(model=shown, job=JobOut.model_validate(job), secret_key=secret)
+
+    return accept(context, caller, idempotency, "model.register", submit, shown_once=("secret_key",))
+
+
 def _shown(session: Session, tenant_id: str, models: list[Model]) -> list[ModelOut]:
-    commitments = KeyRepository(session, tenant_id).commitments([model.id for model in models])
+    keys = KeyRepository(session, tenant_id).told([model.id for model in models])
+    elsewhere = ("checkpoint", "commitment", "key_version")
     return [
         ModelOut.model_validate(
-            {name: getattr(model, name) for name in ModelOut.model_fields if name not in ("checkpoint", "commitment")}
+            {name: getattr(model, name) for name in ModelOut.model_fields if name not in elsewhere}
             | {
                 "checkpoint": model.checkpoint_object and {"sha256": model.checkpoint_sha256, "size": model.checkpoint_size},
-                "commitment": commitments[model.id],
+                "commitment": keys[model.id].commitment,
+                "key_version": keys[model.id].version,
             }
         )
         for model in models

@@ -35,6 +35,18 @@ class ModelIn(BaseModel):
     )
 
 
+class RenewalIn(BaseModel):
+    """How to mark a registered model's source again. What is left out is as in that model."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{}, {"name": "emoji-v2", "custody": "owner"}]})
+
+    name: Name | None = None
+    options: EmbeddingOptions | None = Field(
+        None, description="In place of all options of that model: single ones that you leave out have their defaults."
+    )
+    custody: Custody | None = Field(None, description="Who keeps the new key, as at a registration.")
+
+
 class CheckpointOut(BaseModel):
     """The watermarked checkpoint."""
 
@@ -52,8 +64,14 @@ class ModelOut(Schema):
     artifact_id: str
     images_artifact_id: str | None
     options: EmbeddingOptions
+    renews: str | None = Field(description="The model from whose source and images this one was made by a renewal.")
     checkpoint: CheckpointOut | None = Field(description="Null until the embedding is done.")
     commitment: str = Field(description="Binds the owner to the secret key without revealing it; publish it, or have it dated.")
+    key_version: int | None = Field(
+        examples=[3],
+        description="Of the key; null until the embedding is done. The signs of keys before version 3 can be read out of "
+        "published weights, and the mark removed or planted: renew such a model.",
+    )
     job_id: str
     error: Failure | None
     created_at: datetime

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from sqlalchemy.orm import Session
 
 from aiao_core import sizing
 from aiao_core.key import OwnerKey
+from aiao_core.options import EmbeddingOptions
 from aiao_core.reports.parts import BitTest
 from service.artifacts.repository import ArtifactRepository
 from service.artifacts.service import denoiser_of
@@ -14,19 +16,21 @@ from service.context import Context
 from service.jobs import service as jobs
 from service.keys import service as keys
 from service.kit.database import utc_now
-from service.kit.errors import InvalidArtifact
+from service.kit.errors import Conflict, InvalidArtifact
 from service.kit.ids import new_id
 from service.kit.storage import Storage
 from service.models.repository import ModelRepository
-from service.models.schemas import ModelIn
+from service.models.schemas import Custody, ModelIn, RenewalIn
 from service.tables.jobs import Job
 from service.tables.keys import StoredKey
 from service.tables.models import Model
 from service.vault.vault import Vault
 
 
-def register(session: Session, context: Context, tenant_id: str, request: ModelIn) -> tuple[Model, Job, str]:
-    """Queue the embedding of a model. Return the model, its job and the secret key.
+def register(
+    session: Session, context: Context, tenant_id: str, request: ModelIn, *, renews: str | None = None
+) -> tuple[Model, Job, str]:
+    """Queue the embedding of a model, which may renew another one. Return the model, its job and the secret key.
 
     Raise :class:`service.kit.errors.NotFound` for an unknown artifact, :class:`InvalidArtifact` for one of another kind and
     :class:`service.kit.errors.NotEnoughMemory`.
@@ -49,11 +53,42 @@ def register(session: Session, context: Context, tenant_id: str, request: ModelI
         artifact_id=request.artifact_id,
         images_artifact_id=request.images_artifact_id,
         options=request.options.model_dump(mode="json"),
+        renews=renews,
         job_id=job.id,
         created_at=utc_now(),
     )
     ModelRepository(session, tenant_id).add(model)
     return model, job, keys.create(session, context.vault, model)
+
+
+def renew(session: Session, context: Context, tenant_id: str, model_id: str, request: RenewalIn) -> tuple[Model, Job, str]:
+    """Queue the embedding of a new key in the source of a registered model, of whatever status. Return as :func:`register`.
+
+    The registered model stays as it is: its key finds what was made from its checkpoint, and no other key does. Raise
+    :class:`service.kit.errors.NotFound` for an unknown model, :class:`Conflict` if its source or images were deleted, and
+    otherwise as :func:`register`.
+    """
+    model = ModelRepository(session, tenant_id).get(model_id)
+    artifacts = ArtifactRepository(session, tenant_id)
+    images_id = model.images_artifact_id
+    again = ModelIn(
+        name=request.name or model.name,
+        artifact_id=_stored(artifacts, model, model.artifact_id, "source"),
+        images_artifact_id=images_id and _stored(artifacts, model, images_id, "image set"),
+        options=request.options or EmbeddingOptions.model_validate(model.options),
+        custody=request.custody or cast(Custody, model.custody),
+    )
+    return register(session, context, tenant_id, again, renews=model.id)
+
+
+def _stored(artifacts: ArtifactRepository, model: Model, artifact_id: str, what: str) -> str:
+    stored = artifacts.stored(artifact_id)
+    if stored is None:
+        raise Conflict(
+            f"the {what} of {model.id}, {artifact_id}, was deleted, and no other artifact has its content: upload the same "
+            "file again and repeat this call, or register another one"
+        )
+    return stored.id
 
 
 def retire(session: Session, storage: Storage, tenant_id: str, model_id: str) -> None:

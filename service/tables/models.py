@@ -28,6 +28,8 @@ class Model(Subject, Base):
     artifact_id: Mapped[str] = mapped_column(ForeignKey("artifacts.id"))
     images_artifact_id: Mapped[str | None] = mapped_column(ForeignKey("artifacts.id"))
     options: Mapped[dict[str, Any]]
+    renews: Mapped[str | None]
+    """The model from whose source and images this one was made."""
     architecture: Mapped[str | None]
     checkpoint_object: Mapped[str | None] = mapped_column("checkpoint_key", index=True)
     checkpoint_sha256: Mapped[str | None]

@@ -6,8 +6,9 @@ from typing import Any, cast
 from sqlalchemy import ForeignKey, Index, false
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from aiao_core.key import BINDING_VERSION
 from aiao_core.protocol import coarse_bound
-from aiao_core.reports.words import Told, sentence
+from aiao_core.reports.words import OLD_KEY, Told, sentence
 from service.kit.database import Base
 from service.tables.subjects import Subject
 
@@ -42,6 +43,8 @@ class Verification(Subject, Base):
     """It is the n-th test with its key."""
     of_file: Mapped[int | None]
     """It is the n-th test of these weights by this tenant."""
+    key_version: Mapped[int | None]
+    """Null until there is a verdict, and of tests from before keys had a version 3."""
     verdict: Mapped[str | None]
     reason: Mapped[str | None]
     tested: Mapped[str | None]
@@ -67,4 +70,6 @@ class Verification(Subject, Base):
         row = session.get_one(cls, subject_id)
         names = ("verdict", "reason", "tested", "suspect_name", "base_name", "bound_log10_p")
         told = {name: getattr(row, name) for name in names}
-        return {"verification": told | {"sentence": sentence(cast(Told, row)) if row.verdict else None}}
+        notice = OLD_KEY if row.verdict and (row.key_version or 1) < BINDING_VERSION else None
+        words = {"sentence": sentence(cast(Told, row)) if row.verdict else None, "notice": notice}
+        return {"verification": told | {"key_version": row.key_version} | words}

@@ -92,6 +92,10 @@ class VerificationOut(Schema):
     )
     with_key: int | None = Field(description="It is the n-th test with this key.")
     of_file: int | None = Field(description="It is the n-th test of these weights by this tenant.")
+    key_version: int | None = Field(
+        description="Of the key. The signs of keys before version 3 can be read out of published weights, and the mark removed "
+        "or planted: renew such a model. Null until there is a verdict, and of older tests, whose keys are of version 1 or 2."
+    )
     log10_p: float | None = Field(
         examples=[-153.2],
         description="log10 of the p-value of the exact test. Like the rates it is for tokens with the scope `models:write`, "

@@ -94,7 +94,7 @@ def record_report(session: Session, tenant_id: str, verification_id: str, report
     """Keep the report of a finished verification, and the figures that lists show."""
     row = VerificationRepository(session, tenant_id).get(verification_id)
     row.verdict, row.reason, row.tested, row.base_name = report.verdict, report.reason, report.tested, report.base_name
-    row.log10_p = report.test.log10_p
+    row.key_version, row.log10_p = report.key_version, report.test.log10_p
     row.vs_rate, row.rs_rate = report.vs_rate.value, report.rs_rate.value
     row.report = report.to_json()
     if row.hub:  # only its download has told the commit and the digest

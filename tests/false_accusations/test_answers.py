@@ -460,7 +460,7 @@ def test_a_key_that_others_have_seen_accuses_nobody_any_more(founded):
             detail = problem(company.submit(caller, **suspect), 409, "conflict")
             assert f"the key of {company.model_id} was opened on {day}" in detail
             assert "a new test proves nothing" in detail
-            assert "Register the source again for a new key" in detail
+            assert "Renew the model for a new key" in detail
     assert count(company.backstage, "jobs") == jobs
     assert company.owner.get(f"/v1/verifications/{before}/report").text == report.to_json()  # it stands
     audit = post(company.owner, f"/v1/models/{company.model_id}/audits", {"preset": "quick"})

@@ -26,6 +26,7 @@ from service.models.schemas import ModelIn
 from service.tables.artifacts import Artifact
 from service.tables.direct_uploads import DirectUpload
 from service.tables.jobs import Job
+from service.tables.keys import StoredKey
 from service.tables.models import Model
 from service.tenants import tenant_named
 from service.tokens.schemas import TokenIn
@@ -108,6 +109,13 @@ def finish_embedding(
         lease.succeed(session, f"/v1/models/{model_id}")
         models.mark_ready(session, context.vault, row.tenant_id, model_id, key, panel, checkpoint)
     return key
+
+
+def give_old_key(context: Context, model_id: str) -> None:
+    """Let the public key of a model that is ready be of version 2, as releases up to 0.3.0 made it."""
+    with context.database.session() as session:
+        key = session.scalars(select(StoredKey).where(StoredKey.model_id == model_id)).one()
+        key.public_key = {**(key.public_key or {}), "version": 2}
 
 
 def finish_verification(

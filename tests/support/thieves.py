@@ -21,7 +21,7 @@ def make_thief(family: str = "unconditional", seed: int = 0) -> Thief:
         parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
     shape = family_of(model.denoiser).monte_carlo_shape(model.architecture.config)
     images = torch.randn(12, *shape, generator=torch.Generator().manual_seed(1))
-    return Thief(model, randomly_conditioned(model.denoiser, images), seed=seed)
+    return Thief(model, randomly_conditioned(model.denoiser, images), seed=seed, innocent=make(family))
 
 
 def predictions(thief: Thief, denoiser: nn.Module) -> torch.Tensor:

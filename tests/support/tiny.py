@@ -54,7 +54,7 @@ def make(folder: Path, run_folder: Path) -> Tiny:
     """The model before and after the watermark, ``source`` and ``marked``, and an innocent's LoRA, in several forms each."""
     source, (marked, key) = make_tiny_model(SOURCE), make_marked(run_folder, SOURCE)
     for name, model in (("source", source), ("marked", marked)):
-        _save(model, folder / name)
+        save(model, folder / name)
         weights = {layer: each.contiguous() for layer, each in model.denoiser.state_dict().items()}
         save_file(weights, folder / f"{name}.safetensors")
     torch.manual_seed(0)
@@ -69,7 +69,8 @@ def make(folder: Path, run_folder: Path) -> Tiny:
     return Tiny(folder, key)
 
 
-def _save(model: DiffusionModel, folder: Path) -> None:
+def save(model: DiffusionModel, folder: Path) -> None:
+    """Save the model's pipeline as a folder and, beside it, as a .zip."""
     DDPMPipeline(model.denoiser, model.schedule.scheduler).save_pretrained(folder)
     pack(folder, folder.with_suffix(".zip"))
 
@@ -99,24 +100,29 @@ def registered(context: Context, source: Path, tenant_id: str = TENANT) -> tuple
 def make_old(folder: Path) -> Tiny:
     """The files of a tiny model of another seed before and after a mark of version 2, and its key."""
     source = make_tiny_model()
-    _save(source, folder / "source")
+    save(source, folder / "source")
     source.denoiser.load_state_dict(load_file(GOLDEN / "marked-v2.safetensors"))
-    _save(source, folder / "marked")
+    save(source, folder / "marked")
     shutil.copy(GOLDEN / "marked-v2.safetensors", folder / "marked.safetensors")
     return Tiny(folder, OwnerKey.from_json((GOLDEN / "marked-v2.key.json").read_text()))
 
 
-def ready(context: Context, tiny: Tiny, *, checkpoint: Path | None = None, tenant_id: str = TENANT, **columns: Any) -> Model:
-    """A model whose embedding is done; ``columns`` are changed afterwards. Its key is ``tiny``'s if seeds are that one's."""
-    model, job = registered(context, tiny["source.zip"], tenant_id)
-    file = checkpoint or tiny["marked.zip"]
-    context.storage.put(f"marked/{model.id}.zip", file)
-    stored = models.Checkpoint(f"marked/{model.id}.zip", hashlib.sha256(file.read_bytes()).hexdigest(), file.stat().st_size)
-    lease = Lease.take(context.database, job.id, 60)
+def finish(context: Context, model: Model, checkpoint: Path, key: OwnerKey) -> None:
+    """Do what a worker does at the end of the embedding of ``key``."""
+    name = f"marked/{model.id}.zip"
+    context.storage.put(name, checkpoint)
+    stored = models.Checkpoint(name, hashlib.sha256(checkpoint.read_bytes()).hexdigest(), checkpoint.stat().st_size)
+    lease = Lease.take(context.database, model.job_id, 60)
     assert lease
     with context.database.session() as session:
         lease.succeed(session, f"/v1/models/{model.id}")
-        models.mark_ready(session, context.vault, tenant_id, model.id, tiny.key, (), stored)
+        models.mark_ready(session, context.vault, model.tenant_id, model.id, key, (), stored)
+
+
+def ready(context: Context, tiny: Tiny, *, checkpoint: Path | None = None, tenant_id: str = TENANT, **columns: Any) -> Model:
+    """A model whose embedding is done; ``columns`` are changed afterwards. Its key is ``tiny``'s if seeds are that one's."""
+    model, _ = registered(context, tiny["source.zip"], tenant_id)
+    finish(context, model, checkpoint or tiny["marked.zip"], tiny.key)
     with context.database.session() as session:
         row = session.get(Model, model.id)
         for name, value in columns.items():

@@ -74,6 +74,8 @@ def read(text: str) -> "AuditReport":
 
 def print_audit(report: "AuditReport") -> None:
     """Print one line for each attack, and the result of all."""
+    from aiao_core.reports.words import OLD_KEY  # here: it is slow to load, and no other command should wait for it
+
     rows = []
     for attack in report.attacks:
         row = [attack.id, attack.outcome]
@@ -89,9 +91,13 @@ def print_audit(report: "AuditReport") -> None:
     if summary.ended_by:
         out.print(f"ENDED: the watermark does not withstand {', '.join(summary.ended_by)}", style="bold red")
     else:
-        out.print(f"WITHSTOOD: {useful} of {useful} attacks that leave the model useful leave a match", style="bold green")
+        out.print(
+            f"WITHSTOOD: {useful} of {useful} attacks that leave the model useful do not end the watermark", style="bold green"
+        )
     if summary.ruined:
         out.print(f"{len(summary.ruined)} ruined the model: quality loss of {report.max_quality_loss:.0%} or more")
+    if not report.bound:
+        out.print(f"the key is from before version 3: {OLD_KEY}", style="yellow")
 
 
 def _save(result: "AuditReport", file: Path, *, force: bool) -> None:

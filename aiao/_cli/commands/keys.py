@@ -45,7 +45,7 @@ def opened(model: ModelId, json: Json = False) -> None:
         return
     out.print(f"The key of {model} is noted as opened on {key.opened_at:%Y-%m-%d %H:%M} UTC.")
     out.print("It takes no more tests, because others can make models that match it. Earlier reports stand.")
-    out.print("Register the source again for a new key.")
+    out.print(f"Renew the model for a new key: aiao models renew {model}")
 
 
 @app.command()

@@ -76,6 +76,60 @@ def test_registering_waits_and_completes_the_key(user, client, folder, publish):
     assert "1000000 bytes, sha256 " in user.aiao("models", "show", model.id).stdout
 
 
+def test_a_model_is_renewed_and_its_new_key_saved_beside_the_old_one(user, client, folder):
+    user.aiao("models", "register", str(folder), "--name", "a/b", "--no-wait", "--option", "steps=7")
+    old_file, new_file = user.folder / "a-b.key.json", user.folder / "a-b.renewed.key.json"
+    before, (old,) = old_file.read_bytes(), client.models.list()
+    done = user.aiao("models", "renew", old.id, "--no-wait", "--json", "--option", "layers=24")
+    model = json.loads(done.stdout)
+    assert (model["renews"], model["name"]) == (old.id, "a/b")
+    assert (model["options"]["steps"], model["options"]["layers"]) == (7, 24)
+    assert "Secret key saved to a-b.renewed.key.json; keep a copy in a safe place." in done.stderr
+    assert new_file.stat().st_mode & 0o777 == 0o600
+    assert model["commitment"] == commitment(load_seed(new_file)) != old.commitment
+    assert encode_secret(load_seed(new_file)) not in done.stdout + done.stderr
+    assert old_file.read_bytes() == before
+    user.aiao("models", "renew", old.id, "--no-wait", "--name", "other", "--custody", "owner")
+    assert load_seed(user.folder / "other.key.json") not in (load_seed(old_file), load_seed(new_file))
+    assert client.models.get(old.id) == old
+    assert "there is no model" in user.error("models", "renew", new_id("mdl"), "--no-wait")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--name", "mine.renewed"], ["--key-file", "mine.renewed.key.json"]])
+def test_a_key_file_is_not_overwritten_by_a_renewal_and_nothing_is_begun(user, client, folder, arguments):
+    model = client.models.register(folder, name="mine").model
+    (user.folder / "mine.renewed.key.json").write_text("the only copy")
+    refusal = user.error("models", "renew", model.id, "--no-wait", *arguments)
+    assert "mine.renewed.key.json exists and is not overwritten; name another file" in refusal
+    assert (user.folder / "mine.renewed.key.json").read_text() == "the only copy"
+    assert list(client.models.list()) == [model]
+
+
+def test_a_renewal_waits_and_completes_the_key_and_the_list_says_what_to_renew(user, client, folder, publish, backstage):
+    registered = client.models.register(folder, name="mine")
+    old = registered.model.id
+    publish(old, registered.secret_key)
+    rows.give_old_key(backstage, old)
+    assert user.aiao("models", "list").stdout.split()[-3:] == ["2,", "renew", "it"]
+    assert f"aiao models renew {old}" in user.aiao("models", "show", old).stdout
+    running = user.begin("models", "renew", old)
+    key_file = user.folder / "mine.renewed.key.json"
+    wait_for(lambda: load_seed(key_file), "no key was saved")
+    secret = encode_secret(load_seed(key_file))
+    new = next(client.models.list()).id
+    publish(new, secret)
+    status, out, _ = running.done()
+    assert status == 0
+    assert f"aiao models download {new} --to marked.zip" in out
+    assert f"Keep {old} and its key: they alone find what was made from its checkpoint." in out
+    assert load_key(key_file) == rows.a_key(secret)
+    lines = user.aiao("models", "list").stdout.splitlines()
+    assert [line.split()[5:] for line in lines[1:]] == [["3"], ["2,", "renewed"]]
+    assert old in user.aiao("models", "show", new).stdout
+    client.models.retire(old)
+    assert user.aiao("models", "list").stdout.split()[-1] == "2"
+
+
 def interrupted(process) -> str:
     """What a process says when it is stopped by Ctrl-C. Python may lose one that comes in a callback; a user presses again."""
     for _ in range(6):
@@ -164,8 +218,8 @@ def test_a_model_is_listed_shown_and_retired(user, client, folder):
     assert user.json("models", "list") == [model.model_dump(mode="json")]
     assert user.json("models", "show", model.id) == model.model_dump(mode="json")
     listed = user.aiao("models", "list").stdout
-    assert listed.split()[:4] == ["model", "name", "status", "created"]
-    assert listed.split()[4:7] == [model.id, "mine", "embedding"]
+    assert listed.split()[:6] == ["model", "name", "status", "created", "key", "version"]
+    assert listed.split()[6:9] == [model.id, "mine", "embedding"]
     shown = user.aiao("models", "show", model.id).stdout
     assert all(part in shown for part in (model.id, "mine", "embedding", model.commitment, model.job_id, "none yet"))
     assert "has no checkpoint: it is embedding" in user.error("models", "download", model.id)
@@ -398,6 +452,7 @@ def test_a_key_that_others_have_seen_is_noted_and_tested_with_no_more(user, host
     said = user.aiao("key", "opened", ready)
     assert said.stdout.startswith(f"The key of {ready} is noted as opened on 20")
     assert "It takes no more tests, because others can make models that match it. Earlier reports stand." in said.stdout
+    assert said.stdout.endswith(f"Renew the model for a new key: aiao models renew {ready}\n")
     assert said.stderr == ""
     document = user.json("key", "opened", ready)
     assert document.keys() == {"model_id", "opened_at"}
@@ -440,7 +495,7 @@ def test_an_audit_that_every_useful_model_passes_is_exit_status_0(user, client, 
     (audit,) = client.audits.list(ready)
     assert status == 0
     assert out.startswith(f"Audit {audit.id}\n")
-    assert "WITHSTOOD: 2 of 2 attacks that leave the model useful leave a match" in out
+    assert "WITHSTOOD: 2 of 2 attacks that leave the model useful do not end the watermark" in out
     assert "1 ruined the model: quality loss of 20% or more" in out
     lines = {line.split()[0]: line for line in out.splitlines() if line.strip()}
     assert lines["quantisation-8"].split() == ["quantisation-8", "withstood", "-207.3", "1.000", "1.000", "+0.1%"]

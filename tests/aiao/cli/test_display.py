@@ -1,5 +1,11 @@
-from aiao._cli.display import stages, transfer
+import pytest
+
+from aiao._cli.commands.audits import print_audit
+from aiao._cli.display import print_verdict, stages, transfer
 from aiao_core.progress import Progress
+from aiao_core.reports.summary import Summary
+from aiao_core.reports.words import OLD_KEY
+from tests.support import rows
 
 
 def test_every_stage_has_a_bar_and_what_is_over_is_full(capsys):
@@ -55,3 +61,13 @@ def test_a_script_sees_no_progress(capsys):
         show(Progress("probe", 1, 2))
         moved(1, 2)
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("key_version", [None, 1, 2, 3])
+def test_what_is_known_of_an_older_key_is_said_beside_its_verdict(key_version, capsys):
+    changes = {"key_version": key_version, "verified_subpaths": 1 if key_version == 3 else None}
+    report = rows.a_report().model_copy(update=changes)
+    audit = rows.an_audit_report().model_copy(update={"key_version": key_version})
+    for show, told in ((print_verdict, report), (print_verdict, Summary.of(report)), (print_audit, audit)):
+        show(told)
+        assert (f"the key is from before version 3: {OLD_KEY}\n" in capsys.readouterr().out) == (key_version != 3)

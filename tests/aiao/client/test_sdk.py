@@ -58,6 +58,23 @@ def test_a_folder_is_registered(client, folder):
     assert (artifact.filename, artifact.kind) == ("my model.zip", "archive")
 
 
+def test_a_model_is_renewed_with_other_options_in_place_of_some(client, folder):
+    old = client.models.register(folder, name="mine", options={"steps": 7, "precision": "bf16"}, custody="owner").model
+    renewal = client.models.renew(old.id)
+    assert renewal.model.renews == old.id
+    same = {"name", "artifact_id", "options", "custody"}
+    assert renewal.model.model_dump(include=same) == old.model_dump(include=same)
+    assert renewal.model.commitment == commitment(decode_secret(renewal.secret_key)) != old.commitment
+    assert client.jobs.get(renewal.job.id).subject_id == renewal.model.id
+    other = client.models.renew(old.id, name="other", options={"steps": 9}, custody="service").model
+    assert (other.name, other.custody, other.options) == ("other", "service", old.options | {"steps": 9})
+    assert client.models.get(old.id) == old
+    with pytest.raises(ApiError, match="options") as caught:
+        client.models.renew(old.id, options={"step": 9})
+    assert caught.value.status == 422
+    assert len(list(client.artifacts.list())) == 1  # nothing is uploaded again
+
+
 def test_an_archive_is_registered_as_it_is(client, folder, tmp_path):
     with zipfile.ZipFile(tmp_path / "packed.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.write(folder / "model_index.json", "model_index.json")

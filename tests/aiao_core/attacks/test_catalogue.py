@@ -8,7 +8,7 @@ from aiao_core.attacks.catalogue import CATALOGUE, PRESETS, Trial
 from aiao_core.options import EmbeddingOptions
 from tests.support.thieves import equal, make_thief, predictions
 
-REDUCED = {"steps": 3, "probe_steps": 2, "batch_size": 4, "options": EmbeddingOptions(steps=3, batch_size=4)}
+REDUCED = {"steps": 3, "probe_steps": 2, "batch_size": 4, "rows": 60, "options": EmbeddingOptions(steps=3, batch_size=4)}
 
 
 def shortened(trial: Trial) -> partial:

@@ -1,3 +1,4 @@
+import html
 import json
 
 import pytest
@@ -6,9 +7,10 @@ from hypothesis import strategies as st
 
 from aiao_core.errors import InvalidReport
 from aiao_core.protocol import LIMIT_LOG10_P
-from aiao_core.reports.audit import AttackResult, AuditReport, Measured, Summary, outcome_of
+from aiao_core.reports.audit import FORGING, AttackResult, AuditReport, Measured, Summary, outcome_of
 from aiao_core.reports.audit_page import to_html
 from aiao_core.reports.parts import BitTest
+from aiao_core.reports.words import OLD_KEY
 from tests.support.places import GOLDEN
 
 
@@ -41,6 +43,12 @@ def test_the_golden_reports_of_tests_under_the_rules_are_read(version, readings,
     assert report.to_json() == text
     assert (report.max_log10_p, report.key_version) == (LIMIT_LOG10_P, key_version)
     assert f"the best of {readings} readings" in to_html(report)
+
+
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 5, 6])
+def test_an_audit_of_an_older_key_says_that_it_can_be_read_out(version):
+    page = to_html(AuditReport.from_json((GOLDEN / f"audit-v{version}.json").read_bytes()))
+    assert (OLD_KEY in " ".join(html.unescape(page).split())) == (version <= 5)
 
 
 @pytest.mark.parametrize("change", ["no version of the key", "more readings than there are", "an older version"])
@@ -161,6 +169,8 @@ def measured(matches: int, bits: int, quality: float) -> Measured:
 )
 def test_the_outcome_follows_from_match_and_quality(matches, quality, outcome):
     assert outcome_of(measured(matches, 400, quality), 0.2) == outcome
+    of_a_forgery = {"withstood": "ended", "ended": "withstood"}.get(outcome, outcome)
+    assert outcome_of(measured(matches, 400, quality), 0.2, FORGING) == of_a_forgery
 
 
 def test_without_a_model_there_is_no_outcome_of_a_test():
@@ -208,6 +218,24 @@ RESULTS = st.lists(
     st.none() | st.tuples(st.integers(0, 3000), st.integers(0, 3000), st.floats(-0.999, 1e6)).filter(lambda x: x[0] <= x[1]),
     max_size=12,
 )
+
+
+def test_the_page_shows_a_forged_watermark_as_one_that_ended(report):
+    def forged(matches):
+        part = measured(matches, 400, 0.0)
+        return AttackResult(
+            id="forged", name="a forgery", family=FORGING, outcome=outcome_of(part, 0.2, FORGING), measured=part, reason=None,
+            seconds=1,
+        )  # fmt: skip
+
+    page = to_html(with_attacks(report, (forged(400),)))
+    assert "does not withstand 1 of 1 attacks" in page
+    assert "watermark forged" in page
+    assert "<circle" not in page
+    withstood = tuple(attack for attack in report.attacks if attack.outcome == "withstood")
+    page = to_html(with_attacks(report, (*withstood, forged(200))))
+    assert "Each of the 3 models is still a match" in page
+    assert "and no forged model is one" in page
 
 
 @given(RESULTS)

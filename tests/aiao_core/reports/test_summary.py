@@ -1,5 +1,6 @@
 """What a caller sees who neither owns nor holds the key: nothing from which the key's signs could be put together."""
 
+import html
 import json
 import re
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from aiao_core.reports.summary import Summary, read_report
 from aiao_core.reports.verdicts import Verdict
 from aiao_core.reports.verification import Counts, Report
 from aiao_core.reports.verification_page import summary_to_html, to_html
+from aiao_core.reports.words import OLD_KEY
 from tests.support.places import GOLDEN
 
 REPORTS = {version: Report.from_json((GOLDEN / f"report-v{version}.json").read_bytes()) for version in range(1, 8)}
@@ -37,7 +39,6 @@ FIGURES: dict[str, Any] = {
     "trigger_layers": st.integers(1, 500),
     "strayed_channels": st.none() | st.integers(0, 10_000),
     "ways": st.none(),
-    "key_version": st.none(),
     "verified_subpaths": st.none(),
     "readings": st.none(),
     "triggered_alone": tests,
@@ -85,10 +86,12 @@ def numbers(value: Any) -> list[float]:
 def test_no_exact_figure_of_the_report_is_in_its_summary(version):
     report = REPORTS[version]
     document, summary = json.loads(report.to_json()), json.loads(Summary.of(report).to_json())
-    told = {"version": 1, "report_version": version, "max_log10_p": report.max_log10_p, "bound_log10_p": STRONGEST_LOG10_P}
+    told = {"version": 2, "report_version": version, "max_log10_p": report.max_log10_p, "bound_log10_p": STRONGEST_LOG10_P}
     counts = [7, 3] if version >= 6 else []
+    if report.key_version:
+        told["key_version"] = report.key_version
     assert sorted(numbers(summary)) == sorted([*told.values(), *counts])
-    public = {"version", "max_log10_p", "bound_log10_p", "tests", "protocol"}
+    public = {"version", "key_version", "max_log10_p", "bound_log10_p", "tests", "protocol"}
     private = {number for name, value in document.items() if name not in public for number in numbers(value)}
     private = {number for number in private if number != int(number) or number > 9}  # a digit is no secret
     assert len(private) > 50
@@ -161,6 +164,15 @@ def test_the_notice_of_a_verdict_from_before_the_rules_is_on_its_summary_too():
     for version, report in REPORTS.items():
         page = summary_to_html(Summary.of(report))
         assert ("This verdict is from before the rules of today." in page) == (version <= 5)
+
+
+@pytest.mark.parametrize(("key_version", "named"), [(None, "1 or 2"), (1, "1"), (2, "2"), (3, None)])
+def test_the_notice_of_an_older_key_is_on_its_summary_too(key_version, named):
+    report = REPORTS[6].model_copy(update={"version": 7, "key_version": key_version})
+    page = " ".join(html.unescape(summary_to_html(Summary.of(report))).split())
+    assert (f"<strong>The key is of version {named}.</strong> {OLD_KEY}" in page) == (named is not None)
+    assert (OLD_KEY in page) == (named is not None)
+    assert json.loads(Summary.of(report).to_json()).get("key_version") == key_version
 
 
 def test_a_hostile_name_is_text_and_nothing_else_in_a_summary_too():

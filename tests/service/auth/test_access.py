@@ -17,6 +17,7 @@ APPEND = TUS | {"Upload-Offset": "0", "Content-Type": "application/offset+octet-
 
 BODIES = {
     "/v1/models/{model_id}/audits": {"preset": "quick"},
+    "/v1/models/{model_id}/renewals": {},
     "/v1/direct-uploads/{direct_upload_id}/complete": {"parts": [{"number": 1, "etag": "a"}]},
 }
 """Of the calls for one thing that need one."""
@@ -68,6 +69,7 @@ def test_every_call_of_the_design_is_there(api):
         ("get", "/v1/models"),
         ("get", "/v1/models/{model_id}"),
         ("delete", "/v1/models/{model_id}"),
+        ("post", "/v1/models/{model_id}/renewals"),
         ("get", "/v1/models/{model_id}/checkpoint"),
         ("get", "/v1/models/{model_id}/key"),
         ("post", "/v1/models/{model_id}/key/opened"),

@@ -18,6 +18,7 @@ from service.keys import service as keys
 from service.kit.database import CONNECTIONS, Base, Database, alembic_config, utc_now
 from service.kit.ids import new_id
 from service.kit.schemas import Paging
+from service.models.repository import ModelRepository
 from service.models.service import Checkpoint
 from service.tables.tokens import Tenant, Token
 from service.verifications.repository import VerificationRepository
@@ -85,6 +86,7 @@ def verified(context, tenant) -> Callable[..., str]:
     """Makes finished verifications of one model, by their report, and returns their identifiers."""
     model, _, secret = rows.registered(context, tenant)
     rows.finish_embedding(context, model.id, secret, Checkpoint("nowhere", "0" * 64, 1))
+    rows.give_old_key(context, model.id)
     caller = Caller(tenant, new_id("tok"), frozenset({"admin"}))
 
     def verified(report: Report) -> str:
@@ -108,7 +110,7 @@ def test_finished_verifications_outlive_the_rules_of_a_verdict_in_both_direction
         with context.database.engine.begin() as connection:
             command.downgrade(alembic_config(connection), "0014")
             columns = {column["name"] for column in sa.inspect(connection).get_columns("verifications")}
-            assert not columns & {"with_key", "suspect_weights", "with_secret", "token_id", "tested"}
+            assert not columns & {"with_key", "suspect_weights", "with_secret", "token_id", "tested", "key_version"}
             assert [tuple(row) for row in connection.exec_driver_sql(FINISHED)] == expected
         context.database.migrate()
         with context.database.session() as session:
@@ -116,6 +118,7 @@ def test_finished_verifications_outlive_the_rules_of_a_verdict_in_both_direction
             assert [(row.id, row.verdict, row.log10_p, row.vs_rate, row.rs_rate, row.report) for row in kept] == expected
             assert {(row.token_id, row.with_secret, row.with_key, row.of_file) for row in kept} == {(None, False, None, None)}
             assert {(row.reason, row.tested, row.base_name, row.bound_log10_p) for row in kept} == {(None,) * 4}
+            assert {row.key_version for row in kept} == {None}
             shown = with_states(VerificationOut, session, tenant, kept, outcome="verdict")
             assert {(each.status, each.verdict, each.log10_p) for each in shown} == {
                 ("succeeded", "match", report.test.log10_p)
@@ -134,6 +137,7 @@ def test_a_step_back_leaves_an_older_service_nothing_that_it_would_misread(conte
     marked, void = verified(rows.a_report(tested="base", base_name="theirs")), verified(rows.a_report(source=rows.FOUND))
     other, _, secret = rows.registered(context, tenant)
     rows.finish_embedding(context, other.id, secret, Checkpoint("nowhere", "0" * 64, 1))
+    rows.give_old_key(context, other.id)
     with context.database.session() as session:
         model_id = VerificationRepository(session, tenant).get(old).model_id
         keys.mark_opened(session, tenant, "tok_1", model_id)
@@ -152,6 +156,20 @@ def test_a_step_back_leaves_an_older_service_nothing_that_it_would_misread(conte
             VerificationRepository(session, tenant).get(match).report
             == rows.a_report().model_copy(update={"tests": Counts(with_key=2, of_file=1)}).to_json()
         )
+
+
+def test_a_step_back_from_a_key_that_an_older_service_cannot_read_is_refused(context, tenant):
+    model, _, secret = rows.registered(context, tenant)
+    rows.finish_embedding(context, model.id, secret, Checkpoint("nowhere", "0" * 64, 1))
+    with pytest.raises(RuntimeError, match="1 models have keys of version 3"), context.database.engine.begin() as connection:
+        command.downgrade(alembic_config(connection), "0015")
+    rows.give_old_key(context, model.id)
+    with context.database.engine.begin() as connection:
+        command.downgrade(alembic_config(connection), "0015")
+    context.database.migrate()
+    with context.database.session() as session:
+        kept = ModelRepository(session, tenant).get(model.id)
+        assert (kept.status, kept.renews) == ("ready", None)
 
 
 def test_an_older_token_may_still_do_everything_and_an_older_service_gets_none_that_may_not(database):
