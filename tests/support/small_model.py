@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 EMBEDDING: dict[str, Any] = {
-    "steps": 100, "batch_size": 8, "learning_rate": 0.01, "layers": 24, "samples": 32, "checkpoint_every": 10
+    "steps": 100, "batch_size": 8, "learning_rate": 3e-3, "layers": 24, "samples": 32, "checkpoint_every": 10
 }  # fmt: skip
-"""Enough for a mark beyond 10^-50 with the service's word for the key, and 10^-34 without."""
+"""Enough for a mark beyond 10^-300 beside the source and 10^-60 without it. At three times the learning rate the proof of some
+keys is refused, because their signs can be read out of the weights."""
 
 SHORT = EMBEDDING | {"steps": 60, "samples": 8}
 """Enough for a mark that the service can prove."""
