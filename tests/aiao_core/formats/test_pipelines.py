@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDPMPipeline
+from diffusers import AutoencoderKL, DDPMPipeline
 from safetensors.torch import load_file, save_file
 
 from aiao_core.errors import InvalidCheckpoint, WrongArchitecture
-from aiao_core.formats.pipelines import load_model, save_model
+from aiao_core.formats.pipelines import by_names_of, load_model, save_model
 from aiao_core.formats.suspects import load_suspect
 from aiao_core.formats.weight_files import WEIGHTS
 from tests.support.tiny_models import make_tiny_model
@@ -118,6 +118,16 @@ def test_attentions_with_diffusers_old_names_are_read(folder, tmp_path, architec
         assert all(torch.equal(state[name], value) for name, value in weights.items())
     save_model(model.denoiser, folder, tmp_path / "saved")
     assert weights_of(tmp_path / "saved").keys() == weights.keys()
+
+
+def test_a_vae_with_diffusers_old_names_is_read():
+    autoencoder = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4)
+    weights = autoencoder.state_dict()
+    old = {name.replace("to_q", "query").replace("to_out.0", "proj_attn"): value for name, value in weights.items()}
+    assert old.keys() != weights.keys()
+    found = by_names_of(autoencoder, old)
+    assert found.keys() == weights.keys()
+    assert all(torch.equal(found[name], value) for name, value in weights.items())
 
 
 def test_old_and_new_names_side_by_side_are_refused(folder, tmp_path, architecture):
