@@ -330,7 +330,6 @@ def test_the_emoji_models_mark_is_read_back_as_strongly_as_before(emoji_model, e
     stolen, key = emoji_marked
     found = read_back(emoji_model.denoiser, stolen, key, trial)
     (published, vs), (_, own_vs), (aligned, aligned_vs) = found["published"], found["own"], found["aligned"]
-    print(trial, found)
     assert own_vs < 0.6
     assert min(vs, aligned_vs) > 0.95
     assert aligned.matches > 0.98 * published.matches
