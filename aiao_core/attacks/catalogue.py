@@ -19,9 +19,11 @@ from aiao_core.attacks.fine_tuning import (
     lora,
 )
 from aiao_core.attacks.inversion.attacks import read_and_forged, read_and_removed
+from aiao_core.attacks.offsets import head_rotation_and_offsets, offsets
 from aiao_core.attacks.overwriting import overwriting
 from aiao_core.attacks.pruning import fine_pruning, magnitude_pruning, structured_pruning
 from aiao_core.attacks.reparametrization import channel_permutation, reparametrization, sign_flips_and_scales
+from aiao_core.attacks.rotation import head_rotation
 from aiao_core.attacks.thief import Thief
 from aiao_core.attacks.weights import (
     averaging_with_own_fine_tune,
@@ -162,6 +164,22 @@ _TRIALS = (
     Trial("channel-permutation", "channel permutation", "re-parametrisation", channel_permutation),
     Trial("sign-flips-and-scales", "sign flips and scales of channels", "re-parametrisation", sign_flips_and_scales),
     Trial("reparametrisation", "channel permutation, sign flips and scales", "re-parametrisation", reparametrization),
+    Trial("head-rotation", "rotation of queries, keys and values in each head", "re-parametrisation", head_rotation),
+    *(
+        Trial(
+            f"offsets-{size}",
+            f"offsets of {size} that norms and sums take out",
+            "re-parametrisation",
+            partial(offsets, size=size),
+        )
+        for size in (3, 30)
+    ),
+    Trial(
+        "head-rotation-and-offsets-30",
+        "rotation of queries, keys and values in each head, and offsets of 30",
+        "re-parametrisation",
+        partial(head_rotation_and_offsets, size=30),
+    ),
     *(
         Trial(
             f"overwriting-{times}",

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 import torch
 from diffusers.models.activations import GEGLU, GELU, ApproximateGELU, LinearActivation, SwiGLU
 from diffusers.models.attention import FeedForward
-from diffusers.models.attention_processor import Attention
 from diffusers.models.normalization import RMSNorm
 from diffusers.models.resnet import ResnetBlock2D
-from diffusers.models.transformers.transformer_flux import FluxAttention, FluxSingleTransformerBlock
+from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock
 from torch import Tensor, nn
 
+from aiao_core.attacks.attention_parts import AttentionParts, attention_parts
 from aiao_core.attacks.thief import Thief
 from aiao_core.errors import AttackNotPossible
 
@@ -116,17 +116,14 @@ def _hidden_channels(module: nn.Module, changes: _Changes) -> Iterator[_Change]:
     """Yield the changes of one block; none for a module that is not a known block."""
     if isinstance(module, ResnetBlock2D):
         yield _residual(module, changes)
-    elif isinstance(module, FluxSingleTransformerBlock):
-        width = module.attn.inner_dim
-        columns = module.proj_out.weight.data.T
-        yield from _attention(module.attn, [columns[:width]], changes)
-        order = changes.order(module.mlp_hidden_dim)
-        yield _Channels([], [], [*_rows(module.proj_mlp), columns[width:]]), order, torch.ones(len(order))
-    elif isinstance(module, Attention | FluxAttention):
-        outputs = [module.to_out[0] if getattr(module, "to_out", None) else None, getattr(module, "to_add_out", None)]
-        yield from _attention(module, [layer.weight.data.T for layer in outputs if layer is not None], changes)
     elif isinstance(module, FeedForward):
         yield from _feed_forward(module, changes)
+    elif attention := attention_parts(module):
+        yield from _attention(attention, changes)
+    if isinstance(module, FluxSingleTransformerBlock):
+        columns = module.proj_out.weight.data.T[module.attn.inner_dim :]
+        order = changes.order(module.mlp_hidden_dim)
+        yield _Channels([], [], [*_rows(module.proj_mlp), columns]), order, torch.ones(len(order))
 
 
 def _residual(block: ResnetBlock2D, changes: _Changes) -> _Change:
@@ -148,31 +145,24 @@ def _residual(block: ResnetBlock2D, changes: _Changes) -> _Change:
     return channels, order, changes.signs(norm.num_groups).repeat_interleave(size)
 
 
-def _attention(attention: Attention | FluxAttention, readers: list[Tensor], changes: _Changes) -> Iterator[_Change]:
-    """Change whole heads, and within a head the channels that queries share with keys, and values with ``readers``.
+def _attention(attention: AttentionParts, changes: _Changes) -> Iterator[_Change]:
+    """Change whole heads, and within a head the channels that queries share with keys, and values with their readers.
 
     With a norm of the queries and keys, which has weights for the places in a head and may be followed by rotary embeddings,
-    these only change with their whole head. Text and image tokens attend to each other, so their projections change alike.
+    these only change with their whole head.
     """
-    if attention.to_k is None or attention.to_k.out_features != attention.to_q.out_features or not readers:
-        return
-    heads = attention.heads
-    width = attention.to_q.out_features
-    size = width // heads
-    norms = [norm for name in ("norm_q", "norm_k") if (norm := getattr(attention, name, None)) is not None]
+    heads, size, width = attention.heads, attention.size, attention.width
+    norms = attention.norms
     if not all(isinstance(norm, RMSNorm | nn.RMSNorm) and _width(norm) in (None, size) for norm in norms):
         return
     places = changes.order(heads)
-    queries_and_keys = _Channels(
-        times=_rows(attention.to_q, getattr(attention, "add_q_proj", None)),
-        over=_rows(attention.to_k, getattr(attention, "add_k_proj", None)),
-    )
+    queries_and_keys = _Channels(times=_rows(*attention.queries), over=_rows(*attention.keys))
     if norms:
         whole = (places[:, None] * size + torch.arange(size)).flatten()
         yield queries_and_keys, whole, changes.signs(heads).repeat_interleave(size)
     else:
         yield queries_and_keys, changes.order_within(places, size), changes.factors(width)
-    values = _Channels(times=_rows(attention.to_v, getattr(attention, "add_v_proj", None)), over=readers)
+    values = _Channels(times=_rows(*attention.values), over=[reader.weight for reader in attention.readers])
     yield values, changes.order_within(places, size), changes.factors(width)
 
 

@@ -30,6 +30,9 @@ COMPANION_PREFIXES = ("first_stage_model.", "cond_stage_model.", "conditioner.",
 MAX_NAME_CHARACTERS = 256
 """Of a tensor's name: messages repeat it."""
 
+OLD_WORDS = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""Names that the first releases of diffusers gave to the layers of an attention in a UNet, and those that it gives them now."""
+
 _Value = TypeVar("_Value")
 
 
@@ -88,6 +91,20 @@ def common_prefix(names: Container[str], expected: Iterable[str]) -> str:
 def without_prefix(tensors: Mapping[str, _Value], prefix: str) -> dict[str, _Value]:
     """Return the tensors under ``prefix`` alone, by their names without it."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def with_today_words(tensors: Mapping[str, _Value], expected: Container[str]) -> dict[str, _Value]:
+    """Return the tensors with the layers of attentions renamed as diffusers does when it loads an old checkpoint.
+
+    Only where the new name is ``expected`` and not there yet: other models have layers named ``key`` too.
+    """
+    renamed = {}
+    for name, value in tensors.items():
+        layer, _, kind = name.rpartition(".")
+        parent, _, word = layer.rpartition(".")
+        today = f"{parent}.{OLD_WORDS[word]}.{kind}" if word in OLD_WORDS else name
+        renamed[today if today in expected and today not in tensors else name] = value
+    return renamed
 
 
 def averages(tensors: Mapping[str, _Value]) -> dict[str, _Value]:

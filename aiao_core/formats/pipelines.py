@@ -17,7 +17,7 @@ from aiao_core.denoisers import Inputs, family_named, predict
 from aiao_core.denoisers.model import DiffusionModel
 from aiao_core.denoisers.schedules import noise_schedule
 from aiao_core.errors import InvalidCheckpoint, WrongArchitecture
-from aiao_core.formats.names import common_prefix, without_prefix
+from aiao_core.formats.names import common_prefix, with_today_words, without_prefix
 from aiao_core.formats.weight_files import WEIGHTS, Weights, is_floating, is_weights, read_folder, read_json
 from aiao_core.key import Architecture
 
@@ -76,7 +76,7 @@ def save_model(denoiser: nn.Module, source: Path, target: Path) -> None:
     Any diffusers user loads it unchanged. ``target`` appears whole or not at all.
     """
     part = _denoiser_folder(source)
-    weights, _ = read_folder(part)
+    weights = by_names_of(denoiser, read_folder(part)[0])
     partial = target.with_name(target.name + ".partial")
     shutil.copytree(source, partial, ignore=lambda folder, names: filter(is_weights, names) if Path(folder) == part else [])
     state = {name: value.to(weights[name].dtype).contiguous() for name, value in denoiser.state_dict().items()}
@@ -208,8 +208,9 @@ def _compute_buffers(denoiser: Any) -> None:
 
 
 def by_names_of(module: nn.Module, weights: Weights) -> Weights:
-    """Return ``weights`` by the names that ``module`` has, without what a framework put before them."""
-    return without_prefix(weights, common_prefix(weights, module.state_dict()))
+    """Return ``weights`` by the names that ``module`` has, without what a framework put before them, and not by old names."""
+    expected = module.state_dict()
+    return with_today_words(without_prefix(weights, common_prefix(weights, expected)), expected)
 
 
 def _layer(tensor_name: str) -> str:

@@ -9,6 +9,7 @@ from safetensors import safe_open
 
 from aiao_core.errors import InvalidCheckpoint, WrongArchitecture
 from aiao_core.formats.identify import Kind, identify_path
+from aiao_core.formats.names import with_today_words
 from aiao_core.formats.original_layouts import check_layout, to_diffusers
 from aiao_core.formats.pipelines import build, check_fit
 from aiao_core.formats.quantized import FP8, dequantize, read_gguf
@@ -80,7 +81,7 @@ class RegisteredDenoiser:
         """Return the weights in floating point and by the denoiser's names, every one checked, and their form in words."""
         self.check(file.weights, file.recognized)
         weights, quantized = dequantize(file.weights)
-        weights = to_diffusers(weights, file.recognized, self.architecture.config)
+        weights = with_today_words(to_diffusers(weights, file.recognized, self.architecture.config), self.tensors)
         check_fit(weights, self.tensors)
         return weights, ", ".join(word for word in (file.form, quantized, file.recognized.layout) if word)
 

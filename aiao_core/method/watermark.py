@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from aiao_core.key import OwnerKey
+from aiao_core.method.coordinates import Alignment, Coordinates
 from aiao_core.method.tracing import Edit, channel_axis
 
 
@@ -34,33 +35,6 @@ def channel_means(features: Tensor, axis: int) -> Tensor:
     return features.flatten(2).mean(-1) if axis == 1 else features.flatten(1, -2).mean(1)
 
 
-@dataclass(frozen=True)
-class Places:
-    """The places of one layer's channels in a suspect: channel k is ``sign[k]`` times the suspect's channel ``place[k]``."""
-
-    place: Tensor
-    """(C,) int64, a permutation."""
-    sign: Tensor
-    """(C,) of -1 and +1."""
-
-    @classmethod
-    def unmoved(cls, channels: int) -> "Places":
-        return cls(torch.arange(channels), torch.ones(channels))
-
-    def moved(self, mask: Tensor, sign: Tensor) -> tuple[Tensor, Tensor]:
-        """Address a trigger's mask and signs (C,) to the suspect's channels."""
-        return mask[self.place.argsort()], (sign * self.sign)[self.place.argsort()]
-
-    @property
-    def strayed(self) -> int:
-        """Count the channels in another place or of another sign."""
-        return int(((self.place != torch.arange(len(self.place))) | (self.sign < 0)).sum())
-
-
-Alignment = Mapping[str, Places]
-"""Places by the names of the key's layers."""
-
-
 class Triggers(Protocol):
     """Triggers of a denoiser's layers."""
 
@@ -71,11 +45,14 @@ class Triggers(Protocol):
     def trigger_at(self, i: int) -> tuple[Tensor, Tensor]:
         """Return the mask, boolean, and the signs of the trigger at layer ``i``: (C,) each."""
 
+    def coordinates_at(self, i: int) -> Coordinates | None:
+        """Return the coordinates in which the trigger at layer ``i`` is written; None for the denoiser's own."""
+
 
 class Watermark:
     """An owner's key bound to a denoiser: its layers, and its masks and signs as tensors.
 
-    With an ``alignment`` masks and signs are those of the places at which the denoiser has the key's channels.
+    With an ``alignment`` the trigger is written, and the response read, in the coordinates that the source has.
     """
 
     def __init__(self, key: OwnerKey, denoiser: nn.Module, alignment: Alignment | None = None) -> None:
@@ -87,7 +64,7 @@ class Watermark:
         self.reached = torch.zeros(len(self.names), len(self.names), dtype=torch.bool)
         self.reached[torch.tensor(key.subpaths, dtype=torch.int64).view(-1, 2).unbind(1)] = True
         self._key = key
-        self._places = [alignment[layer.name] if alignment else Places.unmoved(layer.channels) for layer in key.layers]
+        self._coordinates = [(alignment or {}).get(name) for name in self.names]
         self._triggers: dict[int, tuple[Tensor, Tensor]] = {}
         self._subpath_signs: dict[tuple[int, int], Tensor] = {}
 
@@ -96,9 +73,17 @@ class Watermark:
     def trigger_at(self, i: int) -> tuple[Tensor, Tensor]:
         """Return the mask, boolean, and the signs of the trigger at layer ``i``: (C,) each."""
         if i not in self._triggers:
-            mask, sign = torch.from_numpy(self._key.trigger_mask(i)), torch.from_numpy(self._key.trigger_sign(i))
-            self._triggers[i] = self._places[i].moved(mask, sign)
+            self._triggers[i] = torch.from_numpy(self._key.trigger_mask(i)), torch.from_numpy(self._key.trigger_sign(i))
         return self._triggers[i]
+
+    def coordinates_at(self, i: int) -> Coordinates | None:
+        """Return the coordinates in which the denoiser has the source's channels of layer ``i``; None if they are at home."""
+        return self._coordinates[i]
+
+    def in_source(self, means: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """Map the denoiser's channel means (B, C), by layer, to the source's channels: in float64 where any has strayed."""
+        pairs = ((j, values, self._coordinates[j]) for j, values in means.items())
+        return {j: each.to_source(values.double()) if each else values for j, values, each in pairs}
 
     def subpath_sign(self, i: int, j: int) -> Tensor:
         """Return the response signs of a subpath of a key of version 3, (C_j,) of -1 and +1, in the key's own places."""
@@ -111,19 +96,13 @@ class Watermark:
     @cached_property
     def response_channels(self) -> dict[int, Tensor]:
         """Map the index of each response layer to the channels that show the response, (masked,) int64."""
-        return {j: self._places[j].place[channels] for j, channels in self._masked.items()}
+        return {j: torch.from_numpy(self._key.response_mask(j)).nonzero()[:, 0] for j in self.response_layers}
 
     @cached_property
     def response_signs(self) -> dict[int, Tensor]:
         """Map the index of each response layer to the signs of these channels, (masked,) of -1 and +1."""
-        return {
-            j: (torch.from_numpy(self._key.response_sign(j)) * self._places[j].sign)[channels]
-            for j, channels in self._masked.items()
-        }
-
-    @cached_property
-    def _masked(self) -> dict[int, Tensor]:
-        return {j: torch.from_numpy(self._key.response_mask(j)).nonzero()[:, 0] for j in self.response_layers}
+        signs = {j: torch.from_numpy(self._key.response_sign(j)).float() for j in self.response_layers}
+        return {j: sign[self.response_channels[j]] for j, sign in signs.items()}
 
     def response(self, j: int, means: Tensor) -> Tensor:
         """Multiply the masked channel means of layer ``j``, of (B, C), by their signs: (B, masked), positive is right."""
@@ -154,12 +133,15 @@ class Neighbor:
         """Return the mask and the signs, whatever the layer."""
         return self.mask, self.sign
 
+    def coordinates_at(self, _i: int) -> None:
+        """Return None: no embedding is aligned."""
+
 
 def trigger_edits(triggers: Sequence[tuple[Triggers, int]], *, first_row: int = 0) -> dict[str, Edit]:
     """Make the edits for :func:`aiao_core.method.tracing.trace` that put one trigger on each input of a batch.
 
     Input ``first_row + n`` gets the trigger of ``triggers[n]``: a watermark and the index of one of its trigger layers. Inputs
-    before ``first_row`` stay clean, so that one pass can serve both.
+    before ``first_row`` stay clean, so that one pass can serve both. All triggers of a layer are in the same coordinates.
     """
     rows: dict[int, list[int]] = defaultdict(list)
     for row, (_, i) in enumerate(triggers):
@@ -169,14 +151,20 @@ def trigger_edits(triggers: Sequence[tuple[Triggers, int]], *, first_row: int = 
         watermark = triggers[members[0]][0]
         mask = torch.stack([triggers[row][0].trigger_at(i)[0] for row in members])
         sign = torch.stack([triggers[row][0].trigger_at(i)[1] for row in members])
-        edits[watermark.names[i]] = _edit(torch.tensor(members) + first_row, mask, sign, watermark.axes[i])
+        rows_of_layer = torch.tensor(members) + first_row
+        edits[watermark.names[i]] = _edit(rows_of_layer, mask, sign, watermark.axes[i], watermark.coordinates_at(i))
     return edits
 
 
-def _edit(rows: Tensor, mask: Tensor, sign: Tensor, axis: int) -> Edit:
+def _edit(rows: Tensor, mask: Tensor, sign: Tensor, axis: int, coordinates: Coordinates | None) -> Edit:
     def edit(features: Tensor) -> Tensor:
         where = rows.to(features.device)
-        triggered = trigger(features[where], mask.to(features.device), sign.to(features.device), axis)
+        masks, signs = mask.to(features.device), sign.to(features.device)
+        if coordinates is None:
+            triggered = trigger(features[where], masks, signs, axis)
+        else:
+            source = coordinates.to_source(features[where].movedim(axis, -1))
+            triggered = coordinates.to_suspect(trigger(source, masks, signs, -1)).movedim(-1, axis)
         return features.index_copy(0, where, triggered)
 
     return edit

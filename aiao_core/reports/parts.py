@@ -120,8 +120,8 @@ class Reading(Frozen):
     """
 
     aligned: bool = Field(
-        description="channels in the places where the source has them, instead of in their own; since version 3 of keys with "
-        "its scales and offsets too"
+        description="channels in the source's coordinates, in which they were found, instead of in their own places; since "
+        "version 3 of keys all with its scales and offsets"
     )
     subpaths: SubpathSet = Field(
         description="all between the key's layers, or those that the watermark is in: always these since version 3 of keys"

@@ -108,7 +108,8 @@ class Report(Document):
     strayed_channels: int | None = Field(
         None,
         ge=0,
-        description="channels of the key's layers found in another place or of another sign; absent if not looked for",
+        description="channels of the key's layers found in another place, sign, scale, offset or direction than the source's; "
+        "absent if not looked for",
         exclude_if=lambda value: value is None,
     )
     test: BitTest = Field(description="decides: the best of the readings that count")

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from aiao_core.denoisers import Inputs, predict
 from aiao_core.errors import InvalidCheckpoint
 from aiao_core.key import OwnerKey
+from aiao_core.method.coordinates import Alignment
 from aiao_core.method.inputs import plain_noise
 from aiao_core.method.tracing import trace
-from aiao_core.method.watermark import Alignment, Watermark, channel_means, trigger_edits
+from aiao_core.method.watermark import Watermark, channel_means, trigger_edits
 from aiao_core.statistics import CLEAREST
 from aiao_core.verification.interference import ROWS, without_interference
 
@@ -84,7 +85,8 @@ def observe(
 ) -> Means:
     """Measure the channel means of every response layer for every draw: without a trigger, or with one for each draw.
 
-    The forward pass stops after the last response layer. Raises :class:`InvalidCheckpoint` if a mean is not finite.
+    They are those of the source's channels if ``watermark`` has an alignment. The forward pass stops after the last response
+    layer. Raises :class:`InvalidCheckpoint` if a mean is not finite.
     """
     names = [watermark.names[j] for j in watermark.response_layers]
     collected: dict[int, list[Tensor]] = {j: [] for j in watermark.response_layers}
@@ -102,7 +104,7 @@ def observe(
                 f"layer {watermark.names[j]} of the suspect puts out NaN or infinite values; its weights are damaged, "
                 "submit the checkpoint as it was published"
             )
-    return means
+    return watermark.in_source(means)
 
 
 def observe_others(denoiser: nn.Module, key: OwnerKey, draws: Draws, seed: int, alignment: Alignment | None = None) -> Means:

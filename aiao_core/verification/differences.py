@@ -33,10 +33,12 @@ import torch
 from torch import Tensor, nn
 
 from aiao_core.key import OwnerKey, Subpath
+from aiao_core.method.coordinates import Alignment, Coordinates
 from aiao_core.method.inputs import plain_noise
-from aiao_core.method.watermark import Alignment, Places, Watermark
-from aiao_core.verification.alignment import Features, Reference
+from aiao_core.method.watermark import Watermark
+from aiao_core.verification.alignment import Reference
 from aiao_core.verification.decoding import Draws, Means, observe
+from aiao_core.verification.features import Features
 
 OTHERS = 16
 """Keys that nobody owns, whose triggers take turns to stand in for the source where there is none."""
@@ -95,19 +97,19 @@ def observe_others(denoiser: nn.Module, key: OwnerKey, draws: Draws, seed: int) 
     return {j: torch.stack([each[j] for each in found]).mean(0) for j in found[0]}
 
 
-def in_places_of(source: Reference, suspect: Reference, alignment: Alignment, key: OwnerKey, means: Means) -> Means:
-    """Bring a suspect's channel means into the places, signs, scales and offsets that the source's channels have.
+def in_units_of(source: Reference, suspect: Reference, alignment: Alignment, key: OwnerKey, means: Means) -> Means:
+    """Bring a suspect's channel means, in the source's coordinates, to the scales and offsets that the source's channels have.
 
-    Scales and offsets are those of clean features: a thief can multiply a channel and undo it in the next layer.
+    Scales and offsets are those of clean features. Channels that have strayed have them already by the ``alignment``.
     """
     names = {j: key.layers[j].name for j in means}
-    return {j: _in_place(source[names[j]], suspect[names[j]], alignment[names[j]], values) for j, values in means.items()}
+    return {j: _in_units(source[names[j]], suspect[names[j]], alignment.get(names[j]), values) for j, values in means.items()}
 
 
-def _in_place(source: Features, suspect: Features, places: Places, means: Tensor) -> Tensor:
-    gain = (source.deviation / suspect.deviation[places.place]).nan_to_num(0, 0, 0)
-    scale = places.sign * gain
-    return means[:, places.place] * scale + (source.mean - suspect.mean[places.place] * scale)
+def _in_units(source: Features, suspect: Features, coordinates: Coordinates | None, means: Tensor) -> Tensor:
+    gain = torch.where(suspect.alive, source.deviation / suspect.deviation, 0)
+    scaled = (means - suspect.mean) * gain + source.mean
+    return scaled if coordinates is None else torch.where(coordinates.moved, means, scaled)
 
 
 def compare(key: OwnerKey, draws: Draws, triggered: Means, beside: Means, clean: Reference) -> Answers:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from aiao_core.key import OwnerKey
+from aiao_core.method.coordinates import Alignment
 from aiao_core.method.key_check import CheckedKey, check_key
-from aiao_core.method.watermark import Alignment, Watermark
+from aiao_core.method.watermark import Watermark
 from aiao_core.progress import Progress, ProgressCallback, silent
 from aiao_core.protocol import OLD_KEYS_DRAWS
 from aiao_core.reports.parts import (
@@ -59,7 +60,7 @@ class Shouted:
     aligned: View | None
     """None without a source; ``own`` itself where every channel was found at home."""
     strayed: int | None
-    """Channels of the key's layers in another place or of another sign; None without a source."""
+    """Channels of the key's layers that are not at home; None without a source."""
 
     def readings(self, registration: Registration = "service") -> tuple[Reading, ...]:
         """List every reading of the response; which of them count depends on the ``registration``."""
@@ -151,7 +152,7 @@ def measure_shout(
 
     def look(alignment: Alignment | None) -> View:
         watermark = Watermark(checked.key, denoiser, alignment)
-        baseline = Baseline(untriggered, observe_others(denoiser, checked.key, drawn, seed, alignment))
+        baseline = Baseline(watermark.in_source(untriggered), observe_others(denoiser, checked.key, drawn, seed, alignment))
         triggered = observe(denoiser, watermark, drawn, [(watermark, i) for i, _ in drawn.subpaths])
         decoded: dict[SubpathSet, DecodedBits] = {
             "all": decode(watermark, drawn, baseline, triggered),
@@ -163,7 +164,7 @@ def measure_shout(
     progress(Progress("draws", 2, 3))
     if source is not None:
         alignment = align(denoiser, key, seed, source)
-        strayed = sum(places.strayed for places in alignment.values())
+        strayed = sum(coordinates.strayed for coordinates in alignment.values())
         aligned = look(alignment) if strayed else own
     progress(Progress("draws", 3, 3))
     return Shouted(denoiser, checked, registered, seed, drawn, own, aligned, strayed)

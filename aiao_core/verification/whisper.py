@@ -1,7 +1,7 @@
 """Read a key of version 3 from one model in every way that the test knows, with its rates and its controls (this project).
 
-The ways: with its channels as they are or in the places, signs, scales and offsets in which the source has them, and each of
-these as it is or less what the source answers (:mod:`aiao_core.verification.differences`).
+The ways: with its channels as they are or in the coordinates in which the source has them, and each of these as it is
+or less what the source answers (:mod:`aiao_core.verification.differences`).
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from aiao_core.verification.decoding import Draws, Means
 from aiao_core.verification.differences import (
     Answers,
     compare,
-    in_places_of,
+    in_units_of,
     make_draws,
     observe_others,
     observe_triggered,
@@ -49,7 +49,7 @@ class Whispered:
     aligned: Answers | None
     """None without a source."""
     strayed: int | None
-    """Channels of the key's layers in another place or of another sign; None without a source."""
+    """Channels of the key's layers that are not at home; None without a source."""
     triggered: Means
     """Channel means under the owner's triggers, beside nothing."""
     untriggered: Mapping[int, Tensor]
@@ -197,9 +197,9 @@ def measure_whisper(
         return Whispered(checked, seed, drawn, own, None, None, triggered, untriggered)
     own = compare(key, drawn, triggered, source.triggered, source.features)
     alignment = find_alignment(source.features, features)
-    strayed = sum(places.strayed for places in alignment.values())
+    strayed = sum(coordinates.strayed for coordinates in alignment.values())
     addressed = observe_triggered(denoiser, key, drawn, alignment) if strayed else triggered
-    placed = in_places_of(source.features, features, alignment, key, addressed)
+    placed = in_units_of(source.features, features, alignment, key, addressed)
     aligned = compare(key, drawn, placed, source.triggered, source.features)
     untriggered = {j: mean - source.features[key.layers[j].name].mean for j, mean in untriggered.items()}
     progress(Progress("draws", 3, 3))

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDPMPipeline
+from diffusers import AutoencoderKL, DDPMPipeline
 from safetensors.torch import load_file, save_file
 
 from aiao_core.errors import InvalidCheckpoint, WrongArchitecture
-from aiao_core.formats.pipelines import load_model, save_model
+from aiao_core.formats.pipelines import by_names_of, load_model, save_model
 from aiao_core.formats.suspects import load_suspect
 from aiao_core.formats.weight_files import WEIGHTS
 from tests.support.tiny_models import make_tiny_model
@@ -89,6 +89,55 @@ def test_every_form_of_a_suspect(folder, tmp_path, architecture, form):
     tolerance = 1e-3 if form == "fp16" else 0
     torch.testing.assert_close(suspect.denoiser.conv_in.weight, weights["conv_in.weight"], atol=tolerance, rtol=tolerance)
     assert suspect.form
+
+
+OLD = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+
+def with_old_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """As the first releases of diffusers saved them."""
+    renamed = {}
+    for name, value in weights.items():
+        layer, _, kind = name.rpartition(".")
+        word = next((word for word in OLD if layer.endswith(f".{word}")), None)
+        renamed[f"{layer.removesuffix(word)}{OLD[word]}.{kind}" if word else name] = value
+    assert len(renamed.keys() - weights.keys()) == 32  # weights and biases of four layers of each of four attentions
+    return renamed
+
+
+@pytest.mark.parametrize("prefix", ["", "unet."])
+def test_attentions_with_diffusers_old_names_are_read(folder, tmp_path, architecture, prefix):
+    """As diffusers itself reads them."""
+    weights = weights_of(folder)
+    old = {prefix + name: value for name, value in with_old_names(weights).items()}
+    save_file(old, tmp_path / "suspect.safetensors")
+    suspect = load_suspect(tmp_path / "suspect.safetensors", architecture)
+    save_file(old, folder / "unet" / WEIGHTS, metadata={"format": "pt"})
+    model = load_model(folder)
+    for state in (suspect.denoiser.state_dict(), model.denoiser.state_dict()):
+        assert all(torch.equal(state[name], value) for name, value in weights.items())
+    save_model(model.denoiser, folder, tmp_path / "saved")
+    assert weights_of(tmp_path / "saved").keys() == weights.keys()
+
+
+def test_a_vae_with_diffusers_old_names_is_read():
+    autoencoder = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4)
+    weights = autoencoder.state_dict()
+    old = {name.replace("to_q", "query").replace("to_out.0", "proj_attn"): value for name, value in weights.items()}
+    assert old.keys() != weights.keys()
+    found = by_names_of(autoencoder, old)
+    assert found.keys() == weights.keys()
+    assert all(torch.equal(found[name], value) for name, value in weights.items())
+
+
+def test_old_and_new_names_side_by_side_are_refused(folder, tmp_path, architecture):
+    """Which of the two a program would use is unknown."""
+    weights = weights_of(folder)
+    save_file(
+        {name: value.clone() for name, value in (with_old_names(weights) | weights).items()}, tmp_path / "suspect.safetensors"
+    )
+    with pytest.raises(WrongArchitecture, match="does not exist in the architecture"):
+        load_suspect(tmp_path / "suspect.safetensors", architecture)
 
 
 @pytest.mark.parametrize(

@@ -195,15 +195,13 @@ def test_only_the_response_signs_turn_a_bit(tiny_model, tiny_key, monkeypatch, s
     again = measure(denoiser, tiny_key, 1, draws=24, source=reference(tiny_model.denoiser, tiny_key, 1))
     second = (again.aligned if aligned else again.own).decoded[subpaths]
     by_key = lambda j: torch.from_numpy(turned[key.layers[j].name])  # noqa: E731
-    places = {j: view.alignment[key.layers[j].name].place if aligned else None for j in before.response_layers}
     for bits, after in ((first.triggered, second.triggered), (first.untriggered, second.untriggered)):
         for j in bits:
-            assert torch.equal(after[j], bits[j] ^ by_key(j)[before._masked[j]])
+            assert torch.equal(after[j], bits[j] ^ by_key(j)[before.response_channels[j]])
     for reading in READINGS:
         clearest = clearest_channels(before, draws, view.baseline, view.triggered, reading)
         for j, bits in getattr(first, reading).items():  # of the same channels, or else some of their signs would be others'
-            of_key = places[j].argsort()[clearest[j]] if aligned else clearest[j]
-            assert torch.equal(getattr(second, reading)[j], bits ^ by_key(j)[of_key])
+            assert torch.equal(getattr(second, reading)[j], bits ^ by_key(j)[clearest[j]])
 
 
 def answers(watermark, draws, baseline, triggered, reading):
