@@ -20,6 +20,7 @@ from aiao_core.protocol import LIMIT_LOG10_P, STRONGEST_LOG10_P
 from aiao_core.reports.parts import Input
 from aiao_core.reports.summary import Summary, read_report
 from aiao_core.reports.verification import Report
+from aiao_core.reports.words import OLD_KEY
 from service.context import Context
 from service.models.service import Checkpoint
 from service.tables.webhooks import Delivery
@@ -543,6 +544,8 @@ def test_a_message_says_what_was_tested_and_no_figure(founded, outcome, sentence
         "base_name": report.base_name,
         "bound_log10_p": bound,
         "sentence": said["sentence"],
+        "key_version": 2,
+        "notice": OLD_KEY,
     }
     assert told(sent.replace(str(bound), ""), exact(report)) == set()
 

@@ -102,7 +102,6 @@ def test_a_match_is_exit_status_0(offline):
     status, out, _ = offline("marked", "--source", "pipeline")
     assert status == 0
     assert out.startswith("MATCH: marked answers with the owner's key\n")
-    assert "the key on the source" in out
     assert Report.from_json(offline("marked", "--json", "--source", "pipeline")[1]).tests is None  # offline nobody counts
 
 
@@ -121,9 +120,9 @@ def test_people_read_the_verdict_and_scripts_the_same_figures(offline, plain):
 
 EXPLORATIONS = [
     (["--seed", "7"], {"seed": 7}),
-    (["--draws", "8"], {"draws": 8}),
+    (["--draws", "9"], {"draws": 9}),
     (["--decoys", "3"], {"decoys": 3}),
-    (["--seed", "7", "--draws", "8", "--decoys", "3"], {"seed": 7, "draws": 8, "decoys": 3}),
+    (["--seed", "7", "--draws", "9", "--decoys", "3"], {"seed": 7, "draws": 9, "decoys": 3}),
 ]
 
 
@@ -195,12 +194,10 @@ def test_of_an_adapter_on_the_marked_model_nothing_is_said(offline):
     assert "verify: draws" not in err  # the adapter was not tested at all
 
 
-def test_a_source_that_carries_the_mark_voids_the_test(offline):
-    status, out, _ = offline("suspect.safetensors", "--source", "marked")
-    assert status == 3
-    assert out.startswith(
-        "INVALID: the test of suspect.safetensors proves nothing either way: the owner's key is found in the source"
-    )
+def test_another_source_than_the_one_that_the_key_is_bound_to_is_refused(offline):
+    status, out, err = offline("suspect.safetensors", "--source", "marked")
+    assert (status, out) == (2, "")
+    assert "this is not the key's source" in err
 
 
 def test_a_repository_of_the_hub(owned, offline, plain, tmp_path, monkeypatch):
@@ -290,6 +287,5 @@ def test_channels_are_looked_for_where_the_source_has_them(owned, offline):
     plain = Report.from_json(offline("suspect.zip", "--json", "--seed", "7")[1])
     aligned = Report.from_json(offline("suspect.zip", "--json", "--seed", "7", "--source", "pipeline")[1])
     assert (plain.strayed_channels, aligned.strayed_channels) == (None, 0)
-    assert aligned.test == plain.test  # what the source shows does not count, for a key file proves no date of it
-    assert [way.counts for way in aligned.ways if way.aligned] == [False] * 4
+    assert [way.counts for way in aligned.ways] == [True] * 4  # the key is bound to the source
     assert [entry.role for entry in aligned.inputs] == ["suspect", "source"]
