@@ -107,10 +107,11 @@ def examine(
     """Read ``suspect``, test it against ``key`` and report.
 
     ``base`` is the model that the suspect changes if it is an adapter; otherwise it is not used, and not reported. ``source``
-    is the registered model before the watermark: a control, and what shows permuted channels. Readings that depend on the
-    source or on the key's subpaths count only with ``record``, because only the service can show that both are older than the
-    key. ``read`` reads the suspect and its base, by default in this process; ``limits`` bound what archives unpack to. ``span``
-    surrounds the stages "read suspect", "run" and within it "read source".
+    is the registered model before the watermark: what a key of version 3 is read against, and what shows permuted channels. Of
+    an older key, readings that depend on the source or on the key's subpaths count only with ``record``, because only the
+    service can show that both are older than the key; a key of version 3 is bound to both. ``read`` reads the suspect and its
+    base, by default in this process; ``limits`` bound what archives unpack to. ``span`` surrounds the stages "read suspect",
+    "run" and within it "read source".
 
     Raises :class:`aiao_core.errors.AdapterWithoutBase` for an adapter without ``base``, what reading raises as
     :func:`aiao_core.formats.suspects.load_suspect` does, and what testing raises as

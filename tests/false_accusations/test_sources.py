@@ -1,6 +1,8 @@
 """A source made after the key turns an innocent's channels into any signs; a control that finds a mark voids the test."""
 
 import copy
+import json
+import shutil
 
 import pytest
 import torch
@@ -121,3 +123,15 @@ def test_decoys_are_tested_as_the_owners_key_is(owner, tested):
     bits = {way.test.bits for way in report.ways}
     assert all(decoy.bits in bits and decoy.best_of == 2 for decoy in report.decoys)
     assert pytest.approx(0, abs=6) == min(decoy.log10_p for decoy in report.decoys)
+
+
+def test_the_settings_of_a_source_have_no_say(owner, tested, tmp_path):
+    """They are not weights, so the key is not bound to a file of them: the source runs with the key's own."""
+    crafted = tmp_path / "crafted"
+    shutil.copytree(owner.folder / "source", crafted)
+    config = crafted / "unet" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"norm_eps": 0.5, "act_fn": "gelu"}))
+    innocent = fine_tuned(owner.source)
+    crafted_report = tested(innocent, owner.key, source=crafted)
+    assert crafted_report.test == tested(innocent, owner.key, source=owner.folder / "source").test
+    assert crafted_report.verdict == "no-match"
