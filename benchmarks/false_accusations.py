@@ -97,6 +97,14 @@ def any_options(dice: random.Random) -> VerificationOptions:
     return VerificationOptions(**{name: dice.choice(choices[name]) for name in changed})
 
 
+def another(key: OwnerKey) -> OwnerKey:
+    """Give a key another seed, with a trigger at each of the same layers: a mask of few channels may have none of them."""
+    while True:
+        key = replace(key, seed=generate_seed())
+        if all(key.trigger_mask(i).any() for i in key.trigger_layers):
+            return key
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--count", type=int, default=2000)
@@ -114,7 +122,7 @@ def main() -> None:
         model = models[name]
         if name not in keys or number % KEY_EVERY == 0:
             keys[name] = select_key(model, generate_seed(), Examples(images[name], {}), EmbeddingOptions())
-        key = replace(keys[name], seed=generate_seed())
+        key = another(keys[name])
         kind = dice.choice(list(SUSPECTS))
         options = any_options(dice)
         service = dice.random() < 0.5
