@@ -23,6 +23,7 @@ from service.settings import Settings
 from tests.support import small_model, stores
 from tests.support.collector import Collector, collector
 from tests.support.databases import postgres_database
+from tests.support.families import CONFIGURATIONS
 from tests.support.hub import Hub, hub
 from tests.support.processes import MAX_UNPACKED_BYTES, System, free_port, private_redis, system
 
@@ -36,6 +37,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 STARTS_PROCESSES = {"redis_url", "apis", "bucket", "production", "kms", "gcs", "azure"}
 """Fixtures, of which every other one that starts a process is made."""
+
+REPRESENTATIVE = {"unconditional", "SD", "FLUX"}
+"""Families that stand for the others in `make test`: a UNet, one with a text, and a transformer of a flow."""
 
 LONGEST = ("e2e", "worker", "false_accusations", "benchmarks", "aiao_core")
 """Folders, longest files first."""
@@ -55,6 +59,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("process")
         if "sqlite" in databases and item.get_closest_marker("dialect") is None:
             item.add_marker("slow")
+        if _families(item) - REPRESENTATIVE:
+            item.add_marker("slow")
         if item.get_closest_marker("xdist_group") is None:
             group = "production" if "production" in item.fixturenames else item.location[0]
             item.add_marker(pytest.mark.xdist_group(group))
@@ -63,8 +69,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _databases(item: pytest.Item) -> set[object]:
     """The kinds of database on which this run of the test is."""
-    parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-    return {parameters.get("api"), parameters.get("database_url")}
+    return {_parameters(item).get("api"), _parameters(item).get("database_url")}
+
+
+def _families(item: pytest.Item) -> set[str]:
+    """The families of models of which this run of the test is."""
+    return {value for value in _parameters(item).values() if isinstance(value, str)} & set(CONFIGURATIONS)
+
+
+def _parameters(item: pytest.Item) -> dict[str, object]:
+    return item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
 
 
 @pytest.fixture(autouse=True)

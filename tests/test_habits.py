@@ -110,6 +110,7 @@ def test_the_container_for_developers_is_made_of_files_that_exist():
     assert {container["service"], *container["runServices"]} <= set(services)
 
 
+@pytest.mark.slow
 def test_hooks_run_the_same_linters_as_make():
     recipe = re.search(r"^lint:.*\n((?:\t.*\n)+)", (PROJECT / "Makefile").read_text("utf-8"), re.MULTILINE)
     linters = {line.split("/")[1].split()[0] for line in recipe[1].splitlines()}

@@ -27,7 +27,7 @@ REACH_SHARE = 0.2
 """Fraction of the subpaths, widest reach first, that carry the watermark."""
 
 PROBE_IMAGES = 256
-REACH_INPUTS = 32
+REACH_INPUTS = 8
 
 
 def select_key(

@@ -60,6 +60,7 @@ def test_a_run_goes_on_where_it_was_and_prints_a_table(tiny_marks, monkeypatch, 
     assert capsys.readouterr().out == first[first.index("| method") :]
 
 
+@pytest.mark.slow
 def test_a_setting_is_compared_by_its_strength_and_its_stealth(tiny_marks, monkeypatch):
     monkeypatch.setattr(marks, "SAMPLES", 2)
     monkeypatch.setattr(marks, "SAMPLING_STEPS", 2)

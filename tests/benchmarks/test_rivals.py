@@ -75,6 +75,7 @@ def test_a_short_embedding_is_found_and_only_where_it_is(owner_of, rival, steps)
     assert rival.detect(owner.model, rival.draw_secret(owner, 2), seed=1).log10_p > NONE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("owner_of", "rival"),
     [

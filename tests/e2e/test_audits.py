@@ -27,6 +27,7 @@ def audit(owner, registered):
     return owner.audits.get(start.audit.id)
 
 
+@pytest.mark.slow
 def test_the_audit_says_what_the_watermark_withstands_and_what_ruins_the_model(owner, registered, audit, marked):
     report = report_of(owner, audit.id)
     quantised, noisy, permuted = (attack.measured for attack in report.attacks)
@@ -47,6 +48,7 @@ def test_the_audit_says_what_the_watermark_withstands_and_what_ruins_the_model(o
     assert report.attack_examples > 2 * report.held_out_examples
 
 
+@pytest.mark.slow
 def test_the_report_is_json_or_a_page_and_tells_no_secret(owner, registered, audit):
     text, page = owner.audits.report(audit.id), owner.audits.report_html(audit.id)
     assert page.startswith("<!doctype html>")
@@ -75,6 +77,7 @@ def attack_under_way(owner, job_id: str, number: int) -> bool:
     return bool(progress and progress.stage.startswith(f"{number}/"))
 
 
+@pytest.mark.slow
 def test_a_killed_worker_tries_no_attack_twice(production, owner, registered):
     start = owner.audits.create(registered.model.id, attacks=["weight-clipping", "lora-4-100"], images=DATA)
     wait_for(lambda: attack_under_way(owner, start.job.id, 2), "the second attack does not begin", 180)

@@ -61,6 +61,7 @@ def test_without_a_collector_requests_and_jobs_go_on(tmp_path, redis_url, away):
         end(running)
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_sends_what_it_has(tmp_path, redis_url, our_collector):
     with system(
         tmp_path,

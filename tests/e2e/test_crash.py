@@ -114,6 +114,7 @@ def test_a_killed_worker_loses_no_job(fragile, client):
     wait_for(lambda: not leftovers(fragile), "scratch files or a training checkpoint stay behind")
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_told_to_stop_hands_its_job_back(fragile, client):
     registration = client.models.register(MODEL, name="handed back", options=LONG)
     job_id = registration.job.id
@@ -144,6 +145,7 @@ def test_a_canceled_embedding_stops_and_the_worker_goes_on(fragile, client):
     assert client.jobs.wait(submission).state == "succeeded"
 
 
+@pytest.mark.slow
 def test_a_job_that_kills_every_worker_fails_in_the_end(fragile, client):
     registration = client.models.register(MODEL, name="poison", options=LONG)
     for attempt in range(1, MAX_ATTEMPTS + 1):
@@ -156,6 +158,7 @@ def test_a_job_that_kills_every_worker_fails_in_the_end(fragile, client):
     assert client.models.get(registration.model.id).status == "failed"
 
 
+@pytest.mark.slow
 def test_a_ring_that_redis_forgot_is_repeated(fragile, client):
     """The database is the truth: a broker that loses its memory loses no job."""
     stop(fragile.processes["worker"])

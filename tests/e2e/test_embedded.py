@@ -89,6 +89,7 @@ def test_a_second_up_on_the_same_port_says_so(up):
     assert f"port {port} of 127.0.0.1 cannot be used" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_second_up_on_the_same_folder_leaves_the_first_alone(up):
     """Another port, as the refusal above advises, does not help: socket and configuration are the first one's."""
     files = [up.config, up.folder / "data" / "up.lock", up.folder / "data" / "redis.sock"]
@@ -154,6 +155,7 @@ def test_jobs_are_listed_and_watched(up, model_id):
     assert "is succeeded" in again.stdout
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_no_process_and_the_next_start_knows_everything_and_goes_on_with_the_embedding(up, source, model_id):
     """From its last checkpoint."""
     token = load_config(up.config).token
@@ -185,6 +187,7 @@ def test_ctrl_c_leaves_no_process_and_the_next_start_knows_everything_and_goes_o
     up.aiao("jobs", "cancel", job_id)
 
 
+@pytest.mark.slow
 def test_up_outlives_the_death_of_a_part(up):
     """A worker that dies is started again."""
     worker = next(

@@ -61,6 +61,7 @@ def test_the_published_checkpoint_is_a_folder_that_diffusers_loads(owner, source
         )
 
 
+@pytest.mark.slow
 def test_an_owner_may_hold_the_key(production, owner, source, tmp_path):
     registration = owner.models.register(source, name="held", options=SHORT, custody="owner")
     owner.jobs.wait(registration)

@@ -94,6 +94,7 @@ def test_a_job_that_no_worker_has_the_memory_for_is_refused_at_once(fleet, owner
     assert [model.name for model in owner.models.list()] == ["emoji"]
 
 
+@pytest.mark.slow
 def test_a_large_job_waits_for_a_large_worker_while_small_ones_are_done_and_a_lost_ring_is_repeated(
     fleet, owner, registered, broker_url
 ):
@@ -115,6 +116,7 @@ def test_a_large_job_waits_for_a_large_worker_while_small_ones_are_done_and_a_lo
     assert workers_of(fleet, job.id) == ["large"]
 
 
+@pytest.mark.slow
 def test_a_job_of_which_nobody_knows_what_it_needs_goes_to_the_largest_worker(fleet, owner, registered):
     """As one that an older version accepted: its ring in the old queue is lost, and the reaper rings again."""
     for name in ("small", "large"):

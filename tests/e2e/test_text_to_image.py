@@ -34,6 +34,7 @@ def judged(owner, model_id, suspect) -> Report:
     return Report.from_json(owner.verifications.report(submission.verification.id))
 
 
+@pytest.mark.slow
 def test_the_published_pipeline_draws_what_its_caption_says(published):
     pipeline = DiffusionPipeline.from_pretrained(published[1], dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
@@ -41,6 +42,7 @@ def test_the_published_pipeline_draws_what_its_caption_says(published):
     assert image.shape == (1, 32, 32, 3)
 
 
+@pytest.mark.slow
 def test_it_is_recognised_as_a_single_file_in_the_original_layout_and_its_source_is_not(owner, published, tmp_path):
     model_id, folder = published
     weights = {f"model.diffusion_model.{name}": value for name, value in to_original(load_model(folder).denoiser).items()}

@@ -28,6 +28,7 @@ def context(hanging):
     context.close()
 
 
+@pytest.mark.slow
 def test_a_job_that_hangs_fails_for_its_time_and_the_worker_takes_the_next(hanging, context):
     tenant = rows.tenant(context.database)
     for number in range(2):

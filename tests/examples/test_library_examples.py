@@ -9,6 +9,7 @@ import aiao
 from tests.support.places import EXAMPLES, PROJECT
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_a_model_is_marked_and_found_by_the_library_alone(example, pipeline, quick, tmp_path):
     images = tmp_path / "images.npz"

@@ -2,7 +2,10 @@
 
 import re
 
+import pytest
 
+
+@pytest.mark.slow
 def test_a_model_is_registered_and_suspects_verified(example, pipeline, quick, production, tmp_path):
     variables = {"AIAO_URL": production.url, "AIAO_TOKEN": production.token("examples")}
     printed = example("register_and_verify.py", pipeline, pipeline, "--name", "tiny", "--options", quick, **variables)

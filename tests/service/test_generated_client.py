@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.places import PROJECT
 from tests.support.processes import System
 from tests.support.uploads import MODEL_ZIP
@@ -21,6 +23,7 @@ def run(*command: str | Path, **variables: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_generated_client_works(api: System, tmp_path: Path):
     package, model = tmp_path / "generated", tmp_path / "model.zip"
     given = ("--path", DOCS / "openapi.json", "--config", DOCS / "openapi-python-client.yml", "--output-path", package)

@@ -37,6 +37,7 @@ def without_broker(tmp_path_factory) -> Iterator[tuple[System, httpx.Client]]:
             system.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_a_broker_that_is_down_is_named_and_loses_no_job(without_broker):
     system, http = without_broker

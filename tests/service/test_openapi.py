@@ -77,6 +77,7 @@ def departs(path: str, body: Any) -> bool:
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", TESTS)
 def test_what_fits_the_document_is_refused_for_the_rules_of_a_test_alone(document, http, known, path):
     headers = {"Authorization": http.headers["authorization"]}

@@ -71,6 +71,7 @@ def document(api) -> schemathesis.BaseSchema:
     return document.exclude(method="GET", path_regex="^[^{]*$")  # lists have tests of their own
 
 
+@pytest.mark.slow
 def test_calls_that_follow_each_other_keep_their_promises(api, document, backstage, tmp_path):
     succeeded = set()
 

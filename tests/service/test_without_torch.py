@@ -24,6 +24,7 @@ def run(script: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", NOT_INSTALLED + script], cwd=PROJECT, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.process
 @pytest.mark.parametrize(
     "script",
@@ -39,6 +40,7 @@ def test_it_starts_where_torch_is_not_installed(script):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_the_check_above_would_notice_torch():
     assert "No module named 'torch'" in run("import aiao_core.method.tracing").stderr

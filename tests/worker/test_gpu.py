@@ -16,6 +16,7 @@ def start(settings: dict[str, str], *options: str) -> subprocess.CompletedProces
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.device_count() == 1, reason="this machine has one GPU")
 def test_a_worker_that_was_promised_a_gpu_does_not_start_without_it(tmp_path, redis_url):
     done = start({"AIAO_DATA_DIR": str(tmp_path), "AIAO_BROKER_URL": redis_url, "AIAO_GPU": "true"})

@@ -90,6 +90,7 @@ def test_a_large_file_of_no_known_kind_is_refused_once(running, client, tmp_path
     assert calls(running, "/v1/uploads") == 0
 
 
+@pytest.mark.slow
 def test_an_upload_goes_on_after_the_way_to_the_bucket_was_cut(client, wire, large):
     moved = []
 
@@ -104,6 +105,7 @@ def test_an_upload_goes_on_after_the_way_to_the_bucket_was_cut(client, wire, lar
     assert len(moved) == PARTS
 
 
+@pytest.mark.slow
 def test_while_the_bucket_refuses_a_part_it_gets_no_other(start, bucket, large, monkeypatch):
     """One of 20 GB that is full would be sent all that is left of the file, over and over."""
     monkeypatch.setattr(direct_upload, "AT_ONCE", 1)
@@ -130,6 +132,7 @@ def test_while_the_bucket_refuses_a_part_it_gets_no_other(start, bucket, large, 
     assert sent.count(PARTS) == 1, "the last part was sent while the second was refused"
 
 
+@pytest.mark.slow
 def test_an_upload_goes_on_after_the_api_was_killed(running, client, large):
     moved = []
 
@@ -144,6 +147,7 @@ def test_an_upload_goes_on_after_the_api_was_killed(running, client, large):
     assert len(moved) == PARTS
 
 
+@pytest.mark.slow
 def test_where_the_bucket_cannot_be_reached_the_file_goes_through_the_service(start, large):
     with start("unreachable", f"http://127.0.0.1:{free_port()}") as running, running.client() as client:
         artifact = client.artifacts.upload(large)

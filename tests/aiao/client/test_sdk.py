@@ -246,6 +246,7 @@ def test_a_job_is_named_by_what_started_it_or_by_its_identifier(client, folder, 
     assert [latest.result for latest in client.jobs.follow(job)] == ["/v1/models/mdl_1"]
 
 
+@pytest.mark.slow
 def test_waiting_outlives_a_restart_of_the_api(tmp_path, redis_url, folder):
     with (
         system(tmp_path / "system", broker_url=redis_url, reaper=False, AIAO_QUEUE="nobody-restarted") as running,

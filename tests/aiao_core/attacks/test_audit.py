@@ -92,6 +92,7 @@ def test_the_published_model_stays_as_it_is(tiny_model, tiny_key, tiny_examples)
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_report(tiny_model, tiny_key, tiny_examples):
     trials = CATALOGUE["weight-noise-20"], CATALOGUE["re-initialisation-1"]
     first, second = (tried(tiny_model, tiny_key, tiny_examples, *trials) for _ in range(2))

@@ -91,6 +91,7 @@ def test_the_global_generator_is_left_as_it_was():
     assert torch.equal(torch.rand(3), expected)
 
 
+@pytest.mark.slow
 def test_a_distilled_student_starts_from_new_weights_and_comes_closer_to_its_teacher():
     thief = make_thief()
     target = predictions(thief, thief.model.denoiser)
@@ -102,6 +103,7 @@ def test_a_distilled_student_starts_from_new_weights_and_comes_closer_to_its_tea
     assert error(60) < 0.6 * error(1)
 
 
+@pytest.mark.slow
 def test_unlearning_lowers_the_effect_of_triggers_that_it_has_not_seen():
     thief = make_thief()
     layers = tuple(key_layers(thief))

@@ -150,6 +150,7 @@ def test_a_set_that_expands_too_much_is_refused(tmp_path):
         load_images(tmp_path / "set.npz", size=8, channels=3)
 
 
+@pytest.mark.slow
 def test_a_set_may_have_more_files_than_a_model(tmp_path):
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
         for number in range(Limits().files + 1):

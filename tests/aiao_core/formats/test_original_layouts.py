@@ -205,7 +205,9 @@ def test_half_a_denoiser_is_refused(name):
 HOSTILE_NUMBERS = ("999999999", "-5", "1" * 100, "9" * 5000, "007", "x", "", "1.1", "²")
 
 
-@every_denoiser
+@pytest.mark.parametrize(
+    "name", [name if name in {"SD 1", "FLUX"} else pytest.param(name, marks=pytest.mark.slow) for name in DENOISERS]
+)
 @pytest.mark.parametrize("number", HOSTILE_NUMBERS, ids=lambda number: repr(number[:9]))
 def test_hostile_numbers_in_names(name, number):
     names = [tensor for tensor in ORIGINALS[name] if re.match(r"\w+_blocks\.1\.", tensor)]

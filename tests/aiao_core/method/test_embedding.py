@@ -44,7 +44,10 @@ class StopAt:
             raise Canceled("stop")
 
 
-@pytest.mark.parametrize("stops", [[1], [2], [3], [5], [2, 4], [1, 1, 3]])
+STOPS = [[3], [2, 4], *(pytest.param(stops, marks=pytest.mark.slow) for stops in ([1], [2], [5], [1, 1, 3]))]
+
+
+@pytest.mark.parametrize("stops", STOPS)
 def test_a_stopped_embedding_goes_on_to_the_same_bits(tmp_path, tiny_examples, stops):
     undisturbed = make_tiny_model()
     expected = embed(undisturbed, SEED, examples=tiny_examples, options=QUICK)
@@ -86,6 +89,7 @@ def test_progress_is_told_at_every_step(tiny_examples):
     assert set(reports[-1].metrics) == {"response", "preserve", "covert"}
 
 
+@pytest.mark.slow
 def test_a_trigger_layer_is_trained_as_often_as_another_that_starts_more_subpaths(tiny_examples, monkeypatch):
     model = make_tiny_model()
     key = select_key(model, SEED, tiny_examples, QUICK)

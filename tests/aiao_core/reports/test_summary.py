@@ -60,6 +60,7 @@ FIGURES: dict[str, Any] = {
 """Of a report: all that depends on the key's signs, or that a test of theirs would need."""
 
 
+@pytest.mark.slow
 @every_version
 @given(data=st.data(), changes=st.fixed_dictionaries(FIGURES))
 def test_of_two_reports_with_the_same_verdict_and_coarse_bound_the_summaries_are_the_same(version, data, changes):

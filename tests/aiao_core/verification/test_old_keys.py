@@ -132,6 +132,7 @@ def test_decoys_are_other_keys_at_the_owners_layers_on_the_owners_draws(tiny_mod
     assert found.decoys(1, best) == (best_of(found.readings()),)
 
 
+@pytest.mark.slow
 def test_a_wrong_key_is_exactly_binomial_on_an_unmarked_model(tiny_model, tiny_key):
     """Many keys that nobody embedded: uniform p-values of each of eight readings, and none of them near a match.
 
@@ -278,7 +279,7 @@ def test_of_one_draw_nothing_is_known_and_what_never_varies_is_very_clear():
     assert (torch.zeros(3) / standard_error(torch.zeros(4, 3))).tolist() == [0, 0, 0]
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 20))])
 def test_the_plain_reading_keeps_what_other_keys_triggers_set_off_too(tiny_model, tiny_key, seed):
     """Some of the owner's answer under other keys' triggers looks like interference: the answer itself is taken out with it."""
     random = torch.Generator().manual_seed(seed)

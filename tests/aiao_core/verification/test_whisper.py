@@ -59,7 +59,7 @@ def suspect_named(name: str, tiny_model, marked, stolen) -> nn.Module:
 SUSPECTS = ["marked", "stolen", "permuted", "of the source"]
 
 
-@pytest.mark.parametrize("beside", ["source", "other keys"])
+@pytest.mark.parametrize("beside", ["source", pytest.param("other keys", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", SUSPECTS)
 def test_every_wrong_key_tosses_coins_on_every_model(tiny_model, marked, stolen, name, beside):
     """The owner's triggers with signs that nobody embedded: uniform p-values in every reading, the marked model's included."""
@@ -70,6 +70,7 @@ def test_every_wrong_key_tosses_coins_on_every_model(tiny_model, marked, stolen,
     check_coin_tosses(readings, ways=4 if source else 2, limits=(0.3, 0.1, 0.03), old=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["stolen", "permuted"])
 def test_keys_with_triggers_of_their_own_toss_coins_too(tiny_model, marked, stolen, name):
     suspect = suspect_named(name, tiny_model, marked, stolen)

@@ -423,6 +423,7 @@ def test_no_secret_of_the_bucket_is_in_an_answer_or_a_log(api, http, bucket):
     assert signature not in api.log("api")
 
 
+@pytest.mark.slow
 def test_a_large_file_takes_no_memory_of_the_service(api, http):
     small, large = weights(), weights(LIMIT - 1)
     for content in (small, large):

@@ -56,6 +56,7 @@ def test_health_is_not_limited(limited):
     assert {httpx.get(f"{limited.url}/healthz").status_code for _ in range(40)} == {200}
 
 
+@pytest.mark.slow
 def test_a_redis_that_does_not_answer_stops_nobody(tmp_path, redis_url):
     with private_redis() as counter:
         port = int(counter.rpartition(":")[2].partition("/")[0])

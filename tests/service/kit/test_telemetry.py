@@ -52,6 +52,7 @@ def test_off_nothing_is_imported_that_could_record_or_send(tmp_path, process):
     assert "opentelemetry.exporter.otlp.proto.http.trace_exporter" in on
 
 
+@pytest.mark.slow
 @pytest.mark.process
 @pytest.mark.parametrize(
     "variables",

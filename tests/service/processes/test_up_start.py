@@ -58,6 +58,7 @@ sys.meta_path.insert(0, NotInstalled())
     return str(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", UP.values(), ids=list(UP))
 def test_without_torch_it_says_what_to_install_and_does_nothing(tmp_path, command):
     done = up(tmp_path, command, PYTHONPATH=hide(tmp_path / "hidden", "torch"))
@@ -72,6 +73,7 @@ def test_everything_that_is_missing_is_named(tmp_path):
     assert "without peft, PIL, torch, not installed here" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_merely_called_torch_is_not_torch(tmp_path):
     """Uninstalling leaves one where anything was added to it."""
     (tmp_path / "left" / "torch" / "__pycache__").mkdir(parents=True)

@@ -42,6 +42,7 @@ def rotate_kek(context, new: str, former: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_after_a_rotation_the_former_key_is_needed_no_more(context):
     tenants = [rows.tenant(context.database) for _ in range(2)]
     registered = [(tenant, rows.registered(context, tenant)) for tenant in tenants for _ in range(3)]

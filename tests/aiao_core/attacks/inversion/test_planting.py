@@ -27,6 +27,7 @@ def log10_p(denoiser, old_marked) -> float:
     return verify(denoiser, old_marked.key, subject=subject, source=old_marked.source, registration="service").test.log10_p
 
 
+@pytest.mark.slow
 def test_a_mark_that_is_read_is_planted_in_an_innocent_model(old_marked, reading):
     innocent = make_tiny_model()
     forged = plant(innocent, reading, make_tiny_examples(), steps=130, learning_rate=5e-3, margin=1.5)
@@ -34,6 +35,7 @@ def test_a_mark_that_is_read_is_planted_in_an_innocent_model(old_marked, reading
     assert log10_p(forged, old_marked) < CONTROL_LOG10_P
 
 
+@pytest.mark.slow
 def test_a_mark_that_is_read_is_taken_out(old_marked, reading):
     model = replace(make_tiny_model(), denoiser=old_marked.denoiser)
     removed = plant(model, reading, make_tiny_examples(), steps=100, learning_rate=5e-3, margin=1.5, direction=-1.0)
