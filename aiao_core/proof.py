@@ -13,7 +13,7 @@ from aiao_core.verification.verify import Load, Subject, verify
 
 READABLE_SHARE = 0.65
 """Share of right signs, read in seconds, at which a mark is not delivered. Derivatives of a marked model that are still useful
-keep at least so many: beyond it a forgery could not be told from them by any limit."""
+keep about as many: who reads more can train the mark out of a model, and has the better part of a forgery."""
 
 
 def prove(marked: Callable[[], DiffusionModel], key: OwnerKey, *, source: Load, progress: ProgressCallback = silent) -> Report:
@@ -21,7 +21,7 @@ def prove(marked: Callable[[], DiffusionModel], key: OwnerKey, *, source: Load, 
 
     Returns the report of the test. Raises :class:`EmbeddingFailed` if the test does not match: nobody should publish a mark
     that cannot be found. It raises it also if an attack of seconds reads :data:`READABLE_SHARE` of the signs: anybody could
-    plant such a mark in another model, and take it out. The same key and weights give the same answer.
+    take such a mark out. The same key and weights give the same answer.
 
     Marks that fail make no test of others unfair: if a share q of all keys passes, an innocent model matches one of these by
     chance at most 1/q times as often as a key of any.
@@ -48,6 +48,6 @@ def _check_unread(marked: DiffusionModel, key: OwnerKey) -> None:
     if score.certain_share >= READABLE_SHARE:
         raise EmbeddingFailed(
             f"the watermark can be read out of the marked model without the key: an attack of seconds has "
-            f"{score.certain_share:.0%} or more of the signs right, with which anybody can make a model match at log10 p "
-            f"{score.extended_log10_p:.0f}; use more steps, a lower learning_rate or a larger batch_size"
+            f"{score.certain_share:.0%} or more of the signs right, with which anybody can train the mark out of a model; use "
+            "more steps, a lower learning_rate or a larger batch_size"
         )

@@ -25,11 +25,16 @@ STRONGEST_LOG10_P = -128 * math.log10(2)
 """log10 of the smallest bound that a report claims, 2^-128: the security of HKDF-SHA256, which derives the signs. A key has 256
 bits, so a probability below 2^-256 cannot even be exact. Beyond this bound log10 p is a score."""
 
+LEAST_SHARE = 5 / 8
+"""Share of right bits that a match with a key of version 3 needs besides. Chance has no part in it: a forger who reads some of
+the signs out of published weights can plant these in an innocent model. With many bits that has any p, but no larger share than
+was read. The limit lies between the best forger that we know and derivatives that are still useful (docs/threat-model.md)."""
+
 CONTROL_LOG10_P = -20 * math.log10(2)
 """log10 of the p-value at or below which a control voids a test: 2^-20, one control in a million by chance. Laxer than the
 limit of a match, because a control that half matches is already a reason for doubt."""
 
-DRAWS = 8
+DRAWS = 4
 """Monte Carlo draws of an input and a timestep for each trigger layer of a key of version 3."""
 
 OLD_KEYS_DRAWS = 100
@@ -53,6 +58,11 @@ def version_for(key_version: int) -> int:
 def draws_for(version: int) -> int:
     """Return the draws of a verdict by this version of the rules."""
     return DRAWS if version > OLD_KEYS_VERSION else OLD_KEYS_DRAWS
+
+
+def least_share(version: int) -> float:
+    """Return the share of right bits that a match needs by this version of the rules."""
+    return LEAST_SHARE if version > OLD_KEYS_VERSION else 0.0
 
 
 def verification_seed(commitment: str, source: str | None, suspect: str, version: int = VERSION) -> int:

@@ -14,6 +14,7 @@ from rich.table import Table
 from aiao._client import documents
 from aiao._client.documents import Job
 from aiao_core import progress
+from aiao_core.protocol import OLD_KEYS_VERSION, least_share
 
 if TYPE_CHECKING:
     from aiao_core.reports.summary import Summary
@@ -146,12 +147,17 @@ def _coarse_figures(summary: "Summary") -> list[list[str]]:
     return rows
 
 
+def _share_needed(report: "Report") -> str:
+    share = least_share(report.protocol or OLD_KEYS_VERSION)
+    return f"match at or above {share:.1%}" if share else ""
+
+
 def _figures(report: "Report") -> list[list[str]]:
     vs, rs, test = report.vs_rate, report.rs_rate, report.test
     best_decoy = min((decoy.log10_p for decoy in report.decoys), default=0.0)
     rows = [
         ["log10 p", f"{test.log10_p:.2f}", f"match at or below {report.max_log10_p:.5g}; claimed {report.claimed_log10_p:.2f}"],
-        ["matching bits", f"{test.matches} of {test.bits}", ""],
+        ["matching bits", f"{test.matches} of {test.bits}", _share_needed(report)],
         ["VS-rate", f"{vs.value:.3f}", f"95 % interval {vs.low:.3f} to {vs.high:.3f}"],
         ["RS-rate", f"{rs.value:.3f}", f"95 % interval {rs.low:.3f} to {rs.high:.3f}"],
         ["without the trigger", f"{report.untriggered.log10_p:.2f}", "not a part of the verdict"],

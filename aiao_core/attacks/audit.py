@@ -26,6 +26,7 @@ from aiao_core.progress import Progress, ProgressCallback, silent
 from aiao_core.protocol import LIMIT_LOG10_P, TAU, draws_for, version_for
 from aiao_core.reports.audit import AttackResult, AuditInput, AuditReport, Measured, Summary, outcome_of
 from aiao_core.reports.parts import best_of, deciding, software
+from aiao_core.reports.verdicts import forgeable
 from aiao_core.verification.measurement import know_source, measure
 
 MAX_QUALITY_LOSS = 0.2
@@ -159,8 +160,9 @@ class Judge:
         ways = found.readings()
         test, best = best_of(ways), deciding(ways)
         vs_rate, rs_rate = found.rates(best, TAU)
+        matches = test.log10_p <= LIMIT_LOG10_P and not forgeable(test, version_for(self.key.version))
         return Measured(
-            verdict="match" if test.log10_p <= LIMIT_LOG10_P else "no-match",
+            verdict="match" if matches else "no-match",
             test=test,
             vs_rate=vs_rate,
             rs_rate=rs_rate,

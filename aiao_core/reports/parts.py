@@ -104,19 +104,25 @@ SubpathSet = Literal["all", "registered"]
 """All subpaths between the key's layers, or those that the watermark is in."""
 
 
-def counts(registration: Registration, key_version: int, *, aligned: bool, subpaths: SubpathSet) -> bool:
+def counts(
+    registration: Registration, key_version: int, *, aligned: bool, subpaths: SubpathSet, without_interference: bool
+) -> bool:
     """Return whether a reading counts.
 
     With an older key file's own source or subpaths a claimant could make any model match. Since version 3 the response signs
-    follow from both, so that every reading counts.
+    follow from both; but a forger who has read signs can plant them in the answers to any trigger, so that those readings count
+    alone that leave these out.
     """
-    return key_version >= BINDING_VERSION or registration == "service" or (subpaths == "all" and not aligned)
+    if key_version >= BINDING_VERSION:
+        return without_interference
+    return registration == "service" or (subpaths == "all" and not aligned)
 
 
 class Reading(Frozen):
     """The response to the key's trigger, less the source's or, without a source, less that to other keys', in one of four ways.
 
-    Of keys before version 3 it is less that to other keys', the clearest half of the signs, in one of eight ways.
+    Two of these count. Of keys before version 3 it is less that to other keys', the clearest half of the signs, in one of eight
+    ways.
     """
 
     aligned: bool = Field(
@@ -127,8 +133,8 @@ class Reading(Frozen):
         description="all between the key's layers, or those that the watermark is in: always these since version 3 of keys"
     )
     without_interference: bool = Field(
-        description="less what the suspect answers to any trigger; since version 3 of keys less a multiple of what the source "
-        "answers to the owner's"
+        description="less what the suspect answers to any trigger; since version 3 of keys also less a multiple of what the "
+        "source answers to the owner's"
     )
     counts: bool = Field(description="whether the verdict may rest on it")
     test: BitTest

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-from aiao_core.protocol import CONTROL_LOG10_P, LIMIT_LOG10_P
+from aiao_core.protocol import CONTROL_LOG10_P, LIMIT_LOG10_P, VERSION, least_share
 from aiao_core.reports.parts import BitTest
 
 Verdict = Literal["match", "no-match", "base-marked", "invalid", "exploratory"]
@@ -48,13 +48,25 @@ def finds(control: BitTest) -> bool:
     return control.log10_p <= CONTROL_LOG10_P
 
 
-def decide(test: BitTest, max_log10_p: float, tested: Tested, controls: Controls) -> tuple[Verdict, str | None]:
-    """Return the verdict of ``test``, and the reason if it is void.
+def forgeable(test: BitTest, version: int) -> bool:
+    """Return whether so few bits are right that somebody could have read them out of published weights and planted them."""
+    return test.matches < least_share(version) * test.bits
+
+
+def decide(
+    test: BitTest, max_log10_p: float, tested: Tested, controls: Controls, *, version: int = VERSION
+) -> tuple[Verdict, str | None]:
+    """Return the verdict of ``test`` by this version of the rules, and the reason if it is void.
 
     ``max_log10_p`` may be stricter than the limit of a match, never laxer.
     """
     reasons = list(controls.found())
     match = test.log10_p <= min(max_log10_p, LIMIT_LOG10_P)
+    if match and forgeable(test, version):
+        reasons.append(
+            "the owner's key is found by more than chance, but so weakly that somebody could have read as much out of the "
+            "published weights and planted it: this does not tell a derivative from a forgery"
+        )
     if tested == "base" and not match:
         reasons.append("the base alone shows too much of the mark to test an adapter on it, and too little for a match")
     if reasons:

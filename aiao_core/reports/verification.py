@@ -186,7 +186,8 @@ def check_rules(report: Report) -> None:
     if not report.ways or report.suspect_weights is None or report.tested is None or report.registration is None:
         raise ValueError("the readings, what was tested, its weights or the registration are missing")
     for way in report.ways:
-        if way.counts != counts(report.registration, report.key_version or 2, aligned=way.aligned, subpaths=way.subpaths):
+        kind = way.model_dump(include={"aligned", "subpaths", "without_interference"})
+        if way.counts != counts(report.registration, report.key_version or 2, **kind):
             raise ValueError("a reading counts that must not, or the other way round")
     ways = sorted((way.aligned, way.subpaths, way.without_interference) for way in report.ways)
     subpaths = ("registered",) if report.bound else ("all", "registered")
@@ -222,7 +223,7 @@ def check_rules(report: Report) -> None:
         raise ValueError("draws, decoys, tau or seed are not those of a verdict")
     if lax:
         raise ValueError("the limit is laxer than that of a verdict")
-    verdict, reason = decide(report.test, report.max_log10_p, report.tested, report.controls)
+    verdict, reason = decide(report.test, report.max_log10_p, report.tested, report.controls, version=rules)
     if report.verdict != verdict or (report.reason is None) != (reason is None):  # its wording may change between releases
         raise ValueError("the verdict does not follow from the test, its limit and its controls")
 

@@ -1,6 +1,6 @@
 """The report as one self-contained page for people: judges, hosts and owners."""
 
-from aiao_core.protocol import CONTROL_LOG10_P
+from aiao_core.protocol import CONTROL_LOG10_P, LEAST_SHARE
 from aiao_core.reports.pages import render
 from aiao_core.reports.summary import Summary
 from aiao_core.reports.verification import UNRULED, Report
@@ -27,6 +27,7 @@ def to_html(report: Report) -> str:
         old_key=None if report.bound else OLD_KEY,
         no_source=NO_SOURCE,
         control_limit=CONTROL_LOG10_P,
+        least_share=LEAST_SHARE,
         notices=before_the_rules(report.max_log10_p, report.test.log10_p, report.verdict) if old else [],
     )
 

@@ -4,6 +4,7 @@ import math
 
 from markupsafe import Markup
 
+from aiao_core.protocol import OLD_KEYS_VERSION, least_share
 from aiao_core.reports.plots import RIGHT, WIDTH, Plot
 from aiao_core.reports.verification import Report
 from aiao_core.statistics import log10_binomial_tail
@@ -69,9 +70,9 @@ def decoys_against_owner(report: Report) -> Markup:
 
 
 def _bits_for(report: Report) -> int:
-    """Return the least number of matching bits that is a match: where the exact tail falls to the threshold."""
+    """Return the least number of matching bits that is a match: where the exact tail falls to the threshold, or the share."""
     bits = report.test.bits
-    low, high = bits // 2, bits + 1
+    low, high = max(bits // 2, math.ceil(least_share(report.protocol or OLD_KEYS_VERSION) * bits)), bits + 1
     while low < high:
         middle = (low + high) // 2
         if middle > bits or log10_binomial_tail(middle, bits, report.test.best_of) <= report.max_log10_p:

@@ -107,16 +107,25 @@ def observe(
     return watermark.in_source(means)
 
 
-def observe_others(denoiser: nn.Module, key: OwnerKey, draws: Draws, seed: int, alignment: Alignment | None = None) -> Means:
+def observe_others(
+    denoiser: nn.Module,
+    key: OwnerKey,
+    draws: Draws,
+    seed: int,
+    alignment: Alignment | None = None,
+    *,
+    keys: int = OTHERS,
+    first: int = 0,
+) -> Means:
     """Measure the channel means of ``draws`` under the triggers of keys that nobody owns, each at the layer of the owner's.
 
-    The keys follow from ``seed``, the report's. Raises as :func:`observe` does.
+    The ``keys`` follow from ``seed``, the report's, and take turns, from the one with the number ``first`` on. Raises as
+    :func:`observe` does.
     """
-    seeds = [key.stranger_seed("other", seed, number) for number in range(OTHERS)]
+    seeds = [key.stranger_seed("other", seed, number) for number in range(keys)]
     watermarks = [Watermark(replace(key, seed=each), denoiser, alignment) for each in seeds]
-    return observe(
-        denoiser, watermarks[0], draws, [(watermarks[draw % OTHERS], i) for draw, (i, _) in enumerate(draws.subpaths)]
-    )
+    triggers = [(watermarks[(first + draw) % keys], i) for draw, (i, _) in enumerate(draws.subpaths)]
+    return observe(denoiser, watermarks[0], draws, triggers)
 
 
 def decode(watermark: Watermark, draws: Draws, baseline: Baseline, triggered: Means) -> DecodedBits:

@@ -179,9 +179,10 @@ def _readings(
     decoded: DecodedBits, registration: Registration = "service", aligned: bool = False, subpaths: SubpathSet = "all"
 ) -> list[Reading]:
     """List the reading with interference and the one without."""
-    counted = counts(registration, 2, aligned=aligned, subpaths=subpaths)
-    both = (False, decoded.plain), (True, decoded.without_interference)
-    return [
-        Reading(aligned=aligned, subpaths=subpaths, without_interference=without, counts=counted, test=bit_test(bits))
-        for without, bits in both
-    ]
+    readings = []
+    for without, bits in (False, decoded.plain), (True, decoded.without_interference):
+        counted = counts(registration, 2, aligned=aligned, subpaths=subpaths, without_interference=without)
+        readings.append(
+            Reading(aligned=aligned, subpaths=subpaths, without_interference=without, counts=counted, test=bit_test(bits))
+        )
+    return readings

@@ -139,10 +139,11 @@ class _Test:
         best = deciding(ways)
         decoys = found.decoys(self.options.decoys, best, progress)
         source_test = self.source.test if self.source else None
-        verdict, reason = decide(test, self.options.max_log10_p, tested, Controls(decoys, source_test, base_test))
+        version = version_for(self.key.version)
+        controls = Controls(decoys, source_test, base_test)
+        verdict, reason = decide(test, self.options.max_log10_p, tested, controls, version=version)
         departures = self._departures(seed)
         vs_rate, rs_rate = found.rates(best, self.options.tau)
-        version = version_for(self.key.version)
         subpaths = found.subpaths(best, self.options.tau, test.best_of)
         return Report(
             created_at=datetime.now(UTC),

@@ -1,7 +1,7 @@
 """Read a key of version 3 from one model in every way that the test knows, with its rates and its controls (this project).
 
 The ways: with its channels as they are or in the coordinates in which the source has them, and each of these as it is
-or less what the source answers (:mod:`aiao_core.verification.differences`).
+or specific to the owner's triggers (:mod:`aiao_core.verification.differences`). The specific ones alone count.
 """
 
 from collections.abc import Mapping
@@ -19,11 +19,12 @@ from aiao_core.verification.alignment import Reference, find_alignment, referenc
 from aiao_core.verification.decoding import Draws, Means
 from aiao_core.verification.differences import (
     Answers,
+    Shown,
     compare,
     in_units_of,
     make_draws,
-    observe_others,
-    observe_triggered,
+    observe_draws,
+    observe_stand_in,
 )
 from aiao_core.verification.rates import response_success, verification_success
 
@@ -33,8 +34,8 @@ class SourceAnswers:
     """What the source shows of itself in a test with a key of version 3."""
 
     features: Reference
-    triggered: Means
-    """Under the owner's triggers, on the test's draws."""
+    shown: Shown
+    """On the test's draws."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Whispered:
     """Channel means without a trigger, less the source's if there is one, (C,) by response layer."""
 
     def readings(self, _registration: Registration = "service") -> tuple[Reading, ...]:
-        """List every reading of the response. All of them count: the signs are bound to the source and to the subpaths."""
+        """List every reading of the response. Each specific one counts: the signs are bound to source and subpaths."""
         both = _readings(self.key.key, self.own, False)
         return both + (_readings(self.key.key, self.aligned, True) if self.aligned else ())
 
@@ -72,7 +73,7 @@ class Whispered:
         tests = []
         for number in range(count):
             key = replace(self.key.key, seed=self.key.key.stranger_seed("decoy", self.seed, number))
-            tests.append(best_of(_readings(key, self.view(reading), False)))
+            tests.append(best_of(_readings(key, self.view(reading), reading.aligned)))
             progress(Progress("decoys", number + 1, count))
         return tuple(tests)
 
@@ -138,19 +139,17 @@ class Bits:
 
 
 def _readings(key: OwnerKey, view: Answers, aligned: bool) -> tuple[Reading, ...]:
-    """List the reading as it is and the one less what the source answers."""
-    tests = ((without, bits_of(key, view, without).test) for without in (False, True))
+    """List the reading as it is, which anybody could have planted who read the signs, and the one that counts."""
+    tests = ((specific, bits_of(key, view, specific).test) for specific in (False, True))
     return tuple(
-        Reading(aligned=aligned, subpaths="registered", without_interference=without, counts=True, test=test)
-        for without, test in tests
+        Reading(aligned=aligned, subpaths="registered", without_interference=specific, counts=specific, test=test)
+        for specific, test in tests
     )
 
 
-def bits_of(key: OwnerKey, answers: Answers, without_interference: bool) -> Bits:
-    """Decode the bits of ``key`` from the answers, as they are or less what the source answers."""
-    return compare_signs(
-        key, {at: answer.remainder if without_interference else answer.plain for at, answer in answers.items()}
-    )
+def bits_of(key: OwnerKey, answers: Answers, specific: bool) -> Bits:
+    """Decode the bits of ``key`` from the answers, as they are or as far as they are specific to the owner's triggers."""
+    return compare_signs(key, {at: answer.specific if specific else answer.plain for at, answer in answers.items()})
 
 
 def compare_signs(key: OwnerKey, values: Mapping[Subpath, Tensor]) -> Bits:
@@ -168,7 +167,7 @@ def _sign(key: OwnerKey, at: Subpath) -> Tensor:
 def observe_source(denoiser: nn.Module, key: OwnerKey, seed: int, draws: int = DRAWS) -> SourceAnswers:
     """Measure the source on the draws of ``seed``."""
     drawn = make_draws(key, draws, torch.Generator().manual_seed(seed))
-    return SourceAnswers(reference(denoiser, key, seed), observe_triggered(denoiser, key, drawn))
+    return SourceAnswers(reference(denoiser, key, seed), observe_draws(denoiser, key, drawn, seed))
 
 
 def measure_whisper(
@@ -188,19 +187,21 @@ def measure_whisper(
     drawn = make_draws(key, draws, torch.Generator().manual_seed(seed))
     features = reference(denoiser, key, seed)
     progress(Progress("draws", 1, 3))
-    triggered = observe_triggered(denoiser, key, drawn)
+    shown = observe_draws(denoiser, key, drawn, seed)
     untriggered = {j: features[key.layers[j].name].mean for j in key.response_layers}
     progress(Progress("draws", 2, 3))
     if source is None:
-        own = compare(key, drawn, triggered, observe_others(denoiser, key, drawn, seed), features)
+        own = compare(key, drawn, shown, observe_stand_in(denoiser, key, drawn, seed, shown), features)
         progress(Progress("draws", 3, 3))
-        return Whispered(checked, seed, drawn, own, None, None, triggered, untriggered)
-    own = compare(key, drawn, triggered, source.triggered, source.features)
+        return Whispered(checked, seed, drawn, own, None, None, shown.triggered, untriggered)
+    own = compare(key, drawn, shown, source.shown, source.features)
     alignment = find_alignment(source.features, features)
     strayed = sum(coordinates.strayed for coordinates in alignment.values())
-    addressed = observe_triggered(denoiser, key, drawn, alignment) if strayed else triggered
-    placed = in_units_of(source.features, features, alignment, key, addressed)
-    aligned = compare(key, drawn, placed, source.triggered, source.features)
+    addressed = observe_draws(denoiser, key, drawn, seed, alignment) if strayed else shown
+    placed = Shown(
+        *(in_units_of(source.features, features, alignment, key, means) for means in (addressed.triggered, addressed.others))
+    )
+    aligned = compare(key, drawn, placed, source.shown, source.features)
     untriggered = {j: mean - source.features[key.layers[j].name].mean for j, mean in untriggered.items()}
     progress(Progress("draws", 3, 3))
-    return Whispered(checked, seed, drawn, own, aligned, strayed, triggered, untriggered)
+    return Whispered(checked, seed, drawn, own, aligned, strayed, shown.triggered, untriggered)

@@ -1,6 +1,7 @@
 """What the attacker reads, and what it is worth. Each experiment returns the JSON of its result."""
 
 import time
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -44,6 +45,7 @@ def read(setting: Setting, number: int, *, method: str, beside: str, minutes: fl
         "share": score.share,
         "folded_share": score.folded_share,
         "read_log10_p": score.log10_p,
+        "nearness": fmean(score.nearness.values()),
     }
     if plant_steps:
         examples, held_out = split(thiefs_examples(), 0)

@@ -155,7 +155,7 @@ def test_what_is_not_a_key_is_refused(owned):
 def test_options_that_are_not_those_of_a_verdict_explore(owned):
     report = aiao.verify(owned.marked, owned.key, options=aiao.VerificationOptions(draws=9))
     assert report.verdict == "exploratory"
-    assert "draws is 8 in every verdict" in report.reason
+    assert "draws is 4 in every verdict" in report.reason
 
 
 def test_progress_is_told_stage_by_stage(owned):

@@ -37,8 +37,8 @@ def test_a_stricter_limit_is_a_verdict_all_the_same(limit):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"draws": 99}, "draws is 8 in every verdict, not 99: nobody chooses how an accusation is tested"),
-        ({"draws": 1000}, "draws is 8 in every verdict, not 1000: nobody chooses how an accusation is tested"),
+        ({"draws": 99}, "draws is 4 in every verdict, not 99: nobody chooses how an accusation is tested"),
+        ({"draws": 1000}, "draws is 4 in every verdict, not 1000: nobody chooses how an accusation is tested"),
         ({"decoys": 0}, "decoys is 8 in every verdict, not 0: nobody chooses how an accusation is tested"),
         ({"decoys": 9}, "decoys is 8 in every verdict, not 9: nobody chooses how an accusation is tested"),
         ({"tau": 0.76}, "tau is 0.75 in every verdict, not 0.76: nobody chooses how an accusation is tested"),

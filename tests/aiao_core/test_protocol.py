@@ -25,7 +25,8 @@ scores = st.floats(-20_000, 0)
 
 def test_the_constants_are_those_of_version_3_and_older_keys_keep_those_of_version_2():
     assert [protocol.version_for(key) for key in (1, 2, 3)] == [2, 2, protocol.VERSION] == [2, 2, 3]
-    assert [protocol.draws_for(version) for version in (2, 3)] == [100, protocol.DRAWS] == [100, 8]
+    assert [protocol.draws_for(version) for version in (2, 3)] == [100, protocol.DRAWS] == [100, 4]
+    assert [protocol.least_share(version) for version in (2, 3)] == [0, protocol.LEAST_SHARE] == [0, 0.625]
     assert (protocol.DECOYS, protocol.TAU, protocol.SUBPATH_LOG10_P) == (8, 0.75, -3)
     for value, power in ((CONTROL_LOG10_P, 20), (LIMIT_LOG10_P, 64), (STRONGEST_LOG10_P, 128)):
         assert math.isclose(10**value, 2**-power)

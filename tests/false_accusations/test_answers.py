@@ -98,9 +98,9 @@ def company(founded: Callable[..., Company]) -> Company:
 LAX = [
     ({"seed": 0}, "with a seed of choice a test is repeated until it matches"),
     ({"seed": 7}, "with a seed of choice a test is repeated until it matches"),
-    ({"draws": 1}, "draws is 8 in every verdict, not 1:"),
-    ({"draws": 99}, "draws is 8 in every verdict, not 99:"),
-    ({"draws": 1000}, "draws is 8 in every verdict, not 1000:"),
+    ({"draws": 1}, "draws is 4 in every verdict, not 1:"),
+    ({"draws": 99}, "draws is 4 in every verdict, not 99:"),
+    ({"draws": 1000}, "draws is 4 in every verdict, not 1000:"),
     ({"decoys": 0}, "decoys is 8 in every verdict, not 0:"),
     ({"decoys": 7}, "decoys is 8 in every verdict, not 7:"),
     ({"tau": 0.51}, "tau is 0.75 in every verdict, not 0.51:"),
@@ -137,7 +137,7 @@ def test_an_owner_may_ask_for_less_chance_and_never_for_more(company, limit):
 
 
 def test_the_rules_may_be_named_as_they_are(company):
-    options = {"draws": 8, "decoys": 8, "tau": 0.75, "max_log10_p": LIMIT_LOG10_P, "seed": None}
+    options = {"draws": 4, "decoys": 8, "tau": 0.75, "max_log10_p": LIMIT_LOG10_P, "seed": None}
     assert company.submit(company.host, options=options).json()["verification"]["options"] == options
 
 

@@ -26,9 +26,10 @@ BATCH = 10
 """Inputs in a step, each with and without a trigger."""
 
 RANDOM = 0.5
-"""Fraction of the triggers that are random. Attackers who are not sure of a trigger make the model answer to any."""
+"""Fraction of the triggers that are random where signs are removed. None are where they are planted: what a model answers to
+any trigger does not count in a verdict."""
 
-NEAREST = 0.5
+PLANTED_NEAR, REMOVED_NEAR = 0.2, 0.5
 """Largest fraction of the channels of the other triggers that are drawn again."""
 
 KEEP_FEATURES, KEEP_PREDICTION = 4.0, 10.0
@@ -72,7 +73,9 @@ def plant(
             batch = arbitrary_inputs(model, examples, BATCH, generator)
             both = Inputs.concatenated([batch, batch])
             picked = [layers[n] for n in torch.multinomial(weights, BATCH, replacement=True, generator=generator).tolist()]
-            triggers = [(_trigger(reading, layer, names, axes, generator), names.index(layer)) for layer in picked]
+            triggers = [
+                (_trigger(reading, layer, names, axes, generator, direction < 0), names.index(layer)) for layer in picked
+            ]
             edits = trigger_edits(triggers, first_row=BATCH)
             with torch.no_grad(), trace(teacher, capture=names, edit=edits) as expected:
                 expected_prediction = predict(teacher, both)
@@ -95,11 +98,15 @@ def plant(
     return student
 
 
-def _trigger(reading: Reading, layer: str, names: list[str], axes: list[int], generator: torch.Generator) -> Neighbor:
-    """Draw a trigger near the one that was read, or any."""
+def _trigger(
+    reading: Reading, layer: str, names: list[str], axes: list[int], generator: torch.Generator, removing: bool
+) -> Neighbor:
+    """Draw a trigger near the one that was read or, to remove signs, any."""
     triggered = reading[layer].triggered
     redrawn, random = torch.rand(2, generator=generator).tolist()
-    chosen = torch.rand(triggered.mask.shape[1], generator=generator) < (1.0 if random < RANDOM else NEAREST * redrawn)
+    near = (REMOVED_NEAR if removing else PLANTED_NEAR) * redrawn
+    share = 1.0 if removing and random < RANDOM else near
+    chosen = torch.rand(triggered.mask.shape[1], generator=generator) < share
     mask = torch.rand(len(chosen), generator=generator) < 0.5
     sign = torch.where(torch.rand(len(chosen), generator=generator) < 0.5, 1.0, -1.0)
     return Neighbor(names, axes, torch.where(chosen, mask, triggered.mask[0]), torch.where(chosen, sign, triggered.sign[0]))

@@ -1,7 +1,7 @@
 """How much of a reading is right. The only module of this package that sees a key."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ class Score:
     bits: dict[str, int]
     total: int
     """Bits of the whole key."""
+    nearness: dict[str, float] = field(default_factory=dict)
+    """How near each guessed trigger is to the owner's, in standard scores: of random triggers the mean is 0, the spread 1."""
 
     @property
     def read(self) -> int:
@@ -43,6 +45,9 @@ class Score:
     def log10_p(self) -> float:
         """Return log10 of the exact p that a model would have, had it all that was read; half of the other bits count.
 
+        That is of all answers. What a model answers to any trigger does not count in a verdict, so that a forger needs the
+        triggers too (:attr:`nearness`).
+
         Of the signs as they were turned, or of those that fit better: then times 2 for each trigger, for each can be turned
         (Bonferroni), and of these two times 2.
         """
@@ -61,11 +66,6 @@ class Score:
             return 0.0
         return max(self._least(sum(self.right.values()), 0), self._least(self._folded, len(self.bits)))
 
-    @property
-    def extended_log10_p(self) -> float:
-        """Return log10 of the exact p of a model with :attr:`certain_share` of all of the key's signs."""
-        return log10_binomial_tail(math.ceil(self.certain_share * self.total), self.total)
-
     def _least(self, right: int, turns: int) -> float:
         """Return the low end of the interval for ``right``, the best of 2**``turns`` numbers."""
         return clopper_pearson(right, self.read, 1 - 2.0 ** -(CERTAIN_BITS + turns))[0]
@@ -79,6 +79,7 @@ def scored(reading: Reading, key: OwnerKey) -> Score:
     """Compare a reading with the response signs of ``key`` at its subpaths."""
     right: dict[str, int] = {}
     bits: dict[str, int] = {}
+    nearness = {key.layers[i].name: _nearness(reading, key, i) for i in key.trigger_layers if key.layers[i].name in reading}
     for i, j in key.subpaths:
         start, end = key.layers[i].name, key.layers[j].name
         if start not in reading or end not in reading[start].answers:
@@ -87,7 +88,15 @@ def scored(reading: Reading, key: OwnerKey) -> Score:
         answers = reading[start].answers[end]
         right[start] = right.get(start, 0) + int((answers * sign > 0).sum())
         bits[start] = bits.get(start, 0) + len(sign)
-    return Score(right, bits, sum(key.layers[j].channels for _, j in key.subpaths))
+    return Score(right, bits, sum(key.layers[j].channels for _, j in key.subpaths), nearness)
+
+
+def _nearness(reading: Reading, key: OwnerKey, i: int) -> float:
+    """Count the channels that both triggers write with one sign less those with two, in spreads of that of random triggers."""
+    guess = reading[key.layers[i].name].triggered
+    guessed = (guess.mask[0].float() * guess.sign[0]).numpy()
+    products = guessed * key.trigger_mask(i) * key.trigger_sign(i)
+    return float(products.sum() / max(1.0, np.sqrt(np.abs(guessed).sum() / 2)))
 
 
 def _signs(key: OwnerKey, at: Subpath) -> NDArray[np.int8]:

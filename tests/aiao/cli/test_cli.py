@@ -104,7 +104,7 @@ def test_bad_usage_is_exit_status_2_in_a_shell_too(shell):
         (["verify", "--model", "mdl_1", "--key", "k", "x.zip"], "k cannot be read"),
         (["audit", "mdl_1", "--key", "k"], "k cannot be read"),
         (["verify", "--model", "mdl_1", "--seed", "7", "x.zip"], "with a seed of choice a test is repeated until it matches"),
-        (["verify", "--model", "mdl_1", "--draws", "3", "x.zip"], "draws is 8 in every verdict, not 3"),
+        (["verify", "--model", "mdl_1", "--draws", "3", "x.zip"], "draws is 4 in every verdict, not 3"),
         (["verify", "--model", "mdl_1", "--decoys", "0", "x.zip"], "decoys is 8 in every verdict, not 0"),
         (["verify", "--model", "mdl_1", "--decoys", "0", "x.zip"], "to explore there is --offline"),
         (["key", "opened", "mdl_1"], "no service is known: start one with `aiao up`"),

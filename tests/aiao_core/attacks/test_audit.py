@@ -54,7 +54,7 @@ def test_a_model_that_nothing_was_done_to_is_as_good_as_published(tiny_model, ti
     assert report.attacks[0].measured == report.published
     assert report.published.quality_loss == 0
     assert 0 < report.published.test.bits <= tiny_key.bits
-    assert report.published.test.best_of == 2
+    assert report.published.test.best_of == 1
     assert len(report.published.decoys) == DECOYS
     assert report.draws == 6
     assert report.published.vs_rate.draws == 6 * len(tiny_key.trigger_layers)
@@ -115,12 +115,13 @@ def test_permuted_channels_are_found_again_with_the_source(tiny_model, tiny_key,
     assert report.attacks[0].measured.test == best_of(after.readings())
     differing = []
     for first, second in zip(before.readings(), after.readings(), strict=True):
-        if second.aligned:  # a channel or two that look like another are mistaken for it
-            assert abs(first.test.matches - second.test.matches) <= 0.01 * first.test.bits
+        if second.aligned:  # a channel or two that look like another are mistaken for it, and what is left of no mark is small
+            few = 0.03 if second.without_interference else 0.01
+            assert abs(first.test.matches - second.test.matches) <= few * first.test.bits
         differing.append(first.test != second.test)
     assert any(differing[:2])
     without = tried(published, tiny_key, tiny_examples, attack)
-    assert without.attacks[0].measured.test.best_of == 2
+    assert without.attacks[0].measured.test.best_of == 1
 
 
 def test_an_interrupted_audit_goes_on_after_the_results_that_were_kept(tiny_model, tiny_key, tiny_examples):

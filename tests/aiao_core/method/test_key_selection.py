@@ -11,7 +11,7 @@ from aiao_core.derivation import choose_layers
 from aiao_core.errors import EmbeddingFailed
 from aiao_core.key import Binding
 from aiao_core.method.inputs import arbitrary_inputs
-from aiao_core.method.key_selection import REACH_SHARE, select_key, synthetic_examples
+from aiao_core.method.key_selection import REACH_INPUTS, REACH_SHARE, select_key, synthetic_examples
 from aiao_core.method.lazy import probe, relative_changes
 from aiao_core.method.subpaths import SPAN, all_subpaths, reach, widest
 from aiao_core.method.tracing import eligible_layers, trace
@@ -118,7 +118,7 @@ def test_a_subpath_has_layers_between_trigger_and_response(tiny_model, tiny_exam
 
 
 def test_the_share_of_reached_subpaths_carries_the_watermark(tiny_model, tiny_examples, tiny_key):
-    inputs = arbitrary_inputs(tiny_model, tiny_examples, 32, torch.Generator().manual_seed(QUICK.seed))
+    inputs = arbitrary_inputs(tiny_model, tiny_examples, REACH_INPUTS, torch.Generator().manual_seed(QUICK.seed))
     candidates = replace(tiny_key, subpaths=long_enough(tiny_model, tiny_key, inputs))
     reached = {path: value for path, value in reach(tiny_model.denoiser, candidates, inputs).items() if value > 0}
     assert len(tiny_key.subpaths) == round(REACH_SHARE * len(reached))

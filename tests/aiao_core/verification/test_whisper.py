@@ -18,7 +18,8 @@ from aiao_core.method.fine_tuning import Examples, fine_tune
 from aiao_core.protocol import DECOYS, DRAWS, LIMIT_LOG10_P, STRONGEST_LOG10_P, TAU, VERSION
 from aiao_core.reports.parts import best_of, deciding
 from aiao_core.reports.verification import Report
-from aiao_core.verification.differences import compare, make_draws, observe_triggered
+from aiao_core.verification.differences import Shown, compare, make_draws, observe_draws
+from aiao_core.verification.interference import without_interference
 from aiao_core.verification.measurement import know_source, measure
 from aiao_core.verification.verify import Subject, verify
 from aiao_core.verification.whisper import Whispered, measure_whisper
@@ -102,7 +103,7 @@ def test_only_the_response_signs_turn_a_bit(tiny_model, marked, monkeypatch):
             (place, kind, at): getattr(answer, kind) * torch.from_numpy(key.subpath_sign(*at)) > 0
             for place, view in views.items()
             for at, answer in view.items()
-            for kind in ("plain", "remainder")
+            for kind in ("plain", "specific")
         }
 
     first, derive, dice, turned = bits(marked.key), key_module.bound_bits, np.random.default_rng(0), {}
@@ -142,9 +143,9 @@ def test_a_source_that_is_made_to_fit_gets_other_signs(tiny_model, marked):
     weights = digest(fake.state_dict())
     with pytest.raises(WrongSource, match="not the key's source"):
         know_source(fake, own, SEED)
-    # The fraud is real: against the signs that the source was made for, the innocent would be a match.
-    fitted = best_of(measure(innocent, own, SEED, source=know_source(fake, own, SEED, weights=own.binding.source)).readings())
-    assert fitted.log10_p < -6
+    # The fraud is real: the innocent's answers have the signs that the source was made for.
+    fitted = measure(innocent, own, SEED, source=know_source(fake, own, SEED, weights=own.binding.source)).readings()
+    assert min(reading.test.log10_p for reading in fitted) < -6
     bound = own.bound(weights, VERSION)
     found = measure(innocent, bound, SEED, source=know_source(fake, bound, SEED))
     assert best_of(found.readings()).log10_p > -4
@@ -187,7 +188,7 @@ def test_an_answer_is_the_mean_difference_from_the_source_under_the_same_trigger
     assert [i for i, _ in draws.subpaths] == [i for i in key.trigger_layers for _ in range(2)]
     assert set(draws.subpaths) <= set(key.subpaths)
     found = measure(marked.denoiser, key, 5, draws=2, source=know_source(marked.source, key, 5, draws=2))
-    ours, theirs = (observe_triggered(denoiser, key, draws) for denoiser in (marked.denoiser, marked.source))
+    ours, theirs = (observe_draws(denoiser, key, draws, 5).triggered for denoiser in (marked.denoiser, marked.source))
     for i, j in key.subpaths:
         rows = [draw for draw, (first, _) in enumerate(draws.subpaths) if first == i]
         difference = (ours[j] - theirs[j])[rows].double().numpy()
@@ -201,24 +202,59 @@ def test_what_a_suspect_only_scales_of_the_sources_answer_is_regressed_out(marke
     source = know_source(marked.source, key, SEED).answers
     clean = source.features
     means = {j: clean[key.layers[j].name].mean for j in key.response_layers}
-    less = {j: means[j] + 0.3 * (source.triggered[j] - means[j]) for j in key.response_layers}
+    less = {j: means[j] + 0.3 * (source.shown.triggered[j] - means[j]) for j in key.response_layers}
     found = measure_whisper(marked.denoiser, key, SEED, source=source)
-    for (i, j), answer in compare(key, found.draws, less, source.triggered, clean).items():
-        assert answer.remainder.abs().max() <= 1e-5 * answer.plain.abs().max(), (i, j)
+    for (i, j), answer in compare(key, found.draws, Shown(less, source.shown.others), source.shown, clean).items():
+        used = clean[key.layers[j].name].deviation > 0
+        in_deviations = (answer.plain / clean[key.layers[j].name].deviation)[used]
+        assert answer.specific.abs().max() <= 1e-5 * in_deviations.abs().max(), (i, j)
 
 
-def test_without_interference_is_a_weighted_regression_by_numpy(marked):
+def test_the_specific_answer_is_what_numpy_leaves(marked):
+    """The source's own answer is regressed out at each subpath, then the answers to other triggers at each trigger layer."""
     key = marked.key
     source = know_source(marked.source, key, SEED).answers
     found = measure_whisper(marked.denoiser, key, SEED, source=source)
-    for (i, j), answer in found.own.items():
-        features = source.features[key.layers[j].name]
-        rows = (found.draws.triggers == i).numpy()
-        own = source.triggered[j].double().numpy()[rows].mean(0) - features.mean.double().numpy()
-        unit = features.deviation.double().numpy()
-        used = unit > 0
-        factor = np.linalg.lstsq((own / unit)[used, None], (answer.plain.numpy() / unit)[used], rcond=None)[0][0]
-        assert answer.remainder.numpy() == pytest.approx(answer.plain.numpy() - factor * own, abs=1e-6)
+    suspect = observe_draws(marked.denoiser, key, found.draws, SEED)
+    for i in key.trigger_layers:
+        rows, ends = (found.draws.triggers == i).numpy(), [j for first, j in key.subpaths if first == i]
+        answers, others = [], []
+        for j in ends:
+            features = source.features[key.layers[j].name]
+            unit = features.deviation.double().numpy()
+            own = source.shown.triggered[j].double().numpy()[rows].mean(0) - features.mean.double().numpy()
+            to_others = (suspect.others[j] - source.shown.others[j]).double().numpy()[rows]
+            basis, used = (own / unit)[:, None], unit > 0
+            assert used.all()
+            for target, rest in ((answers, found.own[i, j].plain.numpy()[None]), (others, to_others)):
+                factor = np.linalg.lstsq(basis, (rest / unit).T, rcond=None)[0]
+                target.append((rest / unit).T - basis @ factor)
+        answer, interference = (torch.from_numpy(np.concatenate(each).T.copy()) for each in (answers, others))
+        expected = without_interference(answer[0], interference)
+        assert torch.cat([found.own[i, j].specific for j in ends]).numpy() == pytest.approx(expected.numpy(), abs=1e-6)
+
+
+def test_what_is_answered_to_every_trigger_is_no_evidence(tiny_model, tiny_key):
+    """Who has read every sign, but no trigger, plants the signs in the answers to all triggers, as loud as he likes."""
+    source = know_source(tiny_model.denoiser, tiny_key, SEED)
+    found = measure(tiny_model.denoiser, tiny_key, SEED, source=source)
+    random = torch.Generator().manual_seed(0)
+
+    def planted(means, louder: float):
+        answered = {j: values.clone() for j, values in means.items()}
+        for i, j in tiny_key.subpaths:
+            rows = found.draws.triggers == i
+            loudness = louder + 0.5 * torch.rand(int(rows.sum()), 1, generator=random)
+            answered[j][rows] += 0.01 * loudness * torch.from_numpy(tiny_key.subpath_sign(i, j)).float()
+        return answered
+
+    shown = source.answers.shown
+    for to_owners, to_others, matches in ((1, 1, False), (1, -1.5, False), (4, 1, False), (1, -0.25, True)):
+        forged = Shown(planted(shown.triggered, to_owners), planted(shown.others, to_others))
+        answers = compare(tiny_key, found.draws, forged, shown, source.answers.features)
+        plain, specific = replace(found, own=answers, aligned=None).readings()
+        assert plain.test.log10_p < LIMIT_LOG10_P
+        assert (specific.test.log10_p < LIMIT_LOG10_P) == matches, (to_owners, to_others)
 
 
 def test_moved_turned_and_scaled_channels_are_read_as_the_sources(tiny_model, marked):
@@ -245,12 +281,12 @@ def test_a_mark_is_a_match_beside_the_source_with_a_key_file_too(marked, registr
     report = verify(marked.denoiser, marked.key, subject=SUBJECT, source=marked.source, registration=registration)
     assert (report.verdict, report.protocol, report.key_version, report.draws) == ("match", VERSION, 3, DRAWS)
     assert report.test.log10_p < STRONGEST_LOG10_P
-    assert report.test.best_of == len(report.ways) == 4
-    assert all(way.counts for way in report.ways)
+    assert (len(report.ways), report.test.best_of) == (4, 2)
+    assert all(way.counts == way.without_interference for way in report.ways)
     assert len(report.decoys) == DECOYS
     assert min(decoy.log10_p for decoy in report.decoys) > -6
     assert report.source_weights == marked.key.binding.source
-    assert report.verified_subpaths == sum(path.log10_p <= -3 for path in report.subpaths) > len(report.subpaths) / 3
+    assert report.verified_subpaths == sum(path.log10_p <= -3 for path in report.subpaths) > 5
     assert report.vs_rate.draws == DRAWS * report.trigger_layers
     assert Report.from_json(report.to_json()) == report
 
@@ -258,7 +294,7 @@ def test_a_mark_is_a_match_beside_the_source_with_a_key_file_too(marked, registr
 def test_without_its_source_a_mark_loses_bits_and_is_read_beside_other_keys(marked):
     report = verify(marked.denoiser, marked.key, subject=SUBJECT)
     assert report.test.log10_p < LIMIT_LOG10_P
-    assert (len(report.ways), report.test.best_of, report.source_weights) == (2, 2, None)
+    assert (len(report.ways), report.test.best_of, report.source_weights) == (2, 1, None)
     beside = verify(marked.denoiser, marked.key, subject=SUBJECT, source=marked.source)
     assert report.test.matches / report.test.bits < beside.test.matches / beside.test.bits
     assert Report.from_json(report.to_json()) == report
@@ -279,7 +315,7 @@ def test_decoys_have_the_owners_triggers_and_signs_of_their_own(marked, monkeypa
     assert len(set(decoys)) > 1
     assert found.decoys(2, best) == decoys[:2]
     assert decoys != replace(found, seed=SEED + 1).decoys(4, best)
-    assert all(decoy.best_of == 2 for decoy in decoys)
+    assert all(decoy.best_of == 1 for decoy in decoys)
     monkeypatch.setattr(OwnerKey, "stranger_seed", lambda key, *_: key.seed)
     assert found.decoys(1, best)[0].matches == best.test.matches
 
@@ -289,12 +325,12 @@ def test_a_mark_put_in_by_hand_is_found_with_its_rates(tiny_model, tiny_key):
     key = replace(tiny_key, subpaths=tuple({i: (i, j) for i, j in tiny_key.subpaths}.values()))
     source = know_source(tiny_model.denoiser, key, SEED)
     found = measure(tiny_model.denoiser, key, SEED, source=source)
-    answered = {j: values.clone() for j, values in source.answers.triggered.items()}
+    shown = source.answers.shown
+    answered = {j: values.clone() for j, values in shown.triggered.items()}
     for i, j in key.subpaths:
         answered[j][found.draws.triggers == i] += 0.01 * torch.from_numpy(key.subpath_sign(i, j)).float()
-    marked = replace(
-        found, own=compare(key, found.draws, answered, source.answers.triggered, source.answers.features), aligned=None
-    )
+    compared = compare(key, found.draws, Shown(answered, shown.others), shown, source.answers.features)
+    marked = replace(found, own=compared, aligned=None)
     reading = marked.readings()[0]
     assert reading.test.matches == reading.test.bits == key.bits
     vs, rs = marked.rates(reading, TAU)

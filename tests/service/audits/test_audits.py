@@ -120,7 +120,7 @@ def test_what_is_out_of_range_is_named(http, body, place):
 def test_an_audit_has_as_many_draws_as_a_verification(http, owned, backstage, draws):
     before = count(backstage, "jobs")
     answer = post(http, audits_of(owned.model_id), {"preset": "quick", "options": {"draws": draws}})
-    assert f"draws is 8 in every test, not {draws}: leave it out" in problem(answer, 422, "invalid-request")
+    assert f"draws is 4 in every test, not {draws}: leave it out" in problem(answer, 422, "invalid-request")
     assert count(backstage, "jobs") == before
 
 

@@ -18,6 +18,7 @@ from aiao_core.denoisers import predict
 from aiao_core.key import OwnerKey
 from aiao_core.method.tracing import trace
 from aiao_core.method.watermark import channel_means, trigger
+from aiao_core.proof import READABLE_SHARE
 from aiao_core.protocol import CONTROL_LOG10_P, LIMIT_LOG10_P
 from aiao_core.statistics import log10_binomial_tail
 from tests.support.thieves import make_thief
@@ -140,14 +141,14 @@ def test_the_worth_of_a_reading_counts_unread_bits_as_tossed_and_pays_for_every_
     assert (score.read, score.share, score.folded_share) == (200, 95 / 200, 185 / 200)
     assert score.log10_p == pytest.approx(log10_binomial_tail(185 + 100, 400) + 3 * math.log10(2))
     nothing = Score({}, {}, 400)
-    assert (nothing.share, nothing.log10_p, nothing.extended_log10_p) == (0, 0, 0)
+    assert (nothing.share, nothing.log10_p, nothing.certain_share) == (0, 0, 0)
 
 
 def test_a_good_reading_of_few_layers_speaks_for_the_others():
     few = Score({"a": 95}, {"a": 100}, 10_000)
     assert few.log10_p > CONTROL_LOG10_P
-    assert few.extended_log10_p < LIMIT_LOG10_P
-    assert Score({"a": 60}, {"a": 100}, 10_000).extended_log10_p > CONTROL_LOG10_P
+    assert few.certain_share > READABLE_SHARE
+    assert Score({"a": 60}, {"a": 100}, 10_000).certain_share < 0.5
 
 
 def test_tossed_coins_are_not_taken_for_a_reading(marked):
@@ -166,5 +167,20 @@ def test_tossed_coins_are_not_taken_for_a_reading(marked):
         }
         score = scored(reading, marked.key)
         figures.append(score.log10_p)
-        assert score.extended_log10_p > CONTROL_LOG10_P
+        assert score.certain_share < 0.5
     assert sum(figure <= -1 for figure in figures) / len(figures) < 0.1
+
+
+def test_the_nearness_of_a_trigger_is_a_standard_score(marked):
+    reader, key = Reader(replace(make_tiny_model(), denoiser=marked.denoiser), seed=1), marked.key
+    layer = key.layers[key.trigger_layers[0]].name
+
+    def nearness(triggered: Triggered) -> float:
+        return scored({layer: Guess(triggered, {}, 0.0)}, key).nearness[layer]
+
+    drawn = torch.tensor([nearness(reader.random(layer, 1)) for _ in range(400)])
+    assert abs(float(drawn.mean())) < 0.2
+    assert float(drawn.std()) == pytest.approx(1, abs=0.15)
+    mask, sign = (torch.from_numpy(part(key.trigger_layers[0]))[None] for part in (key.trigger_mask, key.trigger_sign))
+    own = Triggered(mask, sign.float())
+    assert nearness(own) == pytest.approx(math.sqrt(2 * int(mask.sum()))) == -nearness(Triggered(mask, -sign.float()))
