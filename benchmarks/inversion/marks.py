@@ -24,7 +24,7 @@ from aiao_core.verification.measurement import know_source, measure
 from benchmarks.robustness.variants import Variant
 from demo_models.emoji.data import MODEL, THIEF_CATEGORY, load_images
 
-REVISION = 1
+REVISION = 2
 """Of the embedding, the test and the attacks. Raised when one changes: older runs and kept marks are then made again."""
 
 FOLDER = Path(__file__).parents[1] / ".cache" / "inversion"

@@ -7,6 +7,7 @@ import pytest
 
 from aiao import JobCanceled, JobFailed
 from aiao_core.formats.digests import sha256_file
+from aiao_core.protocol import DRAWS
 from aiao_core.reports.audit import AuditReport
 from demo_models.emoji.data import DATA
 from tests.support.processes import wait_for
@@ -61,7 +62,7 @@ def test_without_images_the_model_draws_its_own(owner, registered):
     stages = []
     owner.jobs.wait(start, progress=lambda job: stages.append(job.progress and job.progress.stage))
     report = report_of(owner, start.audit.id)
-    assert (report.data, report.attack_examples + report.held_out_examples, report.draws) == ("own-samples", 32, 8)
+    assert (report.data, report.attack_examples + report.held_out_examples, report.draws) == ("own-samples", 32, DRAWS)
     assert report.summary.withstood == ("quantisation-8",)
 
 

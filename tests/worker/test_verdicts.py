@@ -6,7 +6,7 @@ import pickle
 import pytest
 import sqlalchemy as sa
 
-from aiao_core.protocol import LIMIT_LOG10_P, verification_seed
+from aiao_core.protocol import DRAWS, LIMIT_LOG10_P, verification_seed
 from aiao_core.reports.parts import BitTest
 from aiao_core.reports.verification import Counts, Report
 from service.tables.jobs import Job
@@ -109,7 +109,7 @@ def test_what_release_0_1_0_has_queued_is_tested_by_the_rules_of_today(context, 
     found, job = tested(verification)
     report = report_of(context, found)
     assert (job.state, found.verdict) == ("succeeded", "no-match")
-    assert (report.draws, len(report.decoys), report.tau) == (8, 8, 0.75)
+    assert (report.draws, len(report.decoys), report.tau) == (DRAWS, 8, 0.75)
     assert report.max_log10_p == LIMIT_LOG10_P
     assert report.seed == verification_seed(report.commitment, report.source_weights, report.suspect_weights) != 7
     assert report.registration == "service"

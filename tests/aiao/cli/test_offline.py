@@ -16,6 +16,7 @@ from aiao._client import key_files as keyfile
 from aiao_core.formats.archives import pack
 from aiao_core.key import OwnerKey
 from aiao_core.options import VerificationOptions
+from aiao_core.protocol import DRAWS
 from aiao_core.reports.verification import Report
 from demo_models.emoji.data import MODEL
 from tests.support.hub import COMMIT, hub, use_hub
@@ -93,7 +94,7 @@ def test_no_match_is_exit_status_1_and_the_same_key_and_weights_give_the_same_nu
     reports = [json.loads(text) for text in (done.stdout, plain.to_json())]
     assert {name: reports[0][name] for name in NUMBERS} == {name: reports[1][name] for name in NUMBERS}
     assert reports[0]["verdict"] == "no-match"
-    assert (reports[0]["draws"], len(reports[0]["decoys"]), reports[0]["registration"]) == (8, 8, "key-file")
+    assert (reports[0]["draws"], len(reports[0]["decoys"]), reports[0]["registration"]) == (DRAWS, 8, "key-file")
     assert done.stderr == ""
     assert OwnerKey.from_json((owned / "my.key.json").read_text()).secret not in done.stdout
 
@@ -140,7 +141,7 @@ def test_a_test_by_other_rules_is_no_verdict_and_exit_status_3(offline, tmp_path
 
 
 def test_the_rules_may_be_named_as_they_are(offline):
-    assert offline("suspect.safetensors", "--draws", "8", "--decoys", "8")[0] == 1
+    assert offline("suspect.safetensors", "--draws", str(DRAWS), "--decoys", "8")[0] == 1
 
 
 def test_another_seed_explores_with_other_draws_and_the_same_one_with_the_same(offline, plain):
@@ -287,5 +288,8 @@ def test_channels_are_looked_for_where_the_source_has_them(owned, offline):
     plain = Report.from_json(offline("suspect.zip", "--json", "--seed", "7")[1])
     aligned = Report.from_json(offline("suspect.zip", "--json", "--seed", "7", "--source", "pipeline")[1])
     assert (plain.strayed_channels, aligned.strayed_channels) == (None, 0)
-    assert [way.counts for way in aligned.ways] == [True] * 4  # the key is bound to the source
+    assert [way.counts for way in aligned.ways] == [
+        False,
+        True,
+    ] * 2  # those specific to the triggers, with the source too: the key is bound to it
     assert [entry.role for entry in aligned.inputs] == ["suspect", "source"]
