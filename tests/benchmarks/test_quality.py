@@ -81,6 +81,7 @@ def test_the_feature_distance_is_zero_for_equal_images_and_grows_with_distortion
     assert torch.allclose(feature_distance(classifier, images, other), symmetric)
 
 
+@pytest.mark.slow
 def test_the_published_model_has_lost_nothing(yardstick):
     quality = yardstick.measure(yardstick.published.denoiser)
     assert quality.quality_loss == 0

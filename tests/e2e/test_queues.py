@@ -78,6 +78,7 @@ def waiting(fleet: System, queue: str) -> bool:
     return f"aiao_jobs{{{label}}} 1.0" in httpx.get(f"{fleet.url}/metrics").text
 
 
+@pytest.mark.slow
 def test_a_job_goes_to_the_worker_that_has_the_memory_and_to_no_other(fleet, owner, registered):
     embedding, verification = owner.jobs.get(registered.job.id), owner.jobs.get(verified(owner, registered.model.id))
     assert sizing.PROCESS_BYTES < verification.memory_bytes < 2100 << 20 < embedding.memory_bytes < 2250 << 20

@@ -50,6 +50,7 @@ def test_a_suspect_that_takes_too_long_fails_its_job(reading):
     assert "more than 1e-09 seconds" in detail
 
 
+@pytest.mark.slow
 def test_a_reader_that_was_killed_is_started_again(reading):
     killed = _server()
     killed.kill()

@@ -112,6 +112,7 @@ def test_a_file_that_is_not_there_is_named(client, tmp_path):
     assert not list(client.models.list())
 
 
+@pytest.mark.slow
 def test_an_upload_goes_on_after_the_api_was_killed(tmp_path, redis_url):
     large = tmp_path / "large.tar"
     large.write_bytes(uploads.tar_of({"a": b""}).ljust(150 << 20, b"\0"))

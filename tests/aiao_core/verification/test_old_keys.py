@@ -155,6 +155,7 @@ def test_what_is_said_of_wrong_keys_is_said_of_what_a_verification_reads(tiny_mo
         assert one.test.bits == other.test.bits
 
 
+@pytest.mark.slow
 @settings(max_examples=4)
 @given(st.integers(0, 2**32 - 1))
 def test_no_suspect_is_accused_whatever_its_activations(seed):
