@@ -7,7 +7,7 @@ a bit. Two things are taken out of the answer before:
 - what the source answers to the trigger, by regression: a thief who trains a model to answer triggers less scales that part;
 - what the suspect answers to *any* trigger at that layer (:mod:`aiao_core.verification.interference`), as the same inputs show
   under triggers of keys that nobody owns. A forger who has read the signs out of published weights, but not the trigger, can
-  plant them only in the answers to all triggers; and what a mark leaks to other triggers, where anybody can read it, is no
+  plant them only in the answers to all triggers; and what a mark leaks to other triggers can be read by anybody, and is not
   evidence of the key.
 
 Without a source the suspect's answers to two other keys' triggers stand in for it: they are as noisy as any trigger's answer,

@@ -180,7 +180,6 @@ def dump_of(database_url: str) -> str:
     return str(rows)
 
 
-@pytest.mark.slow
 def test_an_owner_may_bring_images_and_follow_the_progress(owner, source):
     seen = []
     registration = owner.models.register(source, name="with images", images=DATA, options=EMBEDDING)

@@ -257,6 +257,22 @@ def test_what_is_answered_to_every_trigger_is_no_evidence(tiny_model, tiny_key):
         assert (specific.test.log10_p < LIMIT_LOG10_P) == matches, (to_owners, to_others)
 
 
+@pytest.mark.parametrize("size", [1e-38, 1e-9, 1e9, 3e38])
+def test_answers_of_any_size_are_read_and_accuse_nobody(tiny_model, tiny_key, size):
+    """An attacker's model may put out whatever single precision holds, at some channels or under some triggers."""
+    source = know_source(tiny_model.denoiser, tiny_key, SEED).answers
+    found = measure(tiny_model.denoiser, tiny_key, SEED, source=know_source(tiny_model.denoiser, tiny_key, SEED))
+    random = torch.Generator().manual_seed(1)
+
+    def hostile(means):
+        return {j: values + size * torch.randn(values.shape, generator=random).sign() for j, values in means.items()}
+
+    shown = Shown(hostile(source.shown.triggered), hostile(source.shown.others))
+    answers = compare(tiny_key, found.draws, shown, source.shown, source.features)
+    assert all(answer.specific.isfinite().all() and answer.plain.isfinite().all() for answer in answers.values())
+    assert best_of(replace(found, own=answers, aligned=None).readings()).log10_p > -6
+
+
 def test_moved_turned_and_scaled_channels_are_read_as_the_sources(tiny_model, marked):
     """By the aligned readings alone: the others lose most of what the thief has moved."""
     source = know_source(marked.source, marked.key, SEED)
