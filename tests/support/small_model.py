@@ -9,8 +9,8 @@ from typing import Any
 EMBEDDING: dict[str, Any] = {
     "steps": 100, "batch_size": 8, "learning_rate": 2e-3, "layers": 24, "samples": 32, "checkpoint_every": 10
 }  # fmt: skip
-"""Enough for a mark beyond 10^-40, beside the source and without it. At a learning rate of 3e-3 the proof of one key in forty is
-refused, because its signs can be read out of the weights: six keys were read to 53% here, and to 61% there."""
+"""Enough for a mark beyond 10^-40, beside the source and without it. At a learning rate of 3e-3 the proof of some keys is
+refused, because their signs can be read out of the weights: six keys were read to 53% here, and fifteen to 61% there."""
 
 SHORT = EMBEDDING | {"steps": 60, "samples": 8}
 """Enough for a mark that the service can prove."""
