@@ -27,8 +27,8 @@ bits, so a probability below 2^-256 cannot even be exact. Beyond this bound log1
 
 LEAST_SHARE = 5 / 8
 """Share of right bits that a match with a key of version 3 needs besides. Chance has no part in it: a forger who reads some of
-the signs out of published weights can plant these in an innocent model, and of many bits a few percent more than half have any p.
-The limit lies between the best forger that we know and derivatives that are still useful (docs/threat-model.md)."""
+the signs out of published weights can plant these in an innocent model, and a few percent more than half of many bits have any
+p. The limit lies between the best forger that we know and derivatives that are still useful (docs/threat-model.md)."""
 
 CONTROL_LOG10_P = -20 * math.log10(2)
 """log10 of the p-value at or below which a control voids a test: 2^-20, one control in a million by chance. Laxer than the
