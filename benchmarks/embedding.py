@@ -121,7 +121,7 @@ def wrong_keys(name: str, denoiser: nn.Module, source: nn.Module, key: OwnerKey,
     for readings in read_signs(found, [random.bytes(32) for _ in range(count)]):
         best = min(best, best_of(readings).log10_p)
         for way in readings:
-            label = f"{'aligned' if way.aligned else 'as it is'}{', less source' if way.without_interference else ''}"
+            label = f"{'aligned' if way.aligned else 'as it is'}{', to the triggers alone' if way.without_interference else ''}"
             above = binom.sf(way.test.matches, way.test.bits, 0.5)
             p_value = above + random.random() * binom.pmf(way.test.matches, way.test.bits, 0.5)
             p_values.setdefault(label, []).append(p_value)

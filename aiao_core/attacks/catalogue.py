@@ -205,13 +205,13 @@ _TRIALS = (
         "read-and-removed",
         f"reading of the signs from {READ_ROWS} triggered inputs, then 300 steps of training against them",
         "adaptive",
-        partial(read_and_removed, method="flattest-component", rows=READ_ROWS, steps=300),
+        partial(read_and_removed, method="gradient-flat", rows=READ_ROWS, steps=300),
     ),
     Trial(
         "read-and-forged",
         f"reading of the signs from {READ_ROWS} triggered inputs, then 300 steps that plant them in the unmarked model",
         FORGING,
-        partial(read_and_forged, method="flattest-component", rows=READ_ROWS, steps=300),
+        partial(read_and_forged, method="gradient-flat", rows=READ_ROWS, steps=300),
     ),
 )
 

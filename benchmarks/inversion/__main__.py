@@ -98,19 +98,24 @@ def main() -> None:
 def methods_table(store: Store) -> str:
     """Write a row for each method and key."""
     rows = [
-        "| method | beside | key | CPU s | share of signs | as read | forged: source, tuned | removed (quality loss) |",
-        "|" + " --- |" * 8,
+        "| method | beside | key | CPU s | share of signs | as read | forged: source | forged: tuned | removed | quality loss |",
+        "|" + " --- |" * 10,
     ]
     for run in store.done(experiment="read"):
         configuration, result = run.configuration, run.result
-        planted = "forged_source_log10_p" in result
-        forged = f"{result['forged_source_log10_p']:.1f}, {result['forged_tuned_log10_p']:.1f}" if planted else ""
-        removed = f"{result['removed_log10_p']:.1f} ({result['removed_quality_loss']:.1%})" if planted else ""
+        worth = ["", "", "", ""]
+        if "removed_log10_p" in result:
+            worth = [_outcome(result, what) for what in ("forged_source", "forged_tuned", "removed")]
+            worth.append(f"{result['removed_quality_loss']:.1%}")
         rows.append(
             f"| {configuration['method']} | {configuration['beside']} | {configuration['key']} | {result['seconds']:.0f} "
-            f"| {result['share']:.3f} | {result['read_log10_p']:.1f} | {forged} | {removed} |"
+            f"| {result['share']:.3f} | {result['read_log10_p']:.1f} | {' | '.join(worth)} |"
         )
-    return "\n".join(rows) + "\nforged, removed, as read: log10 p"
+    return "\n".join(rows) + "\nforged, removed: log10 p (share of the bits) verdict; as read: log10 p"
+
+
+def _outcome(result: dict[str, Any], what: str) -> str:
+    return f"{result[f'{what}_log10_p']:.1f} ({result[f'{what}_share']:.1%}) {result[f'{what}_verdict']}"
 
 
 def settings_table(store: Store) -> str:

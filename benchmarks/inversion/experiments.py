@@ -52,10 +52,10 @@ def read(setting: Setting, number: int, *, method: str, beside: str, minutes: fl
         innocents = {"source": source(), "tuned": tuned(source(), TUNED_STEPS)}
         for name, innocent in innocents.items():
             forged = plant(innocent, reading, examples, steps=plant_steps, margin=setting.margin)
-            result[f"forged_{name}_log10_p"] = mark.test(forged).log10_p
+            result |= {f"forged_{name}_{what}": value for what, value in mark.judged(forged).items()}
         removed = plant(mark.model, reading, examples, steps=plant_steps, margin=setting.margin, direction=-1.0)
         result["published_log10_p"] = mark.test(mark.model.denoiser).log10_p
-        result["removed_log10_p"] = mark.test(removed).log10_p
+        result |= {f"removed_{what}": value for what, value in mark.judged(removed).items()}
         result["removed_quality_loss"] = _loss(removed, held_out) / _loss(mark.model.denoiser, held_out) - 1
     return result
 

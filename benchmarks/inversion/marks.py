@@ -19,12 +19,14 @@ from aiao_core.method.embedding import embed
 from aiao_core.method.fine_tuning import Examples, fine_tune
 from aiao_core.method.inputs import own_samples
 from aiao_core.options import EmbeddingOptions
-from aiao_core.reports.parts import BitTest, best_of
+from aiao_core.protocol import LIMIT_LOG10_P
+from aiao_core.reports.parts import BitTest, Reading, best_of
+from aiao_core.reports.verdicts import Controls, decide
 from aiao_core.verification.measurement import know_source, measure
 from benchmarks.robustness.variants import Variant
 from demo_models.emoji.data import MODEL, THIEF_CATEGORY, load_images
 
-REVISION = 2
+REVISION = 3
 """Of the embedding, the test and the attacks. Raised when one changes: older runs and kept marks are then made again."""
 
 FOLDER = Path(__file__).parents[1] / ".cache" / "inversion"
@@ -70,8 +72,21 @@ class Marked:
 
     def test(self, denoiser: nn.Module) -> BitTest:
         """Test a model beside the source, by the draws of :data:`SEED`."""
+        return best_of(self._readings(denoiser))
+
+    def judged(self, denoiser: nn.Module) -> dict[str, Any]:
+        """Test a model as :meth:`test` does: p, the share of right bits, and what a verdict would say.
+
+        Also the share of the answers from which nothing was taken, which no verdict counts.
+        """
+        readings = self._readings(denoiser)
+        test, plain = best_of(readings), max(reading.test.matches / reading.test.bits for reading in readings if not reading.counts)
+        verdict, _ = decide(test, LIMIT_LOG10_P, "checkpoint", Controls((), None))
+        return {"log10_p": test.log10_p, "share": test.matches / test.bits, "plain_share": plain, "verdict": verdict}
+
+    def _readings(self, denoiser: nn.Module) -> list[Reading]:
         known = know_source(source().denoiser, self.key, SEED)
-        return best_of(measure(denoiser, self.key, SEED, source=known).readings())
+        return measure(denoiser, self.key, SEED, source=known).readings()
 
 
 @cache

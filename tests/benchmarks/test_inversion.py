@@ -55,7 +55,10 @@ def test_a_run_goes_on_where_it_was_and_prints_a_table(tiny_marks, monkeypatch, 
     first = capsys.readouterr().out
     (run,) = Store(main.RESULTS).of(experiment="read")
     assert run.result["published_log10_p"] < run.result["forged_source_log10_p"]
+    assert (run.result["forged_source_verdict"], run.result["removed_verdict"]) == ("no-match", "match")
+    assert run.result["removed_share"] > 5 / 8 > run.result["forged_source_plain_share"]
     assert f"| coupling | twin | 1 | {run.result['seconds']:.0f} |" in first
+    assert f"({run.result['removed_share']:.1%}) match | {run.result['removed_quality_loss']:.1%} |" in first
     main.main()
     assert capsys.readouterr().out == first[first.index("| method") :]
 

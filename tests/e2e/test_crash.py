@@ -20,8 +20,6 @@ from tests.support.processes import HURRY, TICKING, System, private_redis, stop,
 from tests.support.small_model import EMBEDDING
 
 MAX_ATTEMPTS = 2
-LONGER = EMBEDDING | {"steps": 150}
-"""So long that no machine ends it between a look at its progress and the worker's death."""
 LONG = {"steps": 5000, "checkpoint_every": 8}
 """An embedding that ends only once it is hurried."""
 
@@ -76,7 +74,7 @@ def leftovers(running: System) -> list[str]:
 
 @pytest.mark.slow
 def test_an_embedding_whose_worker_is_killed_makes_the_same_model_to_the_bit(production, owner, source, tmp_path):
-    registration = owner.models.register(source, name="killed", options=LONGER)
+    registration = owner.models.register(source, name="killed", options=EMBEDDING)
     job_id = registration.job.id
     wait_for(lambda: embedding_step(owner, job_id) >= 50, "the embedding does not get going", 120)
     kill_the_worker(production)
@@ -92,7 +90,7 @@ def test_an_embedding_whose_worker_is_killed_makes_the_same_model_to_the_bit(pro
     found = owner.models.download(registration.model.id, tmp_path / "found.zip").read_bytes()
 
     undisturbed = load_model(source)
-    embed(undisturbed, decode_secret(registration.secret_key), options=EmbeddingOptions(**LONGER))
+    embed(undisturbed, decode_secret(registration.secret_key), options=EmbeddingOptions(**EMBEDDING))
     save_model(undisturbed.denoiser, source, tmp_path / "expected")
     pack(tmp_path / "expected", tmp_path / "expected.zip")
     assert found == (tmp_path / "expected.zip").read_bytes()

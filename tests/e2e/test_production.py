@@ -20,7 +20,7 @@ from aiao_core.key import OwnerKey, PublicKey, decode_secret
 from aiao_core.method.fine_tuning import Examples, fine_tune
 from aiao_core.reports.verification import Report
 from demo_models.emoji.data import DATA, THIEF_CATEGORY, load_images
-from tests.support.small_model import EMBEDDING, SHORT
+from tests.support.small_model import EMBEDDING
 
 
 def verified(owner, model_id, suspect) -> Report:
@@ -63,7 +63,7 @@ def test_the_published_checkpoint_is_a_folder_that_diffusers_loads(owner, source
 
 @pytest.mark.slow
 def test_an_owner_may_hold_the_key(production, owner, source, tmp_path):
-    registration = owner.models.register(source, name="held", options=SHORT, custody="owner")
+    registration = owner.models.register(source, name="held", options=EMBEDDING, custody="owner")
     owner.jobs.wait(registration)
     marked = owner.models.download(registration.model.id, tmp_path / "marked.zip")
     with pytest.raises(ApiError, match="you hold the key"):
