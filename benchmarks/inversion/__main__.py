@@ -98,7 +98,7 @@ def main() -> None:
 def methods_table(store: Store) -> str:
     """Write a row for each method and key."""
     rows = [
-        "| method | beside | key | CPU s | share of signs | as read | forged: source | forged: tuned | removed | quality loss |",
+        "| method | beside | key | CPU s | signs right | as read | forged: source | forged: tuned | removed | quality loss |",
         "|" + " --- |" * 10,
     ]
     for run in store.done(experiment="read"):

@@ -80,7 +80,8 @@ class Marked:
         Also the share of the answers from which nothing was taken, which no verdict counts.
         """
         readings = self._readings(denoiser)
-        test, plain = best_of(readings), max(reading.test.matches / reading.test.bits for reading in readings if not reading.counts)
+        test = best_of(readings)
+        plain = max(reading.test.matches / reading.test.bits for reading in readings if not reading.counts)
         verdict, _ = decide(test, LIMIT_LOG10_P, "checkpoint", Controls((), None))
         return {"log10_p": test.log10_p, "share": test.matches / test.bits, "plain_share": plain, "verdict": verdict}
 
