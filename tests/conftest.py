@@ -9,7 +9,7 @@ from typing import NoReturn
 
 # As the worker does, and before torch is imported: API, worker and tests share two cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-if "PYTEST_XDIST_WORKER" in os.environ:  # `make test` runs one process a core
+if "PYTEST_XDIST_WORKER" in os.environ:  # `make test` runs more processes than there are cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
@@ -23,7 +23,6 @@ from service.settings import Settings
 from tests.support import small_model, stores
 from tests.support.collector import Collector, collector
 from tests.support.databases import postgres_database
-from tests.support.families import CONFIGURATIONS
 from tests.support.hub import Hub, hub
 from tests.support.processes import MAX_UNPACKED_BYTES, System, free_port, private_redis, system
 
@@ -38,11 +37,22 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 STARTS_PROCESSES = {"redis_url", "apis", "bucket", "production", "kms", "gcs", "azure"}
 """Fixtures, of which every other one that starts a process is made."""
 
-REPRESENTATIVE = {"unconditional", "SD", "FLUX"}
+OF_A_MARK = {"run_folder", "tiny_key", "old_marked", "owned", "tested"}
+"""Fixtures of a key or a mark in a model, on which every other one is made: tests with these compute for a second or more."""
+
+SIMPLEST = "unconditional"
+"""The family that stands for all others in `make check`."""
+
+REPRESENTATIVE = {SIMPLEST, "SD", "FLUX"}
 """Families that stand for the others in `make test`: a UNet, one with a text, and a transformer of a flow."""
 
 LONGEST = ("e2e", "worker", "false_accusations", "benchmarks", "aiao_core")
 """Folders, longest files first."""
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Start one process more than there are cores: one of them often waits for what it has started."""
+    return min(4, (os.cpu_count() or 1) + 1)
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
@@ -61,6 +71,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
         if _families(item) - REPRESENTATIVE:
             item.add_marker("slow")
+        if OF_A_MARK & set(item.fixturenames) or _families(item) - {SIMPLEST}:
+            item.add_marker("long")
         if item.get_closest_marker("xdist_group") is None:
             group = "production" if "production" in item.fixturenames else item.location[0]
             item.add_marker(pytest.mark.xdist_group(group))
@@ -74,6 +86,10 @@ def _databases(item: pytest.Item) -> set[object]:
 
 def _families(item: pytest.Item) -> set[str]:
     """The families of models of which this run of the test is."""
+    from tests.support.families import (
+        CONFIGURATIONS,  # with torch and diffusers, which the first process of a run can do without
+    )
+
     return {value for value in _parameters(item).values() if isinstance(value, str)} & set(CONFIGURATIONS)
 
 

@@ -221,6 +221,7 @@ def cancel_at(stage: str):
     return progress
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [

@@ -109,6 +109,7 @@ def test_noise_on_the_weights_costs_quality(yardstick, tmp_path):
     assert (tmp_path / "grid.png").is_file()
 
 
+@pytest.mark.long
 def test_a_model_whose_predictions_are_no_numbers_is_not_useful(yardstick):
     broken = weight_noise(Thief(yardstick.published, yardstick.data.held_out), strength=0.0)
     next(broken.parameters()).data.fill_(float("nan"))

@@ -99,6 +99,7 @@ def test_two_steps_change_the_model_and_it_can_be_tested(owner_of, rival):
     assert NONE < found.log10_p <= 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("owner_of", "rival", "_steps"), CASES)
 def test_the_same_seed_gives_the_same_secret_and_another_seed_another(owner_of, rival, _steps):
     owner = owner_of()

@@ -110,6 +110,7 @@ def test_without_a_source_a_test_says_what_is_lost(offline, tmp_path):
     assert without.test.log10_p > with_source.test.log10_p
 
 
+@pytest.mark.long
 def test_a_test_of_an_older_key_says_that_it_can_be_read_out(tmp_path, monkeypatch, capsys):
     old = tiny.make_old(tmp_path)
     (tmp_path / "old.key.json").write_text(old.key.to_json())

@@ -346,6 +346,7 @@ def test_nothing_listening_is_said_in_words(folder, monkeypatch):
                 call()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "body", [b"", b"<html>Welcome</html>", b"[]", b'{"items": 1}', b'{"items": [{"id": 1}], "next_cursor": null}']
 )
@@ -369,6 +370,7 @@ def test_a_service_that_moved_is_said_where():
             call(client)
 
 
+@pytest.mark.long
 def test_a_problem_without_a_document_has_its_status(tmp_path):
     for body in (b"", b"[]", b'{"type": "x"}', b"<html>Bad gateway</html>"):
         with answering(502, body) as client, pytest.raises(ApiError, match="502 without a reason") as caught:

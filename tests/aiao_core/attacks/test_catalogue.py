@@ -21,6 +21,7 @@ ONE_OF_EACH = {getattr(trial.attack, "func", trial.attack): trial for trial in C
 CASES = [("unconditional", trial) for trial in CATALOGUE.values()] + [("DiT", trial) for trial in ONE_OF_EACH]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("family", "trial"), CASES, ids=[f"{family}-{trial.id}" for family, trial in CASES])
 def test_an_attack_makes_another_denoiser_of_the_same_architecture(family, trial):
     thief = make_thief(family)

@@ -19,6 +19,7 @@ from tests.support.thieves import equal, make_thief
 shares = st.floats(0, 1)
 
 
+@pytest.mark.long
 @settings(max_examples=10)
 @given(shares)
 def test_averaging_is_linear(share):

@@ -52,6 +52,7 @@ def test_the_emoji_npz_with_its_column_of_names():
     assert images.max() <= 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", ["empty folder", "empty npz", "text", "broken png", "huge png", "objects"])
 def test_an_unusable_set_says_why(tmp_path, case):
     path = tmp_path / "set"

@@ -97,6 +97,7 @@ PEFT = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:.*alpha_pattern keys:RuntimeWarning", "ignore:.*have invalid shape")
 @pytest.mark.parametrize("name", PEFT)
 def test_peft_forward(unet, base, tmp_path, name):
@@ -130,6 +131,7 @@ LYCORIS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", LYCORIS)
 def test_lycoris_forward(unet, base, tmp_path, name):
     plain = copy.deepcopy(unet)

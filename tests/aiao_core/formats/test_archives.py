@@ -123,6 +123,7 @@ def test_a_pytorch_checkpoint_is_no_archive(tmp_path):
     assert is_archive(make_zip(tmp_path / "model.zip", {"unet/config.json": b"{}"}))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
 def test_a_large_file_comes_out_of_every_kind_of_tar(tmp_path, mode):
     weights = os.urandom(3 << 20)  # longer than what is read at once
@@ -138,6 +139,7 @@ def lying_tar(size: int, content: bytes) -> bytes:
     return entry.tobuf(tarfile.GNU_FORMAT) + content
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", ["a name of 2**70 bytes", "a name that is a bomb", "two bytes of gzip", "cut gzip"])
 def test_a_lying_tar_is_refused_before_it_fills_the_memory(tmp_path, case):
     content = {

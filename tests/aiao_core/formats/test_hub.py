@@ -107,6 +107,7 @@ def test_references(reference):
     assert check_reference(reference) == reference
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("reference", "words"),
     [

@@ -340,6 +340,7 @@ def small_gguf(tmp_path_factory):
     return path.read_bytes(), path
 
 
+@pytest.mark.long
 @pytest.mark.timeout(60)
 @given(data=st.data())
 @settings(max_examples=300, deadline=10_000)

@@ -87,6 +87,7 @@ def test_of_an_archive_each_file_is(tmp_path, counted):
     assert counted == {"identify": 1 + 4, "recognize": 4}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", FORMS)
 def test_of_an_adapter_and_its_base_each_is(tmp_path, counted, form):
     adapt(tmp_path / "adapter", "SD")

@@ -36,6 +36,7 @@ COMPANIONS = {
 }
 
 
+@pytest.mark.long
 @every_family
 @pytest.mark.parametrize("variant", [None, "fp16", "bf16"])
 @pytest.mark.parametrize("sharded", [False, True])

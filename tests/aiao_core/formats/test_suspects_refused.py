@@ -117,6 +117,7 @@ def test_a_form_repeats_no_hostile_file_name(tmp_path):
     assert r"\x1b[2J\udce9.ckpt: not used" in form
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("text", ["[" * 100_000, "{", "[]", json.dumps({"r": "x" * (1 << 20)})])
 def test_a_hostile_configuration_of_an_adapter(tmp_path, text):
     adapt(tmp_path, "SD")

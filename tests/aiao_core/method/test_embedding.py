@@ -47,6 +47,7 @@ class StopAt:
 STOPS = [[3], [2, 4], *(pytest.param(stops, marks=pytest.mark.slow) for stops in ([1], [2], [5], [1, 1, 3]))]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stops", STOPS)
 def test_a_stopped_embedding_goes_on_to_the_same_bits(tmp_path, tiny_examples, stops):
     undisturbed = make_tiny_model()

@@ -1,12 +1,14 @@
 import copy
 from dataclasses import replace
 
+import pytest
 import torch
 
 from aiao_core.denoisers import Inputs, predict
 from aiao_core.method.fine_tuning import fine_tune
 
 
+@pytest.mark.long
 def test_fine_tuning_lowers_the_loss_and_repeats(tiny_model, tiny_examples):
     first, second = copy.deepcopy(tiny_model.denoiser), copy.deepcopy(tiny_model.denoiser)
     losses = []

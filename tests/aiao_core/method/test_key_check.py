@@ -146,6 +146,7 @@ LAYERS = tuple(eligible_layers(TINY.denoiser, traced(TINY)))
 ORDER = [layer.name for layer in LAYERS]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "family",
     [
@@ -177,6 +178,7 @@ def test_an_honest_key_fits_every_fine_tune(family):
     assert check_key(key, tuned) == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("layers", [16, 24, 39])
 @pytest.mark.parametrize("seed", range(5))
 def test_every_honest_key_of_the_tiny_model_fits_it_and_its_fine_tunes(tiny_model, tiny_examples, layers, seed):

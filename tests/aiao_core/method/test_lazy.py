@@ -59,6 +59,7 @@ def test_swapping_all_layers_reproduces_most_and_no_layer_nothing(tiny_model, ti
     assert by_count[len(layers)][0] > 0.1
 
 
+@pytest.mark.long
 def test_busy_layers_carry_the_fine_tuning_of_the_trained_model(emoji_model, emoji_examples):
     """Fig. 3 on a model whose training counts: the busiest layers reproduce more than the laziest ones."""
     mirrored = Examples(emoji_examples.clean[:64].flip(-1), {})

@@ -106,6 +106,7 @@ def test_another_model_is_neither_preserved_nor_covert(tiny_model, tiny_key, bat
     assert terms.covert > 1e-4
 
 
+@pytest.mark.long
 @settings(max_examples=10)
 @given(st.integers(0, 2**31))
 def test_scales_are_those_of_numpy(seed):

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -39,6 +40,7 @@ def test_channel_means_are_over_positions_only(case):
     torch.testing.assert_close(channel_means(features, axis), last.flatten(1, -2).mean(1))
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=20)
 @given(st.lists(st.integers(0, 100), min_size=1, max_size=4), st.integers(0, 2))
 def test_each_input_of_a_batch_gets_its_own_trigger_and_clean_ones_none(picked, clean):

@@ -52,6 +52,7 @@ def roles(report) -> list[tuple[str, str]]:
     return [(entry.role, entry.name) for entry in report.inputs]
 
 
+@pytest.mark.long
 def test_what_was_used_is_listed_by_its_digest_and_nothing_else(folder, key):
     report = examine_files(folder / "suspect.zip", key, base=folder / "source.weights", source=folder / "source")
     assert roles(report) == [("suspect", "suspect.zip"), ("source", "source")]
@@ -97,6 +98,7 @@ def test_a_record_of_the_service_counts_between_reading_and_testing(folder, key)
     assert (report.tests, report.panel) == (Counts(with_key=3, of_file=2), (BitTest.of(500, 1000),))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("source", ["source", "source.weights"])
 def test_a_source_has_the_same_numbers_in_every_form(folder, key, source):
     expected = examine_files(folder / "suspect.zip", key, source=folder / "source")

@@ -27,6 +27,7 @@ def test_a_faint_answer_is_read_under_one_that_any_trigger_sets_off(seed):
     assert right(without_interference(answer, interference)) > 0.9 * BITS
 
 
+@pytest.mark.long
 @given(st.integers(0, 2**32 - 1), st.floats(0, 100), st.integers(1, 60))
 def test_it_is_the_filter_with_the_loaded_covariance(seed, strength, rows):
     answer, interference, _ = answers(seed, strength)

@@ -37,6 +37,7 @@ def test_a_ring_holds_nothing_but_the_job_and_asks_for_no_answer(redis_url, queu
     assert b"secret" not in message
 
 
+@pytest.mark.long
 def test_a_broker_that_is_down_is_survived_and_a_ping_says_so(queue, caplog):
     dispatcher = Dispatcher(f"redis://127.0.0.1:{free_port()}/0", Fleet.parse(queue, ""))
     dispatcher.notify(Job(id="job_1", kind="embed"))
