@@ -3,6 +3,7 @@
 import errno
 import logging
 import math
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -72,6 +73,10 @@ class Work:
         if not path.exists():  # what was read is mapped, and must stay as it is
             self.download(artifact.object_name, path)
         return path
+
+    def room(self) -> Path:
+        """Make a folder in the scratch folder for one confined child, which may write there alone."""
+        return Path(tempfile.mkdtemp(prefix="room-", dir=self.scratch))
 
     @telemetry.span("fetch")
     def download(self, key: str, file: Path) -> None:

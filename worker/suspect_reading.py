@@ -1,6 +1,5 @@
 """The child's part of reading a suspect: attacker's bytes come in, plain weights of the registered architecture go out."""
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ def read(
     base: list[str] | None,
     like: dict[str, Any],
     limits: dict[str, Any],
-    scratch: str,
     target: str,
     base_target: str,
 ) -> dict[str, Any]:
@@ -28,7 +26,6 @@ def read(
     sentence of an error. ``suspect`` is a file or a folder, ``base`` the file of the model that an adapter changes and that
     model's name; ``like`` is an :class:`Architecture` and ``limits`` are :class:`Limits`, each as JSON.
     """
-    tempfile.tempdir = scratch
     architecture, allowed = Architecture.model_validate(like), Limits(**limits)
     known_base = base_in(Path(base[0]), base[1], architecture, allowed) if base else None
     try:

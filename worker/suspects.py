@@ -13,8 +13,8 @@ from aiao_core.formats.pipelines import build, fill
 from aiao_core.key import Architecture
 from aiao_core.method.acceleration import accelerator
 from aiao_core.verification.examine import NamedFile, ParsedSuspect
-from worker.confinement import ChildEnded, confined
 from worker.running import Work
+from worker.sandbox.client import ChildEnded, confined
 from worker.suspect_reading import read
 
 ERRORS: dict[str, type[errors.AiaoError]] = {
@@ -27,7 +27,8 @@ def read_confined(suspect: Path, like: Architecture, base: NamedFile | None = No
 
     Raises as :func:`aiao_core.formats.suspects.load_suspect` does, and :class:`InvalidCheckpoint` if the child ended over it.
     """
-    target, base_target = work.scratch / "suspect.safetensors", work.scratch / "base.safetensors"
+    room = work.room()
+    target, base_target = room / "suspect.safetensors", room / "base.safetensors"
     settings = work.context.settings
     try:
         answer = confined(
@@ -37,10 +38,11 @@ def read_confined(suspect: Path, like: Architecture, base: NamedFile | None = No
                 "base": base and [str(base[0]), base[1]],
                 "like": like.model_dump(mode="json"),
                 "limits": asdict(work.limits),
-                "scratch": str(work.scratch),
                 "target": str(target),
                 "base_target": str(base_target),
             },
+            room=room,
+            readable=[suspect, base[0]] if base else [suspect],
             seconds=settings.suspect_seconds,
             memory_bytes=settings.suspect_memory_bytes,
             check=work.check,

@@ -13,8 +13,8 @@ from aiao_core.formats.pipelines import load_model
 from demo_models.emoji.data import MODEL
 from service.jobs.repository import LeaseRepository
 from tests.support import children
-from worker.confinement import ChildEnded, _server, confined
 from worker.running import Work, run
+from worker.sandbox.client import ChildEnded, _server, confined
 from worker.suspects import read_confined
 
 pytestmark = [pytest.mark.process, pytest.mark.xdist_group("worker")]
@@ -71,13 +71,15 @@ def test_a_suspect_that_takes_too_much_memory_fails_its_job(reading):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="confined by the Linux kernel")
-def test_a_tensor_that_takes_too_much_memory_ends_its_child_alone():
+def test_a_tensor_that_takes_too_much_memory_ends_its_child_alone(tmp_path):
     with pytest.raises(ChildEnded, match="ran out of memory"):
-        confined(children.fill_a_tensor, {}, seconds=300, memory_bytes=1 << 30, check=lambda: None)
-    assert confined(children.add, {"one": 1, "other": 1}, seconds=300, memory_bytes=0, check=lambda: None) == {"sum": 2}
+        confined(children.fill_a_tensor, {}, room=tmp_path, seconds=300, memory_bytes=1 << 30, check=lambda: None)
+    assert confined(children.add, {"one": 1, "other": 1}, room=tmp_path, seconds=300, memory_bytes=0, check=lambda: None) == {
+        "sum": 2
+    }
 
 
-def test_a_child_sends_no_traces():
-    loaded = confined(children.modules, {}, seconds=300, memory_bytes=0, check=lambda: None)["loaded"]
+def test_a_child_sends_no_traces(tmp_path):
+    loaded = confined(children.modules, {}, room=tmp_path, seconds=300, memory_bytes=0, check=lambda: None)["loaded"]
     assert "torch" in loaded
     assert not [name for name in loaded if name.startswith("opentelemetry")]

@@ -1,4 +1,4 @@
-"""Run one function in a child process that has no network, starts no program and has little memory and time.
+"""Run one function in a child process that computes, reads the files it was given, writes one folder, and can do nothing else.
 
 What a client uploaded is read there: a crash, a loop or the kernel's out-of-memory killer is the child's end and not the
 worker's. What the child answers is JSON, for it may be in an attacker's hands by then.
@@ -14,14 +14,13 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import IO, Any, cast
 
-from worker.forking import DISK_FULL, FAILED, OUT_OF_MEMORY
+from worker.sandbox.server import DISK_FULL, FAILED, OUT_OF_MEMORY
 
 MEMORY_SHARE = 0.75
 POLL_SECONDS = 0.1
@@ -30,6 +29,8 @@ MAX_ANSWER_BYTES = 1 << 20
 KEPT = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "LANG", "OMP_NUM_THREADS", "OMP_WAIT_POLICY")
 """Of the environment: the rest, keys and passwords among it, is none of the child's business."""
 
+ANSWER = "answer.json"
+"""The child's file in its room."""
 
 PRELOADED = "worker.suspect_reading"
 """What the server imports before any call, and torch with it."""
@@ -43,31 +44,37 @@ def confined(
     function: Callable[..., dict[str, Any]],
     arguments: dict[str, Any],
     *,
+    room: Path,
+    readable: Sequence[Path] = (),
     seconds: float,
     memory_bytes: int,
     check: Callable[[], None],
 ) -> dict[str, Any]:
-    """What ``function`` returns in the child, a JSON object; ``arguments`` are JSON too.
+    """Return what ``function`` returns in the child, a JSON object; ``arguments`` are JSON too.
 
-    ``memory_bytes`` 0 means three quarters of what this machine or container has. ``check`` is called now and then, and may
-    raise to stop the child. Raises :class:`ChildEnded`, and OSError if the disk is full.
+    The child writes in the folder ``room`` alone, and besides reads the files and folders ``readable``. ``memory_bytes`` 0
+    means three quarters of what this machine or container has. ``check`` is called now and then, and may raise to stop the
+    child. Raises :class:`ChildEnded`, and OSError if the disk is full.
     """
-    with tempfile.NamedTemporaryFile(suffix=".json") as answer:
-        request = {
-            "module": function.__module__,
-            "function": function.__name__,
-            "arguments": arguments,
-            "answer": answer.name,
-            "memory_bytes": memory_bytes or _memory(),
-        }
-        status = _ended(request, time.monotonic() + seconds, check)
-        if status is None:
-            raise ChildEnded(f"it took more than {seconds:g} seconds")
-        if status == DISK_FULL:
-            raise OSError(errno.ENOSPC, "the child has no room to write to")
-        if status:
-            raise ChildEnded(_how(status))
-        return _read(Path(answer.name))
+    answer = room / ANSWER
+    answer.unlink(missing_ok=True)
+    request = {
+        "module": function.__module__,
+        "function": function.__name__,
+        "arguments": arguments,
+        "answer": str(answer),
+        "room": str(room),
+        "readable": list(map(str, readable)),
+        "memory_bytes": memory_bytes or _memory(),
+    }
+    status = _ended(request, time.monotonic() + seconds, check)
+    if status is None:
+        raise ChildEnded(f"it took more than {seconds:g} seconds")
+    if status == DISK_FULL:
+        raise OSError(errno.ENOSPC, "the child has no room to write to")
+    if status:
+        raise ChildEnded(_how(status))
+    return _read(answer)
 
 
 def _ended(request: dict[str, Any], deadline: float, check: Callable[[], None]) -> int | None:
@@ -97,7 +104,7 @@ def _ended(request: dict[str, Any], deadline: float, check: Callable[[], None]) 
 def _server() -> subprocess.Popen[bytes]:
     environment = {name: os.environ[name] for name in KEPT if name in os.environ}
     return subprocess.Popen(  # noqa: S603  # the module is a constant
-        [sys.executable, "-P", "-m", "worker.forking", PRELOADED],
+        [sys.executable, "-P", "-m", "worker.sandbox.server", PRELOADED],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=environment,
@@ -116,18 +123,32 @@ def _stop() -> None:
 def _how(status: int) -> str:
     if status in (OUT_OF_MEMORY, -signal.SIGKILL):
         return "it ran out of memory"
-    return f"it crashed ({signal.Signals(-status).name})" if status < 0 else "it failed; the worker's log holds the cause"
+    if status < 0:
+        return f"it crashed ({_name(-status)})"
+    return "it failed; the worker's log holds the cause"
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # of the many that have no name
+        return f"signal {number}"
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        with file.open("rb") as stream:
+        with open(file, "rb", opener=_plainly) as stream:
             answer = json.loads(stream.read(MAX_ANSWER_BYTES))
-    except (ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError):
         answer = None
     if not isinstance(answer, dict):
         raise ChildEnded("it gave no answer")
     return answer
+
+
+def _plainly(path: str, flags: int) -> int:
+    """Open a file as it is: the child cannot make a link or a pipe of it, and this does not rely on that."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _memory() -> int:
