@@ -3,7 +3,7 @@
     python -m benchmarks.confinement [--bare]
 
 A program of ours sits in the place of the reader, in the worker's own confined child, and makes some 120 attempts, each in a
-child of its own. With ``--bare`` it also makes them without confinement and with each layer alone, to show that they would
+child of its own. With ``--bare`` it also makes them without each layer and without all of them, to show that they would
 succeed: on a machine where that may do harm, do not. The exit status is 1 if any succeeds in spite of all layers.
 """
 
@@ -31,11 +31,11 @@ WITHOUT = "BENCHMARK_WITHOUT_LAYERS"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bare", action="store_true", help="also without confinement, and with one layer at a time")
+    parser.add_argument("--bare", action="store_true", help="also without each layer, and without all of them")
     arguments = parser.parse_args()
     columns = {"all layers": []}
     if arguments.bare:
-        columns |= {f"{name} alone": [other for other in LAYERS if other != name] for name in LAYERS} | {"bare": [*LAYERS]}
+        columns |= {f"no {name}": [name] for name in LAYERS} | {"bare": [*LAYERS]}
     print(f"Linux {os.uname().release} on {os.uname().machine}, Landlock {files.version()}, uid {os.getuid()}")
     found = {column: _outcomes(without) for column, without in columns.items()}
     print(f"\n{'attempt':44s}" + "".join(f"{column:>18s}" for column in columns))

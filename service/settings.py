@@ -61,6 +61,11 @@ class Settings(BaseSettings):
     suspect_memory_bytes: int = Field(
         0, ge=0, description="Maximum memory to read one suspect, in bytes; 0: three quarters of the machine's or container's."
     )
+    allow_weak_confinement: bool = Field(
+        False,
+        description="Let a worker start where the kernel cannot confine the processes that read clients' files: only where "
+        "every client is trusted.",
+    )
     torch_threads: int = Field(0, ge=0, description="CPU threads of a worker; 0: one for each core.")
     queue: str = Field("aiao", description="Celery queue between the API and its workers.")
     queues: str = Field(

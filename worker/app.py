@@ -10,6 +10,7 @@ an embedding outlives it. The database's lease brings a lost job back instead.
 
 import os
 import signal
+import sys
 import threading
 from typing import Any
 
@@ -26,14 +27,17 @@ from celery.signals import (
 from kombu import Exchange, Queue
 
 from service.kit import logs, telemetry
+from service.kit.kernel import hide_from_others
 from service.settings import Settings
 from worker.gpu import only_gpu
+from worker.sandbox.strength import has_namespaces, lacking
 
 # Threads that wait for each other must not burn the cores meanwhile: where anything else runs on the machine, a training step
 # takes several times as long. Read when torch is imported, which happens in the task's process.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 settings = Settings()
+hide_from_others()
 
 app = Celery("aiao", broker=settings.broker_url, include=["worker.tasks"])
 app.conf.update(
@@ -56,6 +60,20 @@ app.conf.update(
 def look_for_the_gpu(**_: Any) -> None:
     if settings.gpu:
         only_gpu()
+
+
+@celeryd_init.connect
+def look_at_the_confinement(**_: Any) -> None:
+    """Refuse to read clients' files where an attacker who takes over the reading could do what this worker may."""
+    lacks = lacking()
+    if lacks and not settings.allow_weak_confinement:
+        raise SystemExit(
+            f"this system lacks {' and '.join(lacks)}, without which a file of an attacker could take over this worker; start "
+            "it on another kernel or, if you trust every client, set AIAO_ALLOW_WEAK_CONFINEMENT=true"
+        )
+    if lacks or not has_namespaces():
+        what = " and ".join(lacks) or "namespaces for unprivileged users"
+        print(f"clients' files are read without {what} here: docs/threat-model.md says what that means", file=sys.stderr)  # noqa: T201
 
 
 @setup_logging.connect

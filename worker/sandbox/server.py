@@ -15,8 +15,8 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
+from service.kit.kernel import drop_privileges, end_with_parent, hide_from_others
 from worker.sandbox import files, limits, namespaces, system_calls
-from worker.sandbox.kernel import drop_privileges, end_with_parent, hide_from_others
 
 FAILED, OUT_OF_MEMORY, DISK_FULL = 70, 71, 72
 """Exit statuses of a child that has no answer."""

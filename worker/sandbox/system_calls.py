@@ -11,7 +11,7 @@ import struct
 import sys
 from collections.abc import Iterator
 
-from worker.sandbox.kernel import prctl
+from service.kit.kernel import prctl
 
 PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
 

@@ -1,4 +1,5 @@
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -21,7 +22,7 @@ from aiao_core.method.inputs import plain_noise
 from aiao_core.method.key_selection import select_key
 from aiao_core.method.tracing import channel_axis, eligible_layers, trace
 from aiao_core.protocol import TAU
-from aiao_core.reports.parts import BitTest, best_of, deciding
+from aiao_core.reports.parts import BitTest, Reading, best_of
 from aiao_core.reports.verification import Report
 from aiao_core.verification.alignment import align, find_coordinates, reference
 from aiao_core.verification.features import Features
@@ -281,19 +282,25 @@ def test_a_permuted_watermarked_model_gives_its_bits_back_by_its_source_alone(em
         return verify(suspect, key, subject=SUBJECT, source=source, registration="service")
 
     beside = tested(marked.denoiser)
-    assert (beside.verdict, beside.strayed_channels, beside.test.best_of) == ("match", 0, 4)
+    assert (beside.verdict, beside.strayed_channels, beside.test.best_of) == ("match", 0, 2)
 
     suspect = permuted(marked)
     found = tested(suspect)
     assert found.strayed_channels > 0
-    assert (found.verdict, found.test.best_of) == ("match", 4)
-    assert found.test.matches > 0.95 * beside.test.matches
+    assert (found.verdict, found.test.best_of) == ("match", 2)
+    found_bits, bits = (max(way.test.matches for way in plain(report.ways or ())) for report in (found, beside))
+    assert found_bits > 0.95 * bits
     unaligned = best_of([way for way in found.ways if not way.aligned])
     assert unaligned.log10_p > found.test.log10_p / 2
 
 
 EXACT = ("reparametrisation", "head-rotation", "offsets-3", "offsets-30", "head-rotation-and-offsets-30")
 """The re-parametrizations of the catalogue, at their most."""
+
+
+def plain(readings: Sequence[Reading]) -> list[Reading]:
+    """The readings from which no answer to other triggers is taken: of a short embedding that is much, and left to chance."""
+    return [each for each in readings if not each.without_interference]
 
 
 def read_back(source: nn.Module, stolen: DiffusionModel, key: OwnerKey, trial: str) -> dict[str, tuple[BitTest, float]]:
@@ -306,11 +313,12 @@ def read_back(source: nn.Module, stolen: DiffusionModel, key: OwnerKey, trial: s
     assert published.strayed == 0
     assert found.strayed > 0
     readings = {
-        "published": (published, published.readings()),
-        "own": (found, [each for each in found.readings() if not each.aligned]),
-        "aligned": (found, [each for each in found.readings() if each.aligned]),
+        "published": (published, plain(published.readings())),
+        "own": (found, [each for each in plain(found.readings()) if not each.aligned]),
+        "aligned": (found, [each for each in plain(found.readings()) if each.aligned]),
     }
-    return {name: (best_of(ways), measured.rates(deciding(ways), TAU)[0].value) for name, (measured, ways) in readings.items()}
+    best = {name: (measured, min(ways, key=lambda way: way.test.log10_p)) for name, (measured, ways) in readings.items()}
+    return {name: (way.test, measured.rates(way, TAU)[0].value) for name, (measured, way) in best.items()}
 
 
 @pytest.mark.parametrize("trial", EXACT)

@@ -1,8 +1,9 @@
-"""System calls that Python has no function for."""
+"""System calls of Linux that Python has no function for."""
 
 import ctypes
 import os
 import signal
+import sys
 from typing import Any
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
@@ -30,8 +31,12 @@ def end_with_parent() -> None:
 
 
 def hide_from_others(hidden: bool = True) -> None:
-    """Keep others of the same user from reading this process's memory and environment in ``/proc``."""
-    prctl(PR_SET_DUMPABLE, int(not hidden))
+    """Keep others of the same user from reading this process's memory and environment in ``/proc``.
+
+    A program that it starts must hide itself. Elsewhere than on Linux nothing happens.
+    """
+    if sys.platform == "linux":
+        prctl(PR_SET_DUMPABLE, int(not hidden))
 
 
 def drop_privileges() -> None:
