@@ -3,16 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from safetensors.torch import save_file
 from torch import nn
 
-from aiao_core.data.owner_data import draw_examples, load_examples
-from aiao_core.denoisers.model import DiffusionModel
 from aiao_core.errors import EmbeddingFailed
-from aiao_core.formats.archives import opened, pack
 from aiao_core.formats.digests import sha256_file
-from aiao_core.formats.pipelines import load_model, save_model
 from aiao_core.key import OwnerKey
-from aiao_core.method.acceleration import accelerator
 from aiao_core.method.embedding import embed
 from aiao_core.options import EmbeddingOptions
 from aiao_core.proof import prove
@@ -25,9 +21,9 @@ from service.kit.telemetry import span
 from service.models import service as models
 from service.models.repository import ModelRepository
 from service.tables.models import Model
+from worker.confined import examples_for, read_model, read_source, write_marked
 from worker.panel import others, seed_of, test_on
 from worker.running import Work
-from worker.source import load_source
 from worker.training_state import TrainingState
 
 
@@ -39,38 +35,29 @@ def embed_model(work: Work) -> None:
         seed = keys.seed_of(session, context.vault, job.tenant_id, row.id, job.id)
     state = TrainingState(context.storage, job.id, work.scratch)
     options = EmbeddingOptions.model_validate(row.options)
-    with opened(work.fetch(work.artifact(row.artifact_id)), work.limits) as folder:
-        model = load_model(folder)
-        model.denoiser.to(accelerator().device)  # before it draws samples of its own
-        with span("examples"):
-            if row.images_artifact_id is None:
-                examples = draw_examples(folder, model, options, work.progress)
-            else:
-                examples = load_examples(folder, model, work.fetch(work.artifact(row.images_artifact_id)), work.limits)
-        with span("run"):
-            embedding = embed(model, seed, examples=examples, options=options, store=state, progress=work.progress)
-        save_model(model.denoiser, folder, work.scratch / "marked")
-    panel = _prove(work, row, embedding.key)
-    pack(work.scratch / "marked", work.scratch / "marked.zip")
-    _store(work, row, embedding.key, panel, work.scratch / "marked.zip")
+    pipeline = work.fetch(work.artifact(row.artifact_id))
+    images = work.fetch(work.artifact(row.images_artifact_id)) if row.images_artifact_id else None
+    model = read_model(pipeline, work=work)()
+    examples = examples_for(model, pipeline, images, options, work=work)
+    with span("run"):
+        embedding = embed(model, seed, examples=examples, options=options, store=state, progress=work.progress)
+    weights = work.scratch / "marked.safetensors"
+    save_file({name: value.cpu().contiguous() for name, value in model.denoiser.state_dict().items()}, weights)
+    archive = write_marked(pipeline, weights, work=work)
+    _store(work, row, embedding.key, _prove(work, row, embedding.key, archive), archive)
 
 
 @span("prove")
-def _prove(work: Work, row: Model, key: OwnerKey) -> tuple[BitTest, ...]:
-    """Prove the mark of the checkpoint as it was saved, and try the key on other models.
+def _prove(work: Work, row: Model, key: OwnerKey, archive: Path) -> tuple[BitTest, ...]:
+    """Prove the mark of the checkpoint as it was packed, and try the key on other models.
 
     Returns the key's tests on other models, none of which it may find.
     """
 
     def source() -> nn.Module:
-        return load_source(work, work.artifact(row.artifact_id), key.architecture)
+        return read_source(work.fetch(work.artifact(row.artifact_id)), key.architecture, work=work)
 
-    def marked() -> DiffusionModel:
-        model = load_model(work.scratch / "marked")
-        model.denoiser.to(accelerator().device)
-        return model
-
-    report = prove(marked, key, source=source, progress=work.progress)
+    report = prove(read_model(archive, work=work), key, source=source, progress=work.progress)
     seed = seed_of(key, report.source_weights or "")
     known = know_source(source(), key, seed, weights=report.source_weights)
     tests = tuple(test_on(denoiser, key, seed, known) for denoiser in others(work, row, key))

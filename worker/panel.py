@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from aiao_core.formats.archives import opened
-from aiao_core.formats.pipelines import load_model, untrained
+from aiao_core.formats.pipelines import untrained
 from aiao_core.key import OwnerKey
 from aiao_core.method.acceleration import accelerator
 from aiao_core.protocol import verification_seed
@@ -13,6 +12,7 @@ from aiao_core.reports.parts import BitTest, best_of
 from aiao_core.verification.measurement import Source, measure
 from service.models.repository import ModelRepository
 from service.tables.models import Model
+from worker.confined import read_model
 from worker.running import Work
 
 MAX_OTHER_MODELS = 3
@@ -21,16 +21,14 @@ MAX_OTHER_MODELS = 3
 
 def others(work: Work, row: Model, key: OwnerKey) -> Iterator[nn.Module]:
     """Yield an untrained model, and the tenant's newest other marked models of the architecture: one at a time needs memory."""
-    device = accelerator().device
-    yield untrained(key.architecture).to(device)
+    yield untrained(key.architecture).to(accelerator().device)
     with work.context.database.read_session() as session:
         alike = ModelRepository(session, row.tenant_id).alike(key.architecture.fingerprint, row.id, MAX_OTHER_MODELS)
         names = [name for model in alike if (name := model.checkpoint_object)]
     for number, name in enumerate(names):
         file = work.scratch / f"panel-{number}.zip"
         work.download(name, file)
-        with opened(file, work.limits) as folder:
-            yield load_model(folder).denoiser.to(device)
+        yield read_model(file, work=work)().denoiser
         file.unlink()
 
 

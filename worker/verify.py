@@ -14,9 +14,9 @@ from service.models.repository import ModelRepository
 from service.tables.verifications import Verification
 from service.verifications.repository import VerificationRepository
 from service.verifications.service import counted, record_report
+from worker.confined import read_source, read_suspect
 from worker.metrics import VERDICTS
 from worker.running import Work
-from worker.suspects import read_confined
 
 
 def verify_suspect(work: Work) -> None:
@@ -40,7 +40,8 @@ def verify_suspect(work: Work) -> None:
             base=_artifact(work, row.base_artifact_id) if row.base_artifact_id else None,
             source=_artifact(work, model.artifact_id),
             record=ServiceRecord(model.name, published, panel, count),
-            read=partial(read_confined, work=work),
+            read=partial(read_suspect, work=work),
+            read_source=partial(read_source, work=work),
             limits=work.limits,
             # Of what a request from before the rules asked for, a stricter limit alone is kept.
             options=VerificationOptions(max_log10_p=min(row.options["max_log10_p"], LIMIT_LOG10_P)),

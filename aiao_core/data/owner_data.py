@@ -35,7 +35,7 @@ def load_examples(folder: Path, model: DiffusionModel, images: Path, limits: Lim
             clean = torch.empty(len(given), channels, size, size)
             for row, image in zip(clean, given, strict=True):
                 row.copy_(image)
-    conditions = encode_captions(folder, model, captions) if captions else _uncaptioned(folder, model, len(clean))
+    conditions = encode_captions(folder, model, captions) if captions else uncaptioned(folder, model, len(clean))
     return Examples(clean, conditions)
 
 
@@ -43,10 +43,10 @@ def draw_examples(
     folder: Path, model: DiffusionModel, options: EmbeddingOptions, progress: ProgressCallback = silent
 ) -> Examples:
     """Draw the model's own samples under an empty caption."""
-    return own_examples(model, options, _uncaptioned(folder, model, options.samples), progress)
+    return own_examples(model, options, uncaptioned(folder, model, options.samples), progress)
 
 
-def _uncaptioned(folder: Path, model: DiffusionModel, count: int) -> Conditions:
+def uncaptioned(folder: Path, model: DiffusionModel, count: int) -> Conditions:
     """Return the conditions of an empty caption if the folder has a text encoder, else random ones."""
     family = family_of(model.denoiser)
     text = load_text(folder)

@@ -44,7 +44,12 @@ def load_model(folder: Path) -> DiffusionModel:
     denoiser = build(architecture)
     fill(denoiser, by_names_of(denoiser, read_folder(part)[0]))
     _try_out(denoiser, architecture)
-    return DiffusionModel(denoiser, noise_schedule(read_json(folder / "scheduler" / "scheduler_config.json")), architecture)
+    return DiffusionModel(denoiser, noise_schedule(scheduler_config(folder)), architecture)
+
+
+def scheduler_config(folder: Path) -> dict[str, Any]:
+    """Return the configuration of a pipeline folder's scheduler. Raises :class:`InvalidCheckpoint` if there is none."""
+    return read_json(folder / "scheduler" / "scheduler_config.json")
 
 
 def _try_out(denoiser: nn.Module, architecture: Architecture) -> None:
@@ -78,7 +83,13 @@ def save_model(denoiser: nn.Module, source: Path, target: Path) -> None:
     part = _denoiser_folder(source)
     weights = by_names_of(denoiser, read_folder(part)[0])
     partial = target.with_name(target.name + ".partial")
-    shutil.copytree(source, partial, ignore=lambda folder, names: filter(is_weights, names) if Path(folder) == part else [])
+    for file in sorted(source.rglob("*")):
+        copied = partial / file.relative_to(source)
+        if file.is_dir():
+            copied.mkdir(parents=True)
+        elif not (file.parent == part and is_weights(file.name)):
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copied)  # not its dates and mode, which a confined process may not set
     state = {name: value.to(weights[name].dtype).contiguous() for name, value in denoiser.state_dict().items()}
     save_file(state, partial / part.name / WEIGHTS, metadata={"format": "pt"})
     partial.rename(target)

@@ -79,6 +79,10 @@ Raises as :func:`aiao_core.formats.suspects.load_suspect` does.
 """
 
 
+SourceReader = Callable[[Path, Architecture], nn.Module]
+"""Reads a source, which a client uploaded too. Raises as :func:`aiao_core.formats.suspects.load_source` does."""
+
+
 @dataclass(frozen=True)
 class ServiceRecord:
     """What the service knows of a registered model, and of tests before this one. Nobody else can show these."""
@@ -99,6 +103,7 @@ def examine(
     source: Material | None = None,
     record: ServiceRecord | None = None,
     read: Reader | None = None,
+    read_source: SourceReader | None = None,
     limits: Limits | None = None,
     options: VerificationOptions | None = None,
     progress: ProgressCallback = silent,
@@ -110,14 +115,15 @@ def examine(
     is the registered model before the watermark: what a key of version 3 is read against, and what shows permuted channels. Of
     an older key, readings that depend on the source or on the key's subpaths count only with ``record``, because only the
     service can show that both are older than the key; a key of version 3 is bound to both. ``read`` reads the suspect and its
-    base, by default in this process; ``limits`` bound what archives unpack to. ``span`` surrounds the stages "read suspect",
-    "run" and within it "read source".
+    base, and ``read_source`` the source, by default in this process; ``limits`` bound what archives unpack to. ``span``
+    surrounds the stages "read suspect", "run" and within it "read source".
 
     Raises :class:`aiao_core.errors.AdapterWithoutBase` for an adapter without ``base``, what reading raises as
     :func:`aiao_core.formats.suspects.load_suspect` does, and what testing raises as
     :func:`aiao_core.verification.verify.verify` does.
     """
     read = read or partial(read_in_process, limits=limits)
+    read_source = read_source or partial(load_source, limits=limits)
     file, base_file = suspect.fetch(), (base.fetch(), base.name) if base else None
     with span("read suspect"):
         parsed = read(file, key.architecture, base_file)
@@ -132,7 +138,7 @@ def examine(
 
     def load(source: Material) -> nn.Module:
         with span("read source"):
-            return _load_source(source.fetch(), key.architecture, limits)
+            return _load_source(read_source, source.fetch(), key.architecture)
 
     with span("run"):
         return verify(
@@ -156,9 +162,9 @@ def examine(
         )
 
 
-def _load_source(file: Path, like: Architecture, limits: Limits | None) -> nn.Module:
+def _load_source(read: SourceReader, file: Path, like: Architecture) -> nn.Module:
     try:
-        return load_source(file, like, limits).to(accelerator().device)
+        return read(file, like).to(accelerator().device)
     except InvalidCheckpoint as error:
         # Also of an adapter: no other model may be named as the base of a source.
         kind = WrongArchitecture if isinstance(error, WrongArchitecture) else InvalidCheckpoint

@@ -38,7 +38,7 @@ def embedded(context, tiny, monkeypatch):
 
     Returns model and job as they are then.
     """
-    monkeypatch.setattr(module, "draw_examples", lambda *_: None)
+    monkeypatch.setattr(module, "examples_for", lambda *_, **__: None)
 
     def embedded(source: str = "source.zip", result: str = "marked") -> tuple[Model, Job]:
         def trained(model, seed, **_):

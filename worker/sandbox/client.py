@@ -32,7 +32,7 @@ KEPT = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "LANG", "OMP_NUM_THREADS", "OMP
 ANSWER = "answer.json"
 """The child's file in its room."""
 
-PRELOADED = "worker.suspect_reading"
+PRELOADED = "worker.reading"
 """What the server imports before any call, and torch with it."""
 
 

@@ -1,6 +1,6 @@
 """The server that forks confined children.
 
-    python -m worker.sandbox.server worker.suspect_reading
+    python -m worker.sandbox.server worker.reading
 
 It imports that module, and torch with it, once for all children.
 Each line of its input is a call, and each line that it writes the exit status of the child that served it.

@@ -13,9 +13,9 @@ from aiao_core.formats.pipelines import load_model
 from demo_models.emoji.data import MODEL
 from service.jobs.repository import LeaseRepository
 from tests.support import children
+from worker.confined import read_suspect
 from worker.running import Work, run
 from worker.sandbox.client import ChildEnded, _server, confined
-from worker.suspects import read_confined
 
 pytestmark = [pytest.mark.process, pytest.mark.xdist_group("worker")]
 
@@ -30,7 +30,7 @@ def reading(context, job_id):
 
         def task(work: Work) -> None:
             work.context = type(work.context)(**vars(work.context) | {"settings": settings})
-            found = read_confined(suspect, like, (suspect, "itself"), work=work)
+            found = read_suspect(suspect, like, (suspect, "itself"), work=work)
             assert found.load().state_dict().keys() == load_model(MODEL).denoiser.state_dict().keys()
             assert (found.base_name, found.weights) == (None, digest(load_model(MODEL).denoiser.state_dict()))
             with context.database.session() as session:
