@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -18,8 +19,8 @@ from transformers import (
 from aiao_core.denoisers import Conditions, family_of
 from aiao_core.denoisers.model import DiffusionModel
 from aiao_core.errors import InvalidCheckpoint, InvalidImages
-from aiao_core.formats.pipelines import check_config
-from aiao_core.formats.weight_files import read_json
+from aiao_core.formats.pipelines import by_names_of, check_config, check_fit
+from aiao_core.formats.weight_files import Weights, read_folder, read_json
 
 ENCODERS: dict[str, tuple[Any, Any, Any]] = {
     "CLIPTextModel": (CLIPTextModel, CLIPTextConfig, CLIPTokenizer),
@@ -27,6 +28,19 @@ ENCODERS: dict[str, tuple[Any, Any, Any]] = {
     "T5EncoderModel": (T5EncoderModel, T5Config, T5Tokenizer),
 }
 """By the class that a text encoder's configuration names: model, configuration and tokenizer. No other class is loaded."""
+
+MEANT = frozenset({
+    "vocab_size", "hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers", "num_attention_heads",
+    "max_position_embeddings", "hidden_act", "layer_norm_eps", "pad_token_id", "bos_token_id", "eos_token_id",
+    "d_model", "d_kv", "d_ff", "num_layers", "num_heads", "relative_attention_num_buckets",
+    "relative_attention_max_distance", "layer_norm_epsilon", "feed_forward_proj",
+})  # fmt: skip
+"""What counts of a text encoder's configuration: what it is built of. The rest chooses code, files and precision."""
+
+MAX_TOKENS = 512
+"""Tokens of a caption for an encoder that names no maximum."""
+
+MAX_POSITIONS = 1 << 16
 
 NAMES = ("", "_2", "_3")
 BATCH = 64
@@ -71,15 +85,38 @@ def _load(encoder: Path, tokenizer: Path) -> tuple[Any, Any]:
     if not isinstance(named, str) or named not in ENCODERS:
         raise InvalidCheckpoint(f"{encoder.name} is a {named!s:.100}; captions are read with {', '.join(ENCODERS)}")
     check_config(config)
+    positions = config.get("max_position_embeddings", MAX_TOKENS)
+    if not isinstance(positions, int) or not 1 <= positions <= MAX_POSITIONS:
+        raise InvalidCheckpoint(f"{encoder.name}/config.json: max_position_embeddings must be between 1 and {MAX_POSITIONS}")
     model_class, config_class, tokenizer_class = ENCODERS[named]
+    weights = read_folder(encoder)[0]
     try:
-        with torch.device("meta"):
-            parameters = sum(value.numel() for value in model_class(config_class.from_dict(config)).parameters())
-        if parameters > sum(file.stat().st_size for file in encoder.glob("*.safetensors")):
-            raise InvalidCheckpoint(f"{encoder.name}/config.json describes more weights than its .safetensors files hold")
-        model = model_class.from_pretrained(encoder, use_safetensors=True, local_files_only=True, dtype=torch.float32)
-        return model.eval(), tokenizer_class.from_pretrained(tokenizer, local_files_only=True)
+        model = _filled(model_class, config_class.from_dict({name: config[name] for name in config if name in MEANT}), weights)
+        words = tokenizer_class.from_pretrained(tokenizer, local_files_only=True)
     except InvalidCheckpoint:
         raise
     except Exception as error:  # transformers raises anything for files that no author would write
         raise InvalidCheckpoint(f"{encoder.name}/ or {tokenizer.name}/ cannot be read: {error}") from error
+    words.model_max_length = min(words.model_max_length, positions)
+    return model, words
+
+
+def _filled(model_class: Any, config: Any, weights: Weights) -> Any:
+    """Build a text encoder from its configuration and weights alone: nothing else in its folder has a say.
+
+    Transformers' own loader would also read adapters beside it, whose patterns and classes an attacker may choose.
+    """
+    with torch.device("meta"):  # without memory, until it is known that the weights are there
+        plan = model_class(config)
+    if sum(value.numel() for value in plan.parameters()) > sum(value.numel() for value in weights.values()):
+        raise InvalidCheckpoint("the config.json of a text encoder describes more weights than its files hold")
+    expected = plan.state_dict()
+    found = {name: value.float() for name, value in by_names_of(plan, weights).items() if name in expected}
+    check_fit(found, {name: expected[name] for name in found})
+    with init_empty_weights(include_buffers=False):
+        model = model_class(config)
+    model.load_state_dict(found, strict=False, assign=True)
+    model.tie_weights()
+    if missing := [name for name, value in model.named_parameters() if value.is_meta]:
+        raise InvalidCheckpoint(f"{missing[0]} and {len(missing) - 1} more tensors of the text encoder are missing")
+    return model.requires_grad_(False).eval()

@@ -20,6 +20,9 @@ from aiao_core.formats.identify import Kind, identify_path
 from aiao_core.formats.names import MAX_NAME_CHARACTERS
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+PLAIN = (WEIGHTS, "model.safetensors")
+"""Names of the plain file of a component's weights: by diffusers and by transformers."""
+
 PICKLES = {".bin", ".pt", ".pth", ".ckpt"}
 IN_PICKLES = ("state_dict", "model_state_dict", "model", "unet", "ema", "module")
 """Where trainers keep the weights among other things."""
@@ -64,7 +67,7 @@ def weights_file(folder: Path) -> Path:
     files = sorted(file for file in folder.iterdir() if file.is_file())
     indices = sorted((file for file in files if is_index(file.name)), key=lambda file: len(file.name))  # the plain one first
     candidates = [file for file in files if file.suffix == ".safetensors"] or [file for file in files if file.suffix in PICKLES]
-    preferred = [file for file in candidates if file.name == WEIGHTS] or indices[:1] or candidates
+    preferred = [file for file in candidates if file.name in PLAIN] or indices[:1] or candidates
     if not preferred:
         raise InvalidCheckpoint(f"the folder {folder.name} holds no weights: no .safetensors, .bin, .pt or .ckpt file")
     if len(preferred) > 1:

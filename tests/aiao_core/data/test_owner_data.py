@@ -171,8 +171,10 @@ def test_without_images_the_model_draws_under_an_empty_caption_or_random_classes
         ({"architectures": 5}, "None; captions are read with"),
         ({"architectures": [["CLIPTextModel"]]}, "captions are read with"),
         ({"num_hidden_layers": 10**9}, "num_hidden_layers must be between"),
-        ({"vocab_size": 10**12}, "describes more weights than its .safetensors files hold"),
+        ({"vocab_size": 10**12}, "describes more weights than its files hold"),
         ({"hidden_size": "wide"}, "cannot be read"),
+        ({"max_position_embeddings": 10**12}, "max_position_embeddings must be between"),
+        ({"max_position_embeddings": "many"}, "max_position_embeddings must be between"),
     ],
 )
 def test_a_text_encoder_that_no_author_would_write_is_refused(folder, changes, message):
@@ -180,6 +182,24 @@ def test_a_text_encoder_that_no_author_would_write_is_refused(folder, changes, m
     config.write_text(json.dumps(json.loads(config.read_text()) | changes))
     with pytest.raises(InvalidCheckpoint, match=message):
         load_text(folder)
+
+
+@pytest.mark.parametrize("family", ["SD"])
+def test_adapters_beside_a_text_encoder_have_no_say(folder):
+    """PEFT would match the layers' names with the pattern for longer than anybody waits."""
+    expected = encode_captions(folder, load_model(folder), CAPTIONS)
+    hostile = {"peft_type": "LORA", "target_modules": "(a|a)*" * 40 + "b", "auto_mapping": None, "task_type": None}
+    (folder / "text_encoder" / "adapter_config.json").write_text(json.dumps(hostile))
+    found = encode_captions(folder, load_model(folder), CAPTIONS)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("family", ["SD"])
+def test_a_tokenizer_asks_for_no_more_tokens_than_its_encoder_takes(folder):
+    config = folder / "tokenizer" / "tokenizer_config.json"
+    expected = load_text(folder)["tokenizer"].model_max_length
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"model_max_length": 10**9}))
+    assert load_text(folder)["tokenizer"].model_max_length == expected
 
 
 @pytest.mark.parametrize("family", ["SD"])
