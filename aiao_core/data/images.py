@@ -22,6 +22,9 @@ from aiao_core.errors import InvalidImages
 from aiao_core.formats.archives import UNREADABLE, Limits, is_archive, opened
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+"""Formats that are read, whatever a file is named: for some others Pillow starts programs."""
+
 MAX_IMAGES = 200_000
 MAX_FILES = 2 * MAX_IMAGES + 100
 """Most files of a packed image set: each image may have a caption beside it, and a few other files may lie among them."""
@@ -121,7 +124,7 @@ def _read(file: Path, to_tensor: ToTensor) -> Tensor:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as image:
+            with Image.open(file, formats=FORMATS) as image:
                 _check_pixels(file.name, image.width, image.height)
                 return to_tensor(image)
     except (

@@ -21,6 +21,12 @@ CHUNK_BYTES = 1 << 20
 DECOMPRESSORS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 """By the first bytes of a compressed file."""
 
+MAX_PAX_BYTES = 4096
+"""Most bytes of a member's extended header, which holds long names and times."""
+
+MAX_DEPTH = 32
+"""Most folders in each other: each costs the disk something, and none is counted."""
+
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 """The disk is at fault, not the archive."""
 
@@ -44,6 +50,7 @@ class Limits:
     """How far an archive may expand. Counted on the bytes that come out, not on the sizes it declares."""
 
     files: int = 10_000
+    """Files and folders."""
     total_bytes: int = 100 << 30
     ratio: float = 200.0
     """Unpacked over packed size; model weights hardly compress at all."""
@@ -105,7 +112,9 @@ def unpack(archive: Path, into: Path, limits: Limits | None = None) -> Path:
         members = _zip_members(archive) if zipfile.is_zipfile(archive) else _tar_members(archive)
         budget = _Budget(limits, archive.stat().st_size)
         for name, stream in members:
-            _write(stream, _safe_path(into, name), budget)
+            budget.count_member()
+            if stream is not None:
+                _write(stream, _safe_path(into, name), budget)
     except UnsafeArchive:
         shutil.rmtree(into)
         raise
@@ -150,13 +159,14 @@ def pack(folder: Path, archive: Path) -> None:
 
 class _Budget:
     def __init__(self, limits: Limits, packed_bytes: int) -> None:
-        self.limits, self.files, self.bytes = limits, 0, 0
+        self.limits, self.members, self.bytes = limits, 0, 0
         self.allowed = min(limits.total_bytes, limits.slack_bytes + int(limits.ratio * packed_bytes))
 
-    def count_file(self) -> None:
-        self.files += 1
-        if self.files > self.limits.files:
-            raise UnsafeArchive(f"the archive holds more than {self.limits.files} files; pack only the checkpoint")
+    def count_member(self) -> None:
+        """Count a file or a folder."""
+        self.members += 1
+        if self.members > self.limits.files:
+            raise UnsafeArchive(f"the archive holds more than {self.limits.files} files and folders; pack only the checkpoint")
 
     def count_bytes(self, count: int) -> None:
         self.bytes += count
@@ -167,23 +177,27 @@ class _Budget:
             )
 
 
-def _zip_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
+def _zip_members(path: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
+    """Yield each member's name, and its content if it is a file and not a folder."""
     with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
             kind = (entry.external_attr >> 16) & 0o170000
             if kind not in (0, 0o100000, 0o040000):
                 raise UnsafeArchive(f"the archive holds {entry.filename!r}, a link or device; pack plain files only")
-            if not entry.is_dir():
-                with archive.open(entry) as stream:
-                    yield entry.filename, stream
+            if entry.is_dir():
+                yield entry.filename, None
+                continue
+            with archive.open(entry) as stream:
+                yield entry.filename, stream
 
 
-def _tar_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
+def _tar_members(path: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
     with path.open("rb") as file:
         decompressor = _decompressor(file)
         with plain_tar(decompressor(file, "rb") if decompressor else file) as archive:
             for entry in archive:
                 if entry.isdir():
+                    yield entry.name, None
                     continue
                 content = archive.extractfile(entry) if entry.isreg() else None
                 if content is None:
@@ -194,7 +208,20 @@ def _tar_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
 
 def plain_tar(stream: IO[bytes]) -> tarfile.TarFile:
     """Open a TAR archive without compression, which raises :class:`UnsafeArchive` before much is read at once."""
-    return tarfile.open(fileobj=_ShortReads(stream), mode="r:")
+    return tarfile.open(fileobj=_ShortReads(stream), mode="r:", tarinfo=_Entry)
+
+
+class _Entry(tarfile.TarInfo):
+    """A member of a TAR archive, whose extended header must be short.
+
+    Python's regular expression for it takes time by the square of its length in versions before 3.12.6 and 3.11.10
+    (CVE-2024-6232).
+    """
+
+    def _proc_pax(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.size > MAX_PAX_BYTES:
+            raise UnsafeArchive(f"the archive holds an extended header of {self.size} bytes; pack it again with ordinary names")
+        return super()._proc_pax(archive)  # type: ignore[misc,no-any-return]
 
 
 class _ShortReads:
@@ -216,11 +243,12 @@ def _safe_path(root: Path, name: str) -> Path:
     pure = PurePosixPath(name)
     if "\\" in name or ":" in name or "\0" in name or pure.is_absolute() or ".." in pure.parts or not pure.parts:
         raise UnsafeArchive(f"the archive holds {name!r}, a path outside of its folder; pack it with relative paths")
+    if len(pure.parts) > MAX_DEPTH:
+        raise UnsafeArchive(f"the archive holds folders in each other more than {MAX_DEPTH} deep; pack only the checkpoint")
     return root.joinpath(*pure.parts)
 
 
 def _write(stream: IO[bytes], path: Path, budget: _Budget) -> None:
-    budget.count_file()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("xb") as target:
         while chunk := stream.read(CHUNK_BYTES):

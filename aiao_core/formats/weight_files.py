@@ -27,6 +27,9 @@ PICKLES = {".bin", ".pt", ".pth", ".ckpt"}
 IN_PICKLES = ("state_dict", "model_state_dict", "model", "unet", "ema", "module")
 """Where trainers keep the weights among other things."""
 
+SHARED = 4
+"""How many times as many bytes as its file has a pickle's tensors may be: some are tied to others."""
+
 MAX_CONFIG_BYTES = 64 << 10
 MAX_INDEX_BYTES = 16 << 20
 Weights = dict[str, Tensor]
@@ -169,4 +172,10 @@ def _read_pickle(file: Path) -> Weights:
     for name, value in weights.items():
         if value.layout != torch.strided or value.device.type != "cpu" or value.is_nested or value.is_quantized:
             raise InvalidCheckpoint(f"{file.name}: {name} is no plain tensor; save the weights as safetensors")
+    described, held = sum(value.nbytes for value in weights.values()), file.stat().st_size
+    if described > SHARED * held:
+        raise InvalidCheckpoint(
+            f"{file.name} has {held} bytes and describes {described} bytes of weights, each of them many times; save the "
+            "weights as safetensors"
+        )
     return {name: value.detach() for name, value in weights.items()}

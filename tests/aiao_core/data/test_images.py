@@ -227,3 +227,12 @@ def test_an_archive_with_a_damaged_directory_or_content_is_refused(tmp_path, wha
     (tmp_path / "set.npz").write_bytes(content)
     with pytest.raises(UnsafeArchive, match="cannot be read"):
         load_images(tmp_path / "set.npz", size=8, channels=3)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "EPS"])
+def test_a_picture_of_another_format_is_not_read_whatever_its_name(tmp_path, kind):
+    """Pillow gives PostScript to Ghostscript, and has seldom used readers for some thirty other formats."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "picture.png", kind)
+    refused = pytest.raises(InvalidImages, match="cannot identify image file")
+    with refused, open_images(tmp_path, size=8, channels=3) as images:
+        list(images)

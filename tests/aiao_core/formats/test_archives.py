@@ -76,7 +76,7 @@ def test_a_bomb_is_stopped_by_what_comes_out(tmp_path, form):
 
 def test_too_many_files_are_refused(tmp_path):
     archive = make_zip(tmp_path / "many.zip", {f"{number}": b"" for number in range(11)})
-    with pytest.raises(UnsafeArchive, match="more than 10 files"):
+    with pytest.raises(UnsafeArchive, match="more than 10 files and folders"):
         unpack(archive, tmp_path / "content", Limits(files=10))
 
 
@@ -166,3 +166,32 @@ def test_a_damaged_zip_says_so_when_it_is_opened(tmp_path):
     archive.write_bytes(raw)
     with pytest.raises(UnsafeArchive, match="pack it again"), opened(archive):
         pass
+
+
+@pytest.mark.parametrize("form", ["zip", "tar"])
+def test_folders_count_as_files_do(tmp_path, form):
+    if form == "zip":
+        archive = make_zip(tmp_path / "folders.zip", {f"folder {number}/": b"" for number in range(20)})
+    else:
+        entries = [tarfile.TarInfo(f"folder {number}") for number in range(20)]
+        for entry in entries:
+            entry.type = tarfile.DIRTYPE
+        archive = make_tar(tmp_path / "folders.tar", [(entry, b"") for entry in entries])
+    with pytest.raises(UnsafeArchive, match="more than 10 files and folders"):
+        unpack(archive, tmp_path / "content", Limits(files=10))
+
+
+def test_folders_in_each_other_are_refused_beyond_a_depth(tmp_path):
+    archive = make_zip(tmp_path / "deep.zip", {"a/" * 100 + "file": b""})
+    with pytest.raises(UnsafeArchive, match="more than 32 deep"):
+        unpack(archive, tmp_path / "content")
+    assert not (tmp_path / "content").exists()
+
+
+def test_a_long_extended_header_is_refused_before_it_is_looked_at(tmp_path):
+    """CVE-2024-6232: digits without an end take Python's regular expression time by their square."""
+    entry = tarfile.TarInfo("file")
+    entry.pax_headers = {"comment": "1" * 60_000}
+    archive = make_tar(tmp_path / "slow.tar", [(entry, b"")])
+    with pytest.raises(UnsafeArchive, match="an extended header of 60"):
+        unpack(archive, tmp_path / "content")
