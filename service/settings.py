@@ -73,7 +73,7 @@ class Settings(BaseSettings):
         description="Queues by the memory that a job needs, smallest first: `cpu:8GiB gpu:22GiB` makes `aiao.cpu` and "
         "`aiao.gpu`. Empty: one queue.",
     )
-    job_seconds: float = Field(0, ge=0, description="Maximum time of one attempt at a job, in seconds; 0: no limit.")
+    job_seconds: float = Field(86_400, ge=0, description="Maximum time of one attempt at a job, in seconds; 0: no limit.")
     gpu: bool = Field(False, description="Require a GPU: a worker starts only if torch sees exactly one.")
     private_webhooks: bool = Field(False, description="Allow webhooks to private addresses and by http, for a closed network.")
     rate_limit: str = Field("", description="Maximum number of calls by one token, such as `600/minute`. Empty: no limit.")
