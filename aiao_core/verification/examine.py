@@ -123,7 +123,7 @@ def examine(
     :func:`aiao_core.verification.verify.verify` does.
     """
     read = read or partial(read_in_process, limits=limits)
-    read_source = read_source or partial(load_source, limits=limits)
+    read_source = read_source or (lambda file, like: load_source(file, like, limits))
     file, base_file = suspect.fetch(), (base.fetch(), base.name) if base else None
     with span("read suspect"):
         parsed = read(file, key.architecture, base_file)

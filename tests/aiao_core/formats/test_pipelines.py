@@ -203,11 +203,15 @@ def test_a_pickle_that_would_run_code_does_not(tmp_path, architecture, wrap):
     assert not marker.exists()
 
 
-def test_a_shape_of_no_memory_is_not_expanded(tmp_path, architecture, folder):
+@pytest.mark.parametrize(
+    ("length", "error", "message"),
+    [(1 << 40, InvalidCheckpoint, "describes 4398046691116 bytes of weights"), (1 << 10, WrongArchitecture, LAYER)],
+)
+def test_a_shape_of_no_memory_is_not_expanded(tmp_path, architecture, folder, length, error, message):
     weights = weights_of(folder)
-    weights[f"{LAYER}.weight"] = torch.zeros(1).expand(1 << 40)
+    weights[f"{LAYER}.weight"] = torch.zeros(1).expand(length)
     torch.save(weights, tmp_path / "suspect.bin")
-    with pytest.raises(WrongArchitecture, match=LAYER):
+    with pytest.raises(error, match=message):
         load_suspect(tmp_path / "suspect.bin", architecture)
 
 
