@@ -41,6 +41,8 @@ def audit_model(work: Work) -> None:
     ]
     if images:
         inputs.append(AuditInput(role="images", name=images.filename, sha256=images.sha256))
+    with span("read source"):
+        original = read_source(work.fetch(source), key.architecture, work=work)
     with span("run"):
         report = audit(
             model,
@@ -49,7 +51,7 @@ def audit_model(work: Work) -> None:
             [CATALOGUE[attack] for attack in row.attacks or PRESETS[row.preset or ""]],
             options=AuditOptions.model_validate(row.options),
             subject=AuditSubject(registered.name, tuple(inputs)),
-            source=read_source(work.fetch(source), key.architecture, work=work),
+            source=original,
             finished=[AttackResult.model_validate(result) for result in row.results.values()],
             keep=keep,
             progress=work.progress,

@@ -63,7 +63,6 @@ def read_suspect(suspect: Path, like: Architecture, base: NamedFile | None = Non
     )
 
 
-@span("read source")
 def read_source(source: Path, like: Architecture, *, work: Work) -> nn.Module:
     """Read the denoiser of a registered model before the watermark, a control of every test. A job reads it several times."""
     room = work.scratch / f"read-{source.name}"

@@ -54,6 +54,7 @@ def _prove(work: Work, row: Model, key: OwnerKey, archive: Path) -> tuple[BitTes
     Returns the key's tests on other models, none of which it may find.
     """
 
+    @span("read source")
     def source() -> nn.Module:
         return read_source(work.fetch(work.artifact(row.artifact_id)), key.architecture, work=work)
 
