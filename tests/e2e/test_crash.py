@@ -159,9 +159,11 @@ def test_a_job_that_kills_every_worker_fails_in_the_end(fragile, client):
 @pytest.mark.slow
 def test_a_ring_that_redis_forgot_is_repeated(fragile, client):
     """The database is the truth: a broker that loses its memory loses no job."""
+    registration = client.models.register(MODEL, name="rung for", options=LONG)
+    with hurried(fragile):
+        client.jobs.wait(registration)
     stop(fragile.processes["worker"])
-    ready = next(model for model in client.models.list() if model.name == "emoji")
-    submission = client.verifications.create(ready.id, MODEL)
+    submission = client.verifications.create(registration.model.id, MODEL)
     with redis.Redis.from_url(fragile.settings["AIAO_BROKER_URL"]) as broker:
         broker.flushall()
     fragile.change_job(submission.job.id, "rung_at = now() - interval '1 hour'")
