@@ -12,8 +12,9 @@ import importlib
 import os
 import sys
 import tempfile
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tests.support import hostile_reader
 from worker.sandbox import client, files
@@ -50,28 +51,28 @@ def _outcomes(without: list[str]) -> dict[str, str]:
     """Return how each attempt ended in a child that lacks these layers."""
     os.environ[WITHOUT] = ",".join(without)
     client.KEPT, client.PRELOADED = (*client.KEPT, WITHOUT), __spec__.name  # type: ignore[misc]
-    outcomes = {}
-    for name in hostile_reader.ATTEMPTS:
-        with tempfile.TemporaryDirectory() as folder:
-            places = hostile_reader.service(Path(folder)) | {"server": client._server().pid}
-            run = partial(confined_there, places["room"])
-            try:
-                outcomes[name] = run(name, places)
-            except client.ChildEnded:
-                outcomes[name] = "refused"  # by its death
+    for name in hostile_reader.HONEST:  # a reader that does not run is refused everything
+        if (outcome := _outcome(hostile_reader.honest, name)) != "done":
+            raise SystemExit(f"an honest reader cannot {name} here: {outcome}")
+    outcomes = {name: _outcome(hostile_reader.attempt, name) for name in hostile_reader.ATTEMPTS}
     client._stop()
     return outcomes
 
 
-def confined_there(room: str, name: str, places: dict[str, object]) -> str:
-    answer = client.confined(
-        hostile_reader.attempt,
-        {"name": name, "places": places},
-        room=Path(room),
-        seconds=60,
-        memory_bytes=1 << 30,
-        check=lambda: None,
-    )
+def _outcome(function: Callable[..., dict[str, Any]], name: str) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        places = hostile_reader.service(Path(folder)) | {"server": client._server().pid}
+        try:
+            answer = client.confined(
+                function,
+                {"name": name, "places": places},
+                room=Path(places["room"]),
+                seconds=60,
+                memory_bytes=1 << 30,
+                check=lambda: None,
+            )
+        except client.ChildEnded:
+            return "ended"
     return str(answer["outcome"])
 
 
