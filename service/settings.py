@@ -57,9 +57,12 @@ class Settings(BaseSettings):
     )
     max_attempts: int = Field(5, ge=1, description="Maximum number of attempts at a job before it fails.")
     grace_seconds: float = Field(20, ge=0, description="Time that a worker which is told to stop gives its job, in seconds.")
-    suspect_seconds: float = Field(1800, gt=0, description="Maximum time to read one suspect, in seconds.")
+    suspect_seconds: float = Field(1800, gt=0, description="Maximum time to read one suspect or registered model, in seconds.")
     suspect_memory_bytes: int = Field(
-        0, ge=0, description="Maximum memory to read one suspect, in bytes; 0: three quarters of the machine's or container's."
+        0,
+        ge=0,
+        description="Maximum memory to read one suspect, model or image set, in bytes; 0: three quarters of the machine's or "
+        "container's.",
     )
     allow_weak_confinement: bool = Field(
         False,
