@@ -12,8 +12,12 @@ from aiao_core.denoisers.weights import digest
 from aiao_core.formats.pipelines import load_model
 from demo_models.emoji.data import MODEL
 from service.jobs.repository import LeaseRepository
+from service.tables.jobs import Job
+from service.tables.models import Model
 from tests.support import children
+from tests.support.tiny import registered, row
 from worker.confined import read_suspect
+from worker.embed import embed_model
 from worker.running import Work, run
 from worker.sandbox.client import ChildEnded, _server, confined
 
@@ -83,3 +87,14 @@ def test_a_child_sends_no_traces(tmp_path):
     loaded = confined(children.modules, {}, room=tmp_path, seconds=300, memory_bytes=0, check=lambda: None)["loaded"]
     assert "torch" in loaded
     assert not [name for name in loaded if name.startswith("opentelemetry")]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="confined by the Linux kernel")
+def test_a_registered_model_whose_reading_takes_too_much_memory_fails_its_job_alone(context, tiny, monkeypatch):
+    monkeypatch.setenv("AIAO_SUSPECT_MEMORY_BYTES", str(1 << 20))
+    model, job = registered(context, tiny["source.zip"])
+    run(job.id, embed_model)
+    ended = row(context, Job, job.id)
+    assert (ended.state, ended.error["code"]) == ("failed", "invalid-checkpoint")
+    assert "was to read this model ended without a result: it ran out of memory" in ended.error["detail"]
+    assert row(context, Model, model.id).status == "failed"
