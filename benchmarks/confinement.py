@@ -2,7 +2,7 @@
 
     python -m benchmarks.confinement [--bare]
 
-A program of ours sits in the place of the reader, in the worker's own confined child, and makes 120 attempts, each in a
+A program of ours sits in the place of the reader, in the worker's own confined child, and makes 122 attempts, each in a
 child of its own. With ``--bare`` it also makes them without each layer and without all of them, to show that they would
 succeed: on a machine where that may do harm, do not. The exit status is 1 if any succeeds in spite of all layers.
 """

@@ -27,6 +27,14 @@ def crash() -> dict[str, int]:
     return {}
 
 
+def erase_the_log() -> dict[str, int]:
+    os.write(2, b"\x1b[2J what a terminal would obey\n")
+    os.ftruncate(1, 0)
+    os.ftruncate(2, 0)
+    os.write(2, b"\x1b[2J again\n")
+    return {}
+
+
 def fail() -> dict[str, int]:
     raise ValueError("a mistake")
 

@@ -122,6 +122,30 @@ ATTEMPTS |= {
     "write to the temporary folder": lambda _: _plant([Path("/tmp")]),
 }  # fmt: skip
 
+ATTEMPTS |= {
+    "erase the worker's log": lambda _: [_erased(descriptor) for descriptor in (1, 2)],
+    "use a descriptor that was left open": lambda _: _left_open(),
+}
+
+
+def _erased(descriptor: int) -> None:
+    """Cut off what is behind a descriptor, unless that is a file of the child's own."""
+    before = os.fstat(descriptor).st_size
+    os.ftruncate(descriptor, 0)
+    if not before:
+        raise OSError("there was nothing to erase")
+
+
+def _left_open() -> None:
+    for descriptor in range(3, 256):
+        try:
+            status = os.fstat(descriptor)
+        except OSError:
+            continue
+        if not os.path.samestat(status, os.stat(os.devnull)):  # noqa: PTH116
+            return
+    raise OSError("none is open")
+
 
 def _plant(path: list[str]) -> None:
     """Write into any of the folders."""

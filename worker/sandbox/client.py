@@ -32,6 +32,9 @@ KEPT = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "LANG", "OMP_NUM_THREADS", "OMP
 ANSWER = "answer.json"
 """The child's file in its room."""
 
+LOG, MAX_LOG_BYTES = "log.txt", 1 << 16
+"""What the child says, of which so much goes into the worker's log."""
+
 PRELOADED = "worker.reading"
 """What the server imports before any call, and torch with it."""
 
@@ -58,16 +61,21 @@ def confined(
     """
     answer = room / ANSWER
     answer.unlink(missing_ok=True)
+    log = room / LOG
     request = {
         "module": function.__module__,
         "function": function.__name__,
         "arguments": arguments,
         "answer": str(answer),
+        "log": str(log),
         "room": str(room),
         "readable": list(map(str, readable)),
         "memory_bytes": memory_bytes or _memory(),
     }
-    status = _ended(request, time.monotonic() + seconds, check)
+    try:
+        status = _ended(request, time.monotonic() + seconds, check)
+    finally:
+        _repeat(log)
     if status is None:
         raise ChildEnded(f"it took more than {seconds:g} seconds")
     if status == DISK_FULL:
@@ -144,6 +152,17 @@ def _read(file: Path) -> dict[str, Any]:
     if not isinstance(answer, dict):
         raise ChildEnded("it gave no answer")
     return answer
+
+
+def _repeat(log: Path) -> None:
+    """Write what the child said into the worker's log, without what a terminal would obey."""
+    try:
+        with open(log, "rb", opener=_plainly) as stream:
+            said = stream.read(MAX_LOG_BYTES).decode("utf-8", "replace")
+    except OSError:  # the child did not come so far
+        return
+    sys.stderr.write("".join(each if each.isprintable() or each == "\n" else "?" for each in said))
+    sys.stderr.flush()
 
 
 def _plainly(path: str, flags: int) -> int:

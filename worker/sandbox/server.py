@@ -51,7 +51,11 @@ def _serve(request: dict[str, Any]) -> NoReturn:
     try:
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, sys.stdin.fileno())
-        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # the server's line about it is not the child's to write
+        # Neither the server's line about it nor the worker's log is the child's to write: it could erase a log that is a file.
+        said = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(said, stream.fileno())
+        os.closerange(3, 1 << 10)
         function = getattr(importlib.import_module(request["module"]), request["function"])
         tempfile.tempdir = request["room"]
         _confine(request)
@@ -62,7 +66,7 @@ def _serve(request: dict[str, Any]) -> NoReturn:
             status = OUT_OF_MEMORY
         elif "No space left" in str(error) or "quota exceeded" in str(error):
             status = DISK_FULL
-        traceback.print_exc()  # into the worker's log
+        traceback.print_exc()  # from where the worker takes it into its log
     finally:
         os._exit(status)
 

@@ -142,3 +142,15 @@ def test_the_server_ends_with_its_worker(run):
     server.stdin.close()
     assert server.wait(30) == 0
     client._server.cache_clear()
+
+
+@LINUX
+def test_a_child_cannot_erase_the_log_that_it_writes_to(run, capfd):
+    print("an earlier line", file=sys.stderr, flush=True)
+    run(children.erase_the_log)
+    with pytest.raises(ChildEnded, match="worker's log"):
+        run(children.fail)
+    said = capfd.readouterr().err
+    assert "an earlier line" in said
+    assert "ValueError: a mistake" in said
+    assert "\x1b" not in said
