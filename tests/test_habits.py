@@ -116,3 +116,21 @@ def test_hooks_run_the_same_linters_as_make():
     linters = {line.split("/")[1].split()[0] for line in recipe[1].splitlines()}
     hooks = yaml.safe_load((PROJECT / ".pre-commit-config.yaml").read_text("utf-8"))["repos"][0]["hooks"]
     assert {hook["entry"].split()[0] for hook in hooks} == {f".venv/bin/{linter}" for linter in linters}
+
+
+def held_rows() -> list[list[str]]:
+    """The rows of the threat model that say what holds against an attack: attack, what holds, what shows it, what does not."""
+    text = (PROJECT / "docs" / "threat-model.md").read_text("utf-8")
+    head = r"^\|[^|\n]*\| what holds \| what shows it \| what does not \|\n\|[ |-]+\|\n"
+    tables = re.findall(head + r"((?:\|.*\n)+)", text, re.MULTILINE)
+    return [[cell.strip() for cell in row.strip("|").split("|")] for table in tables for row in table.splitlines()]
+
+
+@pytest.mark.parametrize("row", held_rows(), ids=lambda row: row[0][:40])
+def test_a_test_that_exists_shows_what_the_threat_model_says_holds(row):
+    _, holds, shows, _ = row
+    named = re.findall(r"\[([^\]]+)\]\(\.\./([^)]+)\)", shows)
+    assert bool(named) == bool(holds)
+    for name, file in named:
+        if name != "every test there":
+            assert f"def test_{name.replace(' ', '_')}(" in (PROJECT / file).read_text("utf-8"), name
