@@ -65,7 +65,7 @@ class Database:
     """One engine and its sessions."""
 
     def __init__(self, url: str) -> None:
-        self.engine = sa.create_engine(url, pool_size=CONNECTIONS, max_overflow=0)
+        self.engine = sa.create_engine(url, pool_size=CONNECTIONS, max_overflow=0, hide_parameters=True)
         _check_idle_connections(self.engine)
         trace_queries(self.engine)
         if self.engine.dialect.name == "sqlite":

@@ -11,9 +11,11 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from service.kit.id_patterns import IN_WORDS
+from service.kit.observer import method_of, route_of
 
 logger = logging.getLogger(__name__)
 
@@ -195,9 +197,13 @@ def install(app: FastAPI) -> None:
         headers = {"Allow": _allowed(request)} if error.status_code == 405 else dict(error.headers or {})
         return problem(error.status_code, slug, detail, headers)
 
+    @app.exception_handler(ClientDisconnect)
+    def interrupted(_: Request, _error: ClientDisconnect) -> JSONResponse:
+        return problem(400, "bad-request", "the request ended before all of its body came; send it again")
+
     @app.exception_handler(Exception)
     def unexpected(request: Request, error: Exception) -> JSONResponse:
-        logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        logger.error("%s %s failed", method_of(request.scope), route_of(request.scope), exc_info=error)
         detail = "internal error; see the service log"
         # The server closes the connection after an unexpected error: a client must not send its next request on it.
         return problem(500, "internal-server-error", detail, {"Connection": "close"})

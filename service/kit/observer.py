@@ -44,16 +44,18 @@ class RequestObserver:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], (HEADER, request_id.encode())]
-                self.count(_method(scope), _route(scope), status, time.monotonic() - began)
+                self.count(method_of(scope), route_of(scope), status, time.monotonic() - began)
             await send(message)
 
         with request_span(scope), bound(request_id=request_id):
             try:
                 await self.app(scope, receive, observed)
             finally:
-                describe_request(scope, _route(scope), status)
-                with bound(method=scope["method"], status=status, seconds=round(time.monotonic() - began, 3), **_caller(scope)):
-                    logger.info(_route(scope))
+                describe_request(scope, route_of(scope), status)
+                with bound(
+                    method=method_of(scope), status=status, seconds=round(time.monotonic() - began, 3), **_caller(scope)
+                ):
+                    logger.info(route_of(scope))
 
 
 def _request_id(scope: Scope) -> str:
@@ -62,11 +64,13 @@ def _request_id(scope: Scope) -> str:
     return sent if REQUEST_ID.fullmatch(sent) else new_id("req")
 
 
-def _method(scope: Scope) -> str:
+def method_of(scope: Scope) -> str:
+    """Return the request's method, if HTTP has it."""
     return scope["method"] if scope["method"] in HTTPMethod.__members__ else UNKNOWN
 
 
-def _route(scope: Scope) -> str:
+def route_of(scope: Scope) -> str:
+    """Return the route, and not the path, which may hold anything."""
     return getattr(scope.get("route"), "path", UNKNOWN)
 
 

@@ -1,7 +1,6 @@
 """What tus carries in headers."""
 
 import base64
-import binascii
 import hashlib
 import re
 from typing import Any
@@ -29,11 +28,11 @@ def parse_metadata(header: str) -> Metadata:
     try:
         values = {pair[0]: base64.b64decode("".join(pair[1:]), validate=True).decode() for pair in pairs if len(pair) <= 2}
         return Metadata.model_validate(values)
-    except (binascii.Error, UnicodeDecodeError) as error:
-        raise BadRequest("Upload-Metadata is not `key base64,key base64`; encode each value of it") from error
     except ValidationError as error:
         first = error.errors()[0]
         raise BadRequest(f"Upload-Metadata: {first['loc'][0]}: {first['msg']}; it must name the file") from error
+    except ValueError as error:  # of base64, of UTF-8, and for characters that are not of ASCII
+        raise BadRequest("Upload-Metadata is not `key base64,key base64`; encode each value of it") from error
 
 
 class Checksum:
