@@ -1,9 +1,23 @@
 """Errors, in words for the person who can fix the cause. Each message names the cause and the fix."""
 
+import re
+
+FOLDERS = re.compile(r"(?<![\w.~:/-])/(?:[^/\s'\"]+/)+")
+"""The folders of an absolute path, up to the name of the file."""
+
+MAX_READ, MAX_REASON = 10_000, 200
+"""Characters of another library's text that are looked at, and that an error repeats: it may repeat all of a hostile file."""
+
 
 def printable(text: str) -> str:
     """Put ``text`` on one line and escape the characters that a terminal would obey or a database refuse."""
     return "".join(c if c.isprintable() else " " if c.isspace() else repr(c)[1:-1] for c in text)
+
+
+def in_words(error: BaseException) -> str:
+    """Return why a library or the system failed, briefly and without the folders of this machine."""
+    text = (isinstance(error, OSError) and error.strerror) or str(error)
+    return FOLDERS.sub("", text[:MAX_READ])[:MAX_REASON]
 
 
 class AiaoError(Exception):

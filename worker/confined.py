@@ -5,16 +5,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from safetensors.torch import load_file
+import torch
+from pydantic import BaseModel
 from torch import nn
 
-from aiao_core import errors
 from aiao_core.denoisers.model import DiffusionModel
 from aiao_core.denoisers.schedules import noise_schedule
-from aiao_core.errors import InvalidCheckpoint, printable
-from aiao_core.formats.pipelines import build, fill
+from aiao_core.errors import InvalidCheckpoint
+from aiao_core.formats.pipelines import build, fill, try_out
 from aiao_core.key import Architecture
 from aiao_core.method.acceleration import accelerator
 from aiao_core.method.embedding import own_examples
@@ -22,13 +22,11 @@ from aiao_core.method.fine_tuning import Examples
 from aiao_core.options import EmbeddingOptions
 from aiao_core.verification.examine import NamedFile, ParsedSuspect
 from service.kit.telemetry import span
-from worker import reading
+from worker import answers, reading
 from worker.running import Work
 from worker.sandbox.client import ChildEnded, confined
 
-ERRORS: dict[str, type[errors.AiaoError]] = {
-    error.code: error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, errors.AiaoError)
-}
+Answer = TypeVar("Answer", bound=BaseModel)
 
 
 def read_suspect(suspect: Path, like: Architecture, base: NamedFile | None = None, *, work: Work) -> ParsedSuspect:
@@ -40,6 +38,7 @@ def read_suspect(suspect: Path, like: Architecture, base: NamedFile | None = Non
     target, base_target = room / "suspect.safetensors", room / "base.safetensors"
     answer = _ask(
         work,
+        answers.ReadSuspect,
         reading.read_suspect,
         {
             "suspect": str(suspect),
@@ -52,14 +51,13 @@ def read_suspect(suspect: Path, like: Architecture, base: NamedFile | None = Non
         [suspect, base[0]] if base else [suspect],
         advice="submit the denoiser alone, as plain safetensors",
     )
-    name = answer.get("base_name")
     return ParsedSuspect(
-        printable(str(answer["form"])),
-        printable(str(answer["weights"])),
+        answer.form,
+        answer.weights,
         partial(_load, target, like),
-        partial(_load, base_target, like) if name else None,
-        name and printable(str(name)),
-        bool(answer.get("base_given")),
+        partial(_load, base_target, like) if answer.base_name else None,
+        answer.base_name,
+        answer.base_given,
     )
 
 
@@ -70,7 +68,7 @@ def read_source(source: Path, like: Architecture, *, work: Work) -> nn.Module:
     if not target.exists():
         room.mkdir(exist_ok=True)
         arguments = {"source": str(source), "like": like.model_dump(mode="json"), "target": str(target)}
-        _ask(work, reading.read_source, arguments, room, [source])
+        _ask(work, answers.Done, reading.read_source, arguments, room, [source])
     return _load(target, like)
 
 
@@ -81,10 +79,9 @@ def read_model(model: Path, *, work: Work) -> Callable[[], DiffusionModel]:
     """
     room = work.room()
     target = room / "model.safetensors"
-    answer = _ask(work, reading.read_model, {"model": str(model), "target": str(target)}, room, [model])
-    architecture = Architecture.model_validate(answer["architecture"])
-    schedule = noise_schedule(answer["scheduler"])
-    return lambda: DiffusionModel(_load(target, architecture), schedule, architecture)
+    answer = _ask(work, answers.ReadModel, reading.read_model, {"model": str(model), "target": str(target)}, room, [model])
+    architecture, schedule = answer.architecture, noise_schedule(answer.scheduler)
+    return lambda: DiffusionModel(_load(target, architecture, tried=False), schedule, architecture)
 
 
 @span("examples")
@@ -105,16 +102,16 @@ def examples_for(
     }
     # A large set takes as long as the job may: each image is encoded.
     seconds = (work.context.settings.job_seconds or math.inf) if images else None
-    _ask(work, reading.read_examples, arguments, room, [pipeline, images] if images else [pipeline], seconds=seconds)
-    tensors = load_file(target)
-    count = len(tensors[reading.CLEAN]) if images else options.samples
-    conditions = {
-        name.removeprefix(reading.CONDITION): value.expand(count, *value.shape[1:])
-        for name, value in tensors.items()
-        if name != reading.CLEAN
-    }
-    if images:
-        return Examples(tensors[reading.CLEAN], conditions)
+    readable = [pipeline, images] if images else [pipeline]
+    _ask(work, answers.Done, reading.read_examples, arguments, room, readable, seconds=seconds)
+    tensors = answers.read_tensors(target)
+    clean = tensors.pop(reading.CLEAN, torch.empty(0)) if images else None
+    count = options.samples if clean is None else len(clean)
+    conditions = {name.removeprefix(reading.CONDITION): value for name, value in tensors.items()}
+    answers.check_examples(model, clean, conditions, count)
+    conditions = {name: value.expand(count, *value.shape[1:]) for name, value in conditions.items()}
+    if clean is not None:
+        return Examples(clean, conditions)
     return own_examples(model, options, conditions, work.progress)
 
 
@@ -123,12 +120,15 @@ def write_marked(pipeline: Path, weights: Path, *, work: Work) -> Path:
     room = work.room()
     target = room / "marked.zip"
     arguments = {"model": str(pipeline), "weights": str(weights), "target": str(target)}
-    _ask(work, reading.write_marked, arguments, room, [pipeline, weights])
+    _ask(work, answers.Done, reading.write_marked, arguments, room, [pipeline, weights])
+    if target.is_symlink() or not target.is_file():
+        raise InvalidCheckpoint("the process that was to pack this model left no archive; register the model again")
     return target
 
 
 def _ask(
     work: Work,
+    kind: type[Answer],
     function: Callable[..., dict[str, Any]],
     arguments: dict[str, Any],
     room: Path,
@@ -136,7 +136,7 @@ def _ask(
     *,
     seconds: float | None = None,
     advice: str = "register the model as plain safetensors, and each image as PNG, JPEG or WebP",
-) -> dict[str, Any]:
+) -> Answer:
     """Return the child's answer. Raises the error that it tells of."""
     settings = work.context.settings
     try:
@@ -149,17 +149,18 @@ def _ask(
             memory_bytes=settings.suspect_memory_bytes,
             check=work.check,
         )
+        return answers.parse(kind, answer)
     except ChildEnded as error:
         what = "suspect" if function is reading.read_suspect else "model"
         raise InvalidCheckpoint(
             f"the process that was to read this {what} ended without a result: {error}; {advice}"
         ) from error
-    if "error" in answer:
-        raise ERRORS.get(str(answer["error"]), InvalidCheckpoint)(str(answer.get("detail")))
-    return answer
 
 
-def _load(file: Path, like: Architecture) -> nn.Module:
+def _load(file: Path, like: Architecture, *, tried: bool = True) -> nn.Module:
+    """Build the denoiser and fill it; ``tried`` says whether it is known that one of this architecture can be run."""
     denoiser = build(like)
-    fill(denoiser, load_file(file))
+    fill(denoiser, answers.read_tensors(file))
+    if not tried:
+        try_out(denoiser, like)
     return denoiser.to(accelerator().device)

@@ -34,7 +34,7 @@ from service.tables.artifacts import Artifact
 from service.tables.jobs import Job
 from service.vault.key_encryption import VaultError
 from worker.metrics import JOB_SECONDS, note_gpu_memory
-from worker.scratch import scratch_folder
+from worker.scratch import scratch_folder, without_folders
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +165,7 @@ def _attempt(context: Context, lease: Lease, task: Callable[[Work], None]) -> st
     except AiaoError as error:
         telemetry.failed(error)
         with _ending(job_id):
-            lease.fail({"code": error.code, "detail": str(error)})
+            lease.fail({"code": error.code, "detail": without_folders(str(error), settings.scratch_dir, settings.data_dir)})
         return "refused"
     except Exception as error:
         telemetry.failed(error)

@@ -1,7 +1,9 @@
 """Folders that live as long as one attempt at a job, and the removal of those that killed workers left."""
 
 import fcntl
+import re
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,6 +28,15 @@ def scratch_folder(parent: Path, job_id: str) -> Iterator[Path]:
     finally:
         tempfile.tempdir = None
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def without_folders(sentence: str, *ours: Path) -> str:
+    """Return a sentence for a client without the names of folders of this machine: those that are ``ours``, and Python's."""
+    python = {Path(path) for path in (sys.prefix, sys.base_prefix) if path.count("/") > 1}  # and not /usr, which clients know
+    known = {*ours, *(path.resolve() for path in ours), Path(tempfile.gettempdir()), *python} - {Path("/")}
+    for folder in sorted(map(str, known), key=len, reverse=True):
+        sentence = re.sub(rf"{re.escape(folder)}(?:/(?:[^/\s'\"]+/)*|(?![\w.-]))", "", sentence)
+    return sentence
 
 
 def remove_abandoned(parent: Path) -> None:

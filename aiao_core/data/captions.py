@@ -18,7 +18,7 @@ from transformers import (
 
 from aiao_core.denoisers import Conditions, family_of
 from aiao_core.denoisers.model import DiffusionModel
-from aiao_core.errors import InvalidCheckpoint, InvalidImages
+from aiao_core.errors import InvalidCheckpoint, InvalidImages, in_words
 from aiao_core.formats.pipelines import by_names_of, check_config, check_fit
 from aiao_core.formats.weight_files import Weights, read_folder, read_json
 
@@ -96,7 +96,7 @@ def _load(encoder: Path, tokenizer: Path) -> tuple[Any, Any]:
     except InvalidCheckpoint:
         raise
     except Exception as error:  # transformers raises anything for files that no author would write
-        raise InvalidCheckpoint(f"{encoder.name}/ or {tokenizer.name}/ cannot be read: {error}") from error
+        raise InvalidCheckpoint(f"{encoder.name}/ or {tokenizer.name}/ cannot be read: {in_words(error)}") from error
     words.model_max_length = min(words.model_max_length, positions)
     return model, words
 

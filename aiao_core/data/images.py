@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from aiao_core.errors import InvalidImages
+from aiao_core.errors import InvalidImages, in_words
 from aiao_core.formats.archives import UNREADABLE, Limits, is_archive, opened
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
@@ -108,7 +108,8 @@ def _listed_captions(folder: Path) -> dict[str, str]:
         return {str(entry["file_name"]): str(entry["text"])[:MAX_CAPTION] for entry in entries}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InvalidImages(
-            f'metadata.jsonl cannot be read ({error}); each line must be like {{"file_name": "1.png", "text": "a cat"}}'
+            f"metadata.jsonl cannot be read ({in_words(error)}); each line must be like "
+            '{"file_name": "1.png", "text": "a cat"}'
         ) from error
 
 
@@ -135,7 +136,7 @@ def _read(file: Path, to_tensor: ToTensor) -> Tensor:
         Image.DecompressionBombError,
         Image.DecompressionBombWarning,
     ) as error:
-        raise InvalidImages(f"{file.name} is not a readable image ({error}); replace it or leave it out") from error
+        raise InvalidImages(f"{file.name} is not a readable image ({in_words(error)}); replace it or leave it out") from error
 
 
 def _to_tensor(image: Image.Image, *, size: int, channels: int) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
-from aiao_core.errors import InvalidCheckpoint
+from aiao_core.errors import InvalidCheckpoint, in_words
 
 IMAGE_WEIGHT_RANGE = (0.2, 10.0)
 """Least and greatest weight of a timestep in ``image_weights``, before they are divided by their mean."""
@@ -131,7 +131,7 @@ def noise_schedule(config: dict[str, Any]) -> NoiseSchedule:
     try:
         return Diffusion(DDPMScheduler.from_config(clips | config))
     except Exception as error:  # diffusers raises anything for values that no author would write
-        raise InvalidCheckpoint(f"scheduler_config.json describes no noise schedule: {error}") from error
+        raise InvalidCheckpoint(f"scheduler_config.json describes no noise schedule: {in_words(error)}") from error
 
 
 def _weights(squared_error: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from aiao_core.errors import UnsafeArchive
+from aiao_core.errors import UnsafeArchive, in_words
 
 CHUNK_BYTES = 1 << 20
 DECOMPRESSORS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
@@ -123,7 +123,7 @@ def unpack(archive: Path, into: Path, limits: Limits | None = None) -> Path:
         if isinstance(error, OSError) and error.errno in DISK_FULL:  # the archive has done nothing wrong
             raise
         raise UnsafeArchive(
-            f"the archive cannot be read ({error}); pack it again as .zip or .tar and upload it whole"
+            f"the archive cannot be read ({in_words(error)}); pack it again as .zip or .tar and upload it whole"
         ) from error
     children = list(into.iterdir())
     return children[0] if len(children) == 1 and children[0].is_dir() else into

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from aiao_core.errors import HubUnavailable, InvalidReference
+from aiao_core.errors import HubUnavailable, InvalidReference, in_words
 from aiao_core.progress import Progress, ProgressCallback
 
 SCHEME = "hf://"
@@ -120,6 +120,6 @@ def _errors_in_words(reference: str) -> Iterator[None]:
         ) from error
     except Exception as error:  # the library lets through whatever its HTTP client or the network raises
         raise HubUnavailable(
-            f"the Hugging Face hub cannot be reached for {reference} ({type(error).__name__}: {error!s:.200}); try again where "
-            "it can, or download the repository and submit its files"
+            f"the Hugging Face hub cannot be reached for {reference} ({type(error).__name__}: {in_words(error)}); try "
+            "again where it can, or download the repository and submit its files"
         ) from error

@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Literal
 
-from aiao_core.errors import InvalidCheckpoint
+from aiao_core.errors import InvalidCheckpoint, in_words
 from aiao_core.formats.archives import begins_as_tar, is_compressed
 
 Kind = Literal["archive", "safetensors", "pickle", "gguf", "images"]
@@ -80,7 +80,7 @@ def _zip_kind(file: BinaryIO) -> Kind:
         with zipfile.ZipFile(file) as archive:
             names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise InvalidCheckpoint(f"this ZIP archive is broken or incomplete ({error}); upload it again") from error
+        raise InvalidCheckpoint(f"this ZIP archive is broken or incomplete ({in_words(error)}); upload it again") from error
     if not names:
         raise InvalidCheckpoint("this ZIP archive is empty")
     suffixes = {PurePosixPath(name).suffix.lower() for name in names}
@@ -101,7 +101,7 @@ def _check_safetensors(file: BinaryIO, size: int) -> None:
         if not isinstance(end, int) or end != size - 8 - length:
             raise ValueError(f"its header announces {end} bytes of weights, but {size - 8 - length} follow")
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
-        raise InvalidCheckpoint(f"this is no complete safetensors file: {error}; upload it again") from error
+        raise InvalidCheckpoint(f"this is no complete safetensors file: {in_words(error)}; upload it again") from error
 
 
 def _check_gguf(file: BinaryIO, size: int) -> None:

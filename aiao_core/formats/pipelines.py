@@ -16,7 +16,7 @@ from torch import nn
 from aiao_core.denoisers import Inputs, family_named, predict
 from aiao_core.denoisers.model import DiffusionModel
 from aiao_core.denoisers.schedules import noise_schedule
-from aiao_core.errors import InvalidCheckpoint, WrongArchitecture
+from aiao_core.errors import InvalidCheckpoint, WrongArchitecture, in_words
 from aiao_core.formats.names import common_prefix, with_today_words, without_prefix
 from aiao_core.formats.weight_files import WEIGHTS, Weights, is_floating, is_weights, read_folder, read_json
 from aiao_core.key import Architecture
@@ -43,7 +43,7 @@ def load_model(folder: Path) -> DiffusionModel:
     )
     denoiser = build(architecture)
     fill(denoiser, by_names_of(denoiser, read_folder(part)[0]))
-    _try_out(denoiser, architecture)
+    try_out(denoiser, architecture)
     return DiffusionModel(denoiser, noise_schedule(scheduler_config(folder)), architecture)
 
 
@@ -52,7 +52,7 @@ def scheduler_config(folder: Path) -> dict[str, Any]:
     return read_json(folder / "scheduler" / "scheduler_config.json")
 
 
-def _try_out(denoiser: nn.Module, architecture: Architecture) -> None:
+def try_out(denoiser: nn.Module, architecture: Architecture) -> None:
     """Run one small forward pass, to refuse a model that its family cannot run before, not during, its embedding."""
     family, config = family_named(architecture.class_name), architecture.config
     generator = torch.Generator().manual_seed(0)
@@ -65,7 +65,7 @@ def _try_out(denoiser: nn.Module, architecture: Architecture) -> None:
         raise
     except Exception as error:  # a network may raise anything for a configuration that its family does not know
         raise WrongArchitecture(
-            f"a {architecture.class_name} of this configuration cannot be run ({error!s:.200}); a family of your own can "
+            f"a {architecture.class_name} of this configuration cannot be run ({in_words(error)}); a family of your own can "
             "serve it, see docs/families.md"
         ) from error
     if shape != noisy.shape:
@@ -132,7 +132,7 @@ def build_class(module_class: Any, config: dict[str, Any]) -> nn.Module:
         with torch.device("meta"):
             module: nn.Module = module_class.from_config(config)
     except Exception as error:  # diffusers may raise anything for values that no author would write
-        raise InvalidCheckpoint(f"config.json describes no {module_class.__name__}: {error}") from error
+        raise InvalidCheckpoint(f"config.json describes no {module_class.__name__}: {in_words(error)}") from error
     return module.requires_grad_(False).eval()
 
 

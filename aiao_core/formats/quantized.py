@@ -14,7 +14,7 @@ from gguf import GGUFReader, GGUFValueType, ReaderTensor, quants
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
-from aiao_core.errors import InvalidCheckpoint
+from aiao_core.errors import InvalidCheckpoint, in_words
 from aiao_core.formats.names import COMPANION_PREFIXES
 from aiao_core.formats.weight_files import Weights, check_names
 
@@ -115,10 +115,10 @@ def read_gguf(path: Path, check: Callable[[Weights], Checked]) -> tuple[Weights,
     except InvalidCheckpoint:
         raise
     except NotImplementedError as error:
-        raise InvalidCheckpoint(f"{path.name}: {error}; save its weights as F16, BF16 or Q8_0") from error
+        raise InvalidCheckpoint(f"{path.name}: {in_words(error)}; save its weights as F16, BF16 or Q8_0") from error
     except Exception as error:  # a hostile file may make the library raise anything
         raise InvalidCheckpoint(
-            f"{path.name} is no complete GGUF file ({error!s:.200}); upload it again, or save it as safetensors"
+            f"{path.name} is no complete GGUF file ({in_words(error)}); upload it again, or save it as safetensors"
         ) from error
 
 

@@ -190,7 +190,7 @@ def _check_class(part: Path, class_name: str) -> bool:
 def _weights_among(files: Iterable[Path]) -> list[Path]:
     """Return files of weights, and for shards their index."""
     found = sorted(file for file in files if is_weights(file.name) and file.is_file())
-    in_shards = {index.with_name(name) for index in found if is_index(index.name) for name in shards(index)}
+    in_shards = {index.parent / name for index in found if is_index(index.name) for name in shards(index)}
     return [file for file in found if file not in in_shards]
 
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from aiao_core.errors import InvalidCheckpoint
+from aiao_core.errors import InvalidCheckpoint, in_words
 from aiao_core.formats.identify import Kind, identify_path
 from aiao_core.formats.names import MAX_NAME_CHARACTERS
 
@@ -45,7 +45,7 @@ def read_json(file: Path, max_bytes: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise InvalidCheckpoint(f"{where} is missing; save the pipeline with save_pretrained()") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise InvalidCheckpoint(f"{where} is no readable JSON: {error}") from error
+        raise InvalidCheckpoint(f"{where} is no readable JSON: {in_words(error)}") from error
     if not isinstance(document, dict):
         raise InvalidCheckpoint(f"{where} holds no JSON object")
     return document
@@ -105,7 +105,7 @@ def read_weights(file: Path, kind: Kind | None = None) -> tuple[Weights, str]:
 
 
 def shards(index: Path) -> list[str]:
-    """Return the names of the shards that an index lists. Raises :class:`InvalidCheckpoint`."""
+    """Return the names of the shards that an index lists, as it has them. Raises :class:`InvalidCheckpoint`."""
     mapping = read_json(index, MAX_INDEX_BYTES).get("weight_map")
     if not isinstance(mapping, dict) or not all(isinstance(name, str) for name in mapping.values()):
         raise InvalidCheckpoint(f"{index.name} has no weight_map; save the checkpoint again")
@@ -127,20 +127,27 @@ def is_floating(value: Tensor) -> bool:
 def _read_shards(index: Path) -> Weights:
     weights: Weights = {}
     for name in shards(index):
-        shard = index.parent / name
-        if Path(name).name != name or is_index(name) or not shard.is_file():
+        if not _is_beside(index, name):
             raise InvalidCheckpoint(
                 f"{index.name} names the shard {name[:MAX_NAME_CHARACTERS]!r}, which is not in its folder; upload all shards"
             )
-        weights |= read_weights(shard)[0]
+        weights |= read_weights(index.with_name(name))[0]
     return weights
+
+
+def _is_beside(index: Path, name: str) -> bool:
+    """Return whether a name leads to another file of weights in the folder of ``index``, and not elsewhere."""
+    try:
+        return Path(name).name == name and not is_index(name) and index.with_name(name).is_file()
+    except (OSError, ValueError):  # for a name that no file system takes
+        return False
 
 
 def _read_safetensors(file: Path) -> Weights:
     try:
         weights = load_file(file)
     except (SafetensorError, OSError, ValueError) as error:
-        raise InvalidCheckpoint(f"{file.name} is no complete safetensors file ({error!s:.200}); upload it again") from error
+        raise InvalidCheckpoint(f"{file.name} is no complete safetensors file ({in_words(error)}); upload it again") from error
     check_names(weights, file)
     return weights
 
