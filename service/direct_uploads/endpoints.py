@@ -65,12 +65,10 @@ def list_parts(
     direct_upload_id: DirectUploadId,
     context: ContextDep,
     caller: Writer,
-    response: Response,
     after: Annotated[int, Query(ge=0, le=MAX_PARTS, description="Parts after this number.")] = 0,
     limit: Limit = 50,
 ) -> PartsOut:
     """A URL for each part, signed for an hour, and the ETags of those that are in the bucket already."""
-    response.headers["Cache-Control"] = "no-store"
     upload = service.go_on(context, caller.tenant_id, direct_upload_id)
     items = service.parts(context, upload, after, limit)
     return PartsOut(items=items, next_after=after + limit if after + limit < upload.parts else None)

@@ -16,6 +16,7 @@ from starlette.routing import Match
 
 from service.kit.id_patterns import IN_WORDS
 from service.kit.observer import method_of, route_of
+from service.kit.safe_headers import DEFAULTS
 
 logger = logging.getLogger(__name__)
 
@@ -206,7 +207,8 @@ def install(app: FastAPI) -> None:
         logger.error("%s %s failed", method_of(request.scope), route_of(request.scope), exc_info=error)
         detail = "internal error; see the service log"
         # The server closes the connection after an unexpected error: a client must not send its next request on it.
-        return problem(500, "internal-server-error", detail, {"Connection": "close"})
+        # This answer is made outside of all middleware.
+        return problem(500, "internal-server-error", detail, DEFAULTS | {"Connection": "close"})
 
     @app.exception_handler(OperationalError)
     def database_away(_: Request, error: OperationalError) -> JSONResponse:

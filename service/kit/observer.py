@@ -1,4 +1,4 @@
-"""Observe each request once: its identifier, its span, its figures and its line in the log."""
+"""Observe each request once: its identifier, its span, its figures, its line in the log, and the headers of each answer."""
 
 import logging
 import re
@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.kit.ids import new_id
 from service.kit.logs import bound
+from service.kit.safe_headers import with_defaults
 from service.kit.telemetry import describe_request, request_span
 
 HEADER = b"x-request-id"
@@ -43,7 +44,7 @@ class RequestObserver:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (HEADER, request_id.encode())]
+                message["headers"] = with_defaults([*message["headers"], (HEADER, request_id.encode())])
                 self.count(method_of(scope), route_of(scope), status, time.monotonic() - began)
             await send(message)
 

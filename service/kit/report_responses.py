@@ -7,10 +7,11 @@ from typing import Annotated
 from fastapi import Header, Response
 from fastapi.responses import HTMLResponse
 
+from aiao_core.reports import pages
 from service.kit.etags import Precondition, conditional, strong, weak
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-"""A report holds names that clients chose: nothing in it may run or load."""
+POLICY = f"{pages.POLICY}; frame-ancestors 'none'"
+"""What the page says of itself, and that no other page may frame it, which only a header can say."""
 
 Accept = Annotated[str, Header(description="`text/html` for a page to read or print; JSON otherwise.")]
 

@@ -147,7 +147,7 @@ def create(
 def show(upload_id: UploadId, context: ContextDep, caller: Reader) -> Response:
     """`Upload-Offset` bytes have come in of `Upload-Length`; go on from there. `AIAO-Artifact` names what came of them all."""
     upload = service.find(context, caller.tenant_id, upload_id)
-    headers = {"Upload-Length": str(upload.length), "Cache-Control": "no-store"}
+    headers = {"Upload-Length": str(upload.length)}
     if upload.artifact_id:
         headers[ARTIFACT] = upload.artifact_id
     return Response(headers=headers | _where(upload, upload.offset))

@@ -7,16 +7,12 @@ import pytest
 
 from service.app import create_app
 from tests.support import uploads
-from tests.support.calls import append, begin, files
+from tests.support.calls import UNKNOWN, append, begin, files
 from tests.support.processes import wait_for
 
 ESCAPE = "%1b%5b2J%0aforged-line%c3%28"
 """In a path: what clears a terminal, and what begins a line of its own in a log."""
 
-IDENTIFIERS = {
-    "model_id": "mdl", "job_id": "job", "audit_id": "aud", "verification_id": "ver", "webhook_id": "whk", "delivery_id": "dlv",
-    "token_id": "tok", "upload_id": "upl", "direct_upload_id": "mpu", "artifact_id": "art",
-}  # fmt: skip
 CALLS = [
     (method.upper(), path, tuple(each["name"] for each in call.get("parameters", ()) if each["in"] == "header"))
     for path, item in create_app().openapi()["paths"].items()
@@ -55,8 +51,7 @@ def status_of(connection: socket.socket) -> int:
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: f"{call[0]} {call[1]}")
 def test_no_header_that_is_not_text_is_the_services_fault(http, connect, logged, call):
     method, path, names = call
-    for name, there in IDENTIFIERS.items():
-        path = path.replace(f"{{{name}}}", f"{there}_01kaw3v0h9m6f0x2e7d8c9b1a5")
+    path = path.format(**UNKNOWN)
     good = {"Authorization": http.headers["authorization"], "Connection": "close", "Content-Length": "0"}
     good |= {name: value for name, value in ORDINARY.items() if name in (*names, "Content-Type")}
     for name in {*names, "Authorization", "Accept", "Content-Type", "X-Request-ID"}:
@@ -71,9 +66,7 @@ def test_no_header_that_is_not_text_is_the_services_fault(http, connect, logged,
 @pytest.mark.parametrize("typed", ["", ESCAPE])
 def test_a_client_that_leaves_in_the_middle_of_a_body_is_not_the_services_fault(http, connect, logged, call, typed):
     method, path = call
-    for name, there in IDENTIFIERS.items():
-        path = path.replace(f"{{{name}}}", typed or f"{there}_01kaw3v0h9m6f0x2e7d8c9b1a5")
-    path += "?filename=model.zip"
+    path = path.format(**{name: typed or unknown for name, unknown in UNKNOWN.items()}) + "?filename=model.zip"
     headers = {"Authorization": http.headers["authorization"], "Content-Type": "application/json", "Content-Length": "100000"}
     headers |= ORDINARY | {"X-Request-ID": "leaves"}
     if "uploads/" in path:

@@ -17,6 +17,13 @@ from tests.support.processes import System
 
 PROBLEM = "application/problem+json"
 
+PREFIXES = {
+    "model_id": "mdl", "job_id": "job", "audit_id": "aud", "verification_id": "ver", "webhook_id": "whk", "delivery_id": "dlv",
+    "token_id": "tok", "upload_id": "upl", "direct_upload_id": "mpu", "artifact_id": "art",
+}  # fmt: skip
+UNKNOWN = {name: f"{prefix}_01kaw3v0h9m6f0x2e7d8c9b1a5" for name, prefix in PREFIXES.items()}
+"""An identifier that nothing has, for each parameter of a path."""
+
 
 def problem(answer: httpx.Response, status: int, slug: str) -> str:
     """Check that ``answer`` is this problem and return its sentence."""
