@@ -23,7 +23,7 @@ from service.auth.callers import RecentCallers
 from service.context import Context
 from service.direct_uploads import endpoints as direct_uploads
 from service.jobs import endpoints as jobs
-from service.kit import errors, etags, logs, telemetry
+from service.kit import docs, errors, etags, logs, telemetry
 from service.kit import openapi_links as links
 from service.kit.observer import RequestObserver
 from service.models import endpoints as models
@@ -57,7 +57,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     app = FastAPI(
         title="AIAO ownership service", version=__version__, description=DESCRIPTION, lifespan=lifespan,
-        generate_unique_id_function=_operation_id,
+        generate_unique_id_function=_operation_id, docs_url=None, redoc_url=None,
     )  # fmt: skip
     errors.install(app)
     etags.install(app)
@@ -66,6 +66,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for part in (artifacts, uploads, direct_uploads, models, keys, verifications, audits, jobs, tokens, activity, webhooks):
         app.include_router(part.router, responses=errors.responses(429))
     app.include_router(health.router)
+    app.include_router(docs.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 
