@@ -58,6 +58,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = FastAPI(
         title="AIAO ownership service", version=__version__, description=DESCRIPTION, lifespan=lifespan,
         generate_unique_id_function=_operation_id, docs_url=None, redoc_url=None,
+        redirect_slashes=False,  # Starlette makes the address of the Host that the client names
     )  # fmt: skip
     errors.install(app)
     etags.install(app)

@@ -73,3 +73,15 @@ def test_a_header_of_the_endpoints_own_stays():
     assert headers[b"Cache-Control"] == b"public"
     assert headers[b"content-security-policy"] == b"sandbox"
     assert b"cache-control" not in headers
+
+
+@pytest.mark.parametrize("slash", ["", "/", "//"])
+@pytest.mark.parametrize(("method", "path"), CALLS, ids=lambda part: part)
+def test_no_answer_leads_to_the_host_that_a_client_names(http, owned, method, path, slash):
+    there = {name: getattr(owned, name) for name in UNKNOWN} if method == "GET" else {}
+    path = path.format(**UNKNOWN | there) + slash
+    hosts = {"Host": "attacker.example", "X-Forwarded-Host": "attacker.example", "X-Forwarded-Proto": "https"}
+    answer = http.request(method, path, json={} if method in ("POST", "PATCH") else None, headers=TUS | hosts)
+    assert answer.status_code not in (301, 302, 303, 307, 308)
+    assert "attacker.example" not in str(answer.headers)
+    assert "attacker.example" not in answer.text
