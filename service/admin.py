@@ -16,8 +16,10 @@ from service.activity.service import OPERATOR, record
 from service.artifacts.repository import ArtifactRepository
 from service.context import Context
 from service.kit.errors import NotFound, ServiceError
+from service.kit.roles import UnsuitableRole, grant
 from service.kit.schemas import Paging
 from service.settings import InvalidSettings, read_settings
+from service.tables.activity import Activity
 from service.tables.tokens import Tenant
 from service.tenants import Tenants, tenant_named
 from service.tokens import service
@@ -44,10 +46,21 @@ TenantName = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's 
 
 
 @app.command()
-def migrate() -> None:
+def migrate(
+    service_role: Annotated[
+        str | None,
+        typer.Option(
+            help="PostgreSQL role of the service's processes, to which this command's role then grants what they need: all "
+            "tables' rows, but of the activity log only reading and adding."
+        ),
+    ] = None,
+) -> None:
     """Migrate the database to this version's schema. Safe to repeat."""
     with _context() as context:
         context.database.migrate()
+        if service_role:
+            with context.database.engine.begin() as connection:
+                grant(connection, service_role, append_only={Activity.__tablename__})
 
 
 @app.command()
@@ -157,7 +170,7 @@ def _context() -> Iterator[Context]:
     try:
         with closing(Context.open(read_settings())) as context:
             yield context
-    except (InvalidSettings, ServiceError, VaultError) as error:
+    except (InvalidSettings, ServiceError, UnsuitableRole, VaultError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
 

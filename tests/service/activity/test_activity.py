@@ -5,9 +5,11 @@ from sqlalchemy.exc import DBAPIError
 from aiao_core.key import encode_secret
 from service.activity.service import record
 from service.keys import service as keys
+from service.kit.database import Database
 from service.kit.ids import new_id
 from tests.support import rows
 from tests.support.calls import files, make_ready, post, problem, register, send, upload
+from tests.support.databases import sqlite_database
 
 pytestmark = pytest.mark.dialect
 
@@ -95,3 +97,34 @@ def test_the_database_itself_refuses_to_change_the_log(database, statement):
         connection.exec_driver_sql(statement)
     with database.engine.connect() as connection:
         assert connection.execute(sa.text("SELECT count(*) FROM activity WHERE actor = 'operator'")).scalar_one() == 1
+
+
+FORGED = "(id, tenant_id, actor, action, subject_id, created_at) SELECT id, tenant_id, 'nobody', action, subject_id, created_at"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        f"INSERT OR REPLACE INTO activity {FORGED} FROM activity",
+        f"REPLACE INTO activity {FORGED} FROM activity",
+        f"INSERT INTO activity {FORGED} FROM activity WHERE true ON CONFLICT DO UPDATE SET actor = 'nobody'",
+        "INSERT OR REPLACE INTO activity (rowid, id, tenant_id, actor, action, subject_id, created_at) "
+        "SELECT rowid, 'act_other', tenant_id, 'nobody', action, subject_id, created_at FROM activity",
+    ],
+)
+@pytest.mark.parametrize("recursive", ["ON", "OFF"])
+def test_no_line_is_replaced_on_sqlite(tmp_path, statement, recursive):
+    database = Database(sqlite_database(tmp_path / "aiao.sqlite"))
+    tenant_id = rows.tenant(database)
+    with database.session() as session:
+        for _ in range(2):
+            record(session, tenant_id, "operator", "token.issue", new_id("tok"))
+    with database.engine.connect() as connection:
+        before = connection.execute(sa.text("SELECT * FROM activity ORDER BY id")).all()
+    with database.engine.connect() as connection:
+        connection.exec_driver_sql(f"PRAGMA recursive_triggers = {recursive}")
+        with pytest.raises(DBAPIError, match="append-only"):
+            connection.exec_driver_sql(statement)
+    with database.engine.connect() as connection:
+        assert connection.execute(sa.text("SELECT * FROM activity ORDER BY id")).all() == before
+    database.dispose()
