@@ -7,6 +7,7 @@ from service.kit.bucket import Bucket
 from service.kit.database import Database
 from service.kit.dispatch import Dispatcher
 from service.kit.kernel import hide_from_others
+from service.kit.private_files import make_private
 from service.kit.rate_limit import RateLimiter
 from service.kit.storage import Storage
 from service.settings import Settings
@@ -29,6 +30,7 @@ class Context:
     @classmethod
     def open(cls, settings: Settings) -> Self:
         hide_from_others()  # before there is a secret in its memory
+        make_private(settings.data_dir)
         settings.scratch_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         storage = Storage(settings.storage_url)
         return cls(

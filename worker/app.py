@@ -28,6 +28,7 @@ from kombu import Exchange, Queue
 
 from service.kit import logs, telemetry
 from service.kit.kernel import hide_from_others
+from service.kit.private_files import keep_new_files_private
 from service.settings import Settings
 from worker.gpu import only_gpu
 from worker.sandbox.strength import has_namespaces, lacking
@@ -38,6 +39,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 settings = Settings()
 hide_from_others()
+keep_new_files_private()
 
 app = Celery("aiao", broker=settings.broker_url, include=["worker.tasks"])
 app.conf.update(

@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.types import TypeDecorator
 
+from service.kit.private_files import keep_new_files_private
 from service.kit.telemetry import trace_queries
 
 NAMING = {
@@ -93,7 +94,7 @@ class Database:
     def migrate(self, revision: str = "head") -> None:
         """Bring the schema to ``revision``."""
         if self.engine.dialect.name == "sqlite" and self.engine.url.database:
-            Path(self.engine.url.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            Path(self.engine.url.database).parent.mkdir(parents=True, exist_ok=True)
         with self.engine.begin() as connection:
             command.upgrade(alembic_config(connection), revision)
 
@@ -126,6 +127,8 @@ def alembic_config(connection: Connection) -> Config:
 
 
 def _prepare_sqlite(engine: sa.Engine) -> None:
+    keep_new_files_private()
+
     @sa.event.listens_for(engine, "connect")
     def connect(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # this module begins transactions itself

@@ -27,6 +27,7 @@ import service
 from service.activity.service import OPERATOR, record
 from service.context import Context
 from service.kit.kernel import hide_from_others
+from service.kit.private_files import keep_new_files_private
 from service.processes.folder_lock import FolderInUse, FolderLock
 from service.settings import InvalidSettings, Settings, read_settings
 from service.tenants import tenant_named
@@ -111,6 +112,7 @@ def main() -> int:
     """Start everything, wait for Ctrl-C or SIGTERM, stop everything. 1 if a part does not start, 2 if one is not installed."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     hide_from_others()  # the keys may be in its environment
+    keep_new_files_private()
     if missing := [name for name in WORKER_MODULES if not _is_installed(name)]:
         names = ", ".join(missing)
         logger.error("aiao: the worker cannot start without %s, not installed here; run: pip install 'aiao[torch]'", names)
