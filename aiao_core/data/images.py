@@ -35,6 +35,9 @@ MAX_PIXELS = 64_000_000
 MAX_CAPTION = 2000
 """Most characters of a caption that are read: text encoders use fewer."""
 
+SLACK_BYTES = 256 << 20
+"""Bytes of a training tensor that a set of any size may become: simple pictures compress well."""
+
 BLOCK_BYTES = 16 << 20
 """Memory for the part of an array that is read at once."""
 
@@ -51,6 +54,8 @@ class ImageSet:
     """Images, read again in each iteration, and the caption of each if the set has captions."""
 
     count: int
+    size: int
+    """Bytes of the file or of all files that hold them."""
     captions: list[str] | None
     read: Callable[[], Iterator[Tensor]]
 
@@ -79,13 +84,27 @@ def open_images(path: Path, *, size: int, channels: int, limits: Limits | None =
     arrays = _names_of_arrays(path)
     to_tensor = partial(_to_tensor, size=size, channels=channels)
     with opened(path, replace(limits or Limits(), files=MAX_FILES)) as folder:
-        yield _in_arrays(path.name, folder, arrays, to_tensor) if arrays else _in_folder(folder, to_tensor)
+        yield _in_arrays(path, folder, arrays, to_tensor) if arrays else _in_folder(folder, to_tensor)
+
+
+def check_expansion(images: ImageSet, needed: int, limits: Limits | None = None) -> None:
+    """Raise :class:`InvalidImages` if the tensor of ``needed`` bytes that a model is trained on is out of all proportion.
+
+    A set of 200,000 images of one pixel is a small file, and as large as any other set once each has the size that the model
+    takes.
+    """
+    if needed > SLACK_BYTES + (limits or Limits()).ratio * images.size:
+        raise InvalidImages(
+            f"the {images.count} images in {images.size} bytes are too small, or hold too little, for a model that takes "
+            f"{needed} bytes of them; give images of about the size that the model draws"
+        )
 
 
 def _in_folder(folder: Path, to_tensor: ToTensor) -> ImageSet:
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
     _check_count(len(files))
-    return ImageSet(len(files), _captions(folder, files), lambda: (_read(file, to_tensor) for file in files))
+    held = sum(file.stat().st_size for file in files)
+    return ImageSet(len(files), held, _captions(folder, files), lambda: (_read(file, to_tensor) for file in files))
 
 
 def _captions(folder: Path, files: Sequence[Path]) -> list[str] | None:
@@ -160,7 +179,8 @@ def _names_of_arrays(path: Path) -> list[str]:
     return [PurePosixPath(name).name for name in names] if all(name.endswith(".npy") for name in names) else []
 
 
-def _in_arrays(name: str, folder: Path, arrays: Sequence[str], to_tensor: ToTensor) -> ImageSet:
+def _in_arrays(path: Path, folder: Path, arrays: Sequence[str], to_tensor: ToTensor) -> ImageSet:
+    name = path.name
     files = sorted(folder.rglob("*.npy"), key=lambda file: arrays.index(file.name))
     file = next((file for file in files if _is_images(_array(file))), None)
     if file is None:
@@ -172,7 +192,8 @@ def _in_arrays(name: str, folder: Path, arrays: Sequence[str], to_tensor: ToTens
     if text is not None and (text.dtype.kind != "U" or text.shape != (count,)):
         raise InvalidImages(f"the array text of {name} must hold one string for each of the {count} images")
     captions = None if text is None else [str(caption)[:MAX_CAPTION] for caption in text]
-    return ImageSet(count, captions, lambda: (to_tensor(Image.fromarray(image)) for image in _rows(file)))
+    held = path.stat().st_size
+    return ImageSet(count, held, captions, lambda: (to_tensor(Image.fromarray(image)) for image in _rows(file)))
 
 
 def _rows(file: Path) -> Iterator[NDArray[Any]]:

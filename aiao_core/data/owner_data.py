@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from aiao_core.data.captions import encode_captions, load_text
-from aiao_core.data.images import open_images
+from aiao_core.data.images import check_expansion, open_images
 from aiao_core.data.latents import downsampling, encode_images, load_autoencoder
 from aiao_core.denoisers import Conditions, family_of
 from aiao_core.denoisers.model import DiffusionModel
@@ -14,6 +14,8 @@ from aiao_core.method.embedding import own_examples
 from aiao_core.method.fine_tuning import Examples
 from aiao_core.options import EmbeddingOptions
 from aiao_core.progress import ProgressCallback, silent
+
+FLOAT_BYTES = 4
 
 
 def load_examples(folder: Path, model: DiffusionModel, images: Path, limits: Limits | None = None) -> Examples:
@@ -24,10 +26,11 @@ def load_examples(folder: Path, model: DiffusionModel, images: Path, limits: Lim
     :class:`aiao_core.errors.InvalidImages`, :class:`aiao_core.errors.UnsafeArchive` or
     :class:`aiao_core.errors.InvalidCheckpoint`.
     """
-    channels, height, _ = family_of(model.denoiser).shape(model.architecture.config)
+    channels, height, width = family_of(model.denoiser).shape(model.architecture.config)
     autoencoder = load_autoencoder(folder)
     size = height * downsampling(autoencoder) if autoencoder else height
     with open_images(images, size=size, channels=3 if autoencoder else channels, limits=limits) as given:
+        check_expansion(given, FLOAT_BYTES * len(given) * channels * height * width, limits)
         captions = given.captions
         if autoencoder:
             clean = encode_images(autoencoder, given)

@@ -47,7 +47,7 @@ UNREADABLE = (
 
 @dataclass(frozen=True)
 class Limits:
-    """How far an archive may expand. Counted on the bytes that come out, not on the sizes it declares."""
+    """How far an archive may expand. Counted on the bytes that come out, and before that on the sizes it declares, if it does."""
 
     files: int = 10_000
     """Files and folders."""
@@ -109,8 +109,12 @@ def unpack(archive: Path, into: Path, limits: Limits | None = None) -> Path:
     limits = limits or Limits()
     into.mkdir(parents=True)
     try:
-        members = _zip_members(archive) if zipfile.is_zipfile(archive) else _tar_members(archive)
         budget = _Budget(limits, archive.stat().st_size)
+        if zipfile.is_zipfile(archive):
+            budget.count_declared(archive)
+            members = _zip_members(archive)
+        else:
+            members = _tar_members(archive)
         for name, stream in members:
             budget.count_member()
             if stream is not None:
@@ -168,9 +172,17 @@ class _Budget:
         if self.members > self.limits.files:
             raise UnsafeArchive(f"the archive holds more than {self.limits.files} files and folders; pack only the checkpoint")
 
+    def count_declared(self, archive: Path) -> None:
+        """Refuse a ZIP file that says itself that it expands too much, before any of it is written."""
+        with zipfile.ZipFile(archive) as file:
+            self._check(sum(entry.file_size for entry in file.infolist()))
+
     def count_bytes(self, count: int) -> None:
         self.bytes += count
-        if self.bytes > self.allowed:
+        self._check(self.bytes)
+
+    def _check(self, count: int) -> None:
+        if count > self.allowed:
             raise UnsafeArchive(
                 f"the archive expands beyond {self.allowed} bytes, more than {self.limits.ratio:.0f} times its size or more "
                 "than is allowed in total; upload the files without compression"

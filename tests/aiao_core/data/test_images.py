@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from aiao_core.data.images import BLOCK_BYTES, open_images
+from aiao_core.data.images import BLOCK_BYTES, check_expansion, open_images
 from aiao_core.errors import InvalidImages, UnsafeArchive
+from aiao_core.formats import archives
 from aiao_core.formats.archives import Limits
 from aiao_core.method.lazy import synthetic_images
 from demo_models.emoji.data import DATA
@@ -236,3 +237,27 @@ def test_a_picture_of_another_format_is_not_read_whatever_its_name(tmp_path, kin
     refused = pytest.raises(InvalidImages, match="cannot identify image file")
     with refused, open_images(tmp_path, size=8, channels=3) as images:
         list(images)
+
+
+def test_an_archive_that_says_it_expands_too_much_is_refused_before_any_of_it_is_written(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "set.npz", x=np.zeros((800, 512, 512, 3), np.uint8))
+    assert (tmp_path / "set.npz").stat().st_size < 1 << 20
+    monkeypatch.setattr(archives, "_write", lambda *_: pytest.fail("it was written"))
+    with pytest.raises(UnsafeArchive, match="more than 200 times its size"):
+        load_images(tmp_path / "set.npz", size=8, channels=3)
+
+
+@pytest.mark.parametrize("form", ["npz", "zip"])
+def test_many_images_of_a_pixel_are_no_large_tensor(tmp_path, form):
+    path, count = tmp_path / f"set.{form}", 300
+    if form == "npz":
+        np.savez_compressed(path, x=np.zeros((count, 1, 1, 3), np.uint8))
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            for number in range(count):
+                archive.writestr(f"{number}.png", png("white", (1, 1)))
+    with open_images(path, size=512, channels=3) as images:
+        with pytest.raises(InvalidImages, match="too small"):
+            check_expansion(images, 4 * count * 3 * 512 * 512)
+        check_expansion(images, 4 * count * 3 * 32 * 32)
+        check_expansion(images, 4 * count * 4 * 64 * 64)

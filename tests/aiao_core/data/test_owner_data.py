@@ -122,7 +122,7 @@ def test_images_are_encoded_as_they_come_and_as_they_were_together(folder):
             most = max(most, len(alive))
             yield own
 
-    assert torch.equal(encode_images(autoencoder, ImageSet(len(pixels), None, read)), expected)
+    assert torch.equal(encode_images(autoencoder, ImageSet(len(pixels), 0, None, read)), expected)
     assert torch.equal(encode_images(autoencoder, pixels), expected)
     assert most <= BATCH + 1
 
