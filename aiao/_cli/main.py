@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from aiao._cli.commands import artifacts, audits, jobs, keys, models, reports, system, tokens, verifications, webhooks
+from aiao._cli.commands import artifacts, audits, doctor, jobs, keys, models, reports, system, tokens, verifications, webhooks
 from aiao._cli.display import err, out
 from aiao._client.errors import ClientError
 from aiao_core import __version__
@@ -35,6 +35,7 @@ def _options(version: Version = False) -> None:
 
 app.command()(system.up)
 app.command()(system.demo)
+app.command()(doctor.doctor)
 app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(system.admin)
 app.add_typer(models.app, name="models")
 app.command()(verifications.verify)
@@ -51,7 +52,7 @@ def main() -> None:
     """Run a command.
 
     Exit status: 0 done (``verify``: match; ``audit``: withstood), 1 ``verify``: no match, ``audit``: ended, 2 error, 3
-    ``verify``: no verdict, 130 interrupted.
+    ``verify``: no verdict, 130 interrupted. ``doctor``: 1 if something is to be fixed.
     """
     try:
         app(prog_name="aiao")

@@ -47,7 +47,7 @@ UNREADABLE = (
 
 @dataclass(frozen=True)
 class Limits:
-    """How far an archive may expand. Counted on the bytes that come out, and before that on the sizes it declares, if it does."""
+    """How far an archive may expand. Counted on the bytes that come out, and before that on the sizes that a ZIP declares."""
 
     files: int = 10_000
     """Files and folders."""

@@ -17,6 +17,7 @@ COMMANDS = [
     [],
     ["up"],
     ["demo"],
+    ["doctor"],
     ["models", "register"],
     ["models", "list"],
     ["models", "show"],
