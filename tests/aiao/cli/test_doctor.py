@@ -1,5 +1,6 @@
 """``aiao doctor`` says what a machine lacks, and what to do about it."""
 
+import re
 import sys
 
 import pytest
@@ -18,18 +19,8 @@ def no_flaw(monkeypatch) -> None:
 
 def rows(printed: str) -> dict[str, tuple[str, str]]:
     """State and words of each part."""
-    lines = [line for line in printed.splitlines()[1:] if not line.startswith("Nothing")]
-    cells = [line.removeprefix("data folder").removeprefix("aiao-server").split(maxsplit=2) for line in lines]
-    named = [("data folder", *cell) if line.startswith("data folder") else ("aiao-server", *cell) if
-             line.startswith("aiao-server") else tuple(cell) for line, cell in zip(lines, cells, strict=True)]  # fmt: skip
-    return {name: (state, words) for name, state, words in named}
-
-
-@pytest.fixture
-def private(tmp_path) -> Shell:
-    """A user whose data folder is private, for whom no service runs."""
-    (tmp_path / "data").mkdir(mode=0o700)
-    return Shell(tmp_path, AIAO_DATA_DIR=str(tmp_path / "data"))
+    found = re.findall(r"^(.+?) +(ok|fix|-) +(.*?) *$", printed, re.MULTILINE)
+    return {part: (state, words) for part, state, words in found}
 
 
 @pytest.fixture
@@ -56,10 +47,8 @@ def test_without_torch_and_the_server_it_says_so(private, monkeypatch):
     for name in ("torch", "worker", "service"):
         monkeypatch.setitem(sys.modules, name, None)
     found = rows(private.aiao("doctor").stdout)
-    assert found["torch"] == (
-        "-",
-        "not installed: the library, offline tests and workers need it; run: pip install 'aiao[torch]'",
-    )
+    assert found["torch"][0] == "-"
+    assert "pip install 'aiao[torch]'" in found["torch"][1]
     assert found["aiao-server"][0] == "-"
     assert "pip install aiao-server" in found["aiao-server"][1]
     assert "confinement" not in found
@@ -67,10 +56,8 @@ def test_without_torch_and_the_server_it_says_so(private, monkeypatch):
 
 def test_half_of_what_workers_need_is_to_be_fixed(private, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
-    assert rows(private.aiao("doctor", status=1).stdout)["torch"] == (
-        "fix",
-        "peft not installed; run: pip install 'aiao[torch]'",
-    )
+    found = rows(private.aiao("doctor", status=1).stdout)
+    assert found["torch"] == ("fix", "peft not installed; run: pip install 'aiao[torch]'")
 
 
 @pytest.mark.parametrize(
