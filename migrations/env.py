@@ -3,7 +3,7 @@
 from alembic import context
 
 from service.kit.database import Base, Database
-from service.settings import Settings
+from service.settings import read_settings
 from service.tables import Artifact  # every table is known once this module is imported
 
 assert Artifact.metadata is Base.metadata  # noqa: S101
@@ -25,5 +25,5 @@ handed_over = context.config.attributes.get("connection")
 if handed_over is not None:
     run(handed_over)
 else:
-    with Database(Settings().database_url).engine.begin() as own:
+    with Database(read_settings().database_url).engine.begin() as own:
         run(own)

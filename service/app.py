@@ -28,7 +28,7 @@ from service.kit import openapi_links as links
 from service.kit.observer import RequestObserver
 from service.models import endpoints as models
 from service.models import key_endpoints as keys
-from service.settings import Settings
+from service.settings import Settings, read_settings
 from service.tokens import endpoints as tokens
 from service.uploads import endpoints as uploads
 from service.verifications import endpoints as verifications
@@ -42,12 +42,12 @@ whether a suspect checkpoint was made with knowledge of its key or of its marked
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Make the application for ``settings``, by default those of the environment."""
-    settings = settings or Settings()
+    settings = settings or read_settings()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         logs.configure(settings.log_format)
-        telemetry.configure("aiao-api")
+        telemetry.configure("aiao-api", settings.credentials)
         app.state.context, app.state.recent_callers = Context.open(settings), RecentCallers()
         gc.collect()
         gc.freeze()  # objects of the start live to the end: looking through them again would stop every request meanwhile

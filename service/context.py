@@ -32,13 +32,15 @@ class Context:
         hide_from_others()  # before there is a secret in its memory
         make_private(settings.data_dir)
         settings.scratch_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        storage = Storage(settings.storage_url)
+        storage = Storage(settings.storage_url, settings.credentials)
         return cls(
             settings=settings,
             database=Database(settings.database_url),
             storage=storage,
-            bucket=Bucket.of(storage, settings.direct_upload_endpoint),
-            vault=Vault.open(settings.key_encryption_key, settings.former_key_encryption_keys, settings.data_dir),
+            bucket=Bucket.of(storage, settings.direct_upload_endpoint, settings.credentials),
+            vault=Vault.open(
+                settings.key_encryption_key, settings.former_key_encryption_keys, settings.data_dir, settings.credentials
+            ),
             dispatcher=Dispatcher(settings.broker_url, settings.fleet),
             rate_limiter=RateLimiter(settings.rate_limit, settings.redis_url) if settings.rate_limit else None,
         )

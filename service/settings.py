@@ -1,28 +1,44 @@
-"""Settings, each an environment variable with the prefix ``AIAO_``. The defaults are the embedded system."""
+"""Settings: environment variables with the prefix ``AIAO_``, or files of these names. The defaults are the embedded system."""
 
+import os
 from pathlib import Path
 from typing import Literal, Self
 
 import platformdirs
 from limits import parse
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
+from service.kit.credentials import Credentials, SecretFiles
 from service.kit.queues import Fleet
+
+SECRET_NAMES = {
+    *("AIAO_DATABASE_URL", "AIAO_BROKER_URL", "AIAO_REDIS_URL", "AIAO_KEY_ENCRYPTION_KEY", "AIAO_FORMER_KEY_ENCRYPTION_KEYS"),
+    *(name.upper() for name in Credentials.model_fields),
+    # Of no use to the service: the client's, and those of the hub, from which only what is public is fetched.
+    *("AIAO_TOKEN", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
+}
+"""Variables that no process of the service keeps in its environment."""
 
 
 class Settings(BaseSettings):
     """The settings of the service's processes."""
 
     # An error must not repeat what was set: it may be a key.
-    model_config = SettingsConfigDict(env_prefix="AIAO_", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(env_prefix="AIAO_", hide_input_in_errors=True, env_ignore_empty=True)
 
+    secrets_dir: Path = Field(
+        Path("/run/secrets"),
+        description="Folder with a file for each secret, named like its variable, such as `AIAO_DATABASE_URL`. A variable that "
+        "is set comes first.",
+    )
     data_dir: Path = Field(
         default_factory=lambda: platformdirs.user_data_path("aiao"), description="Folder for the files of the embedded system."
     )
-    database_url: str = Field("", description="SQLAlchemy URL of the database. Empty: SQLite in the data folder.")
+    database_url: str = Field("", repr=False, description="SQLAlchemy URL of the database. Empty: SQLite in the data folder.")
     broker_url: str = Field(
         "",
+        repr=False,
         description="URL of the Celery broker, `redis://…` or `amqp://…`. Empty: the private Redis on a socket in the data "
         "folder.",
     )
@@ -80,14 +96,33 @@ class Settings(BaseSettings):
     gpu: bool = Field(False, description="Require a GPU: a worker starts only if torch sees exactly one.")
     private_webhooks: bool = Field(False, description="Allow webhooks to private addresses and by http, for a closed network.")
     rate_limit: str = Field("", description="Maximum number of calls by one token, such as `600/minute`. Empty: no limit.")
-    redis_url: str = Field("", description="URL of the Redis that counts calls. Empty: the broker, if that is a Redis.")
+    redis_url: str = Field(
+        "", repr=False, description="URL of the Redis that counts calls. Empty: the broker, if that is a Redis."
+    )
     metrics_port: int = Field(0, ge=0, le=65535, description="Port on which a worker serves Prometheus metrics; 0: none.")
     log_format: Literal["text", "json"] = Field("text", description="Format of the logs, `text` or `json`.")
     host: str = Field("127.0.0.1", description="Address on which `aiao up` listens.")
     port: int = Field(8377, ge=0, le=65535, description="Port on which `aiao up` listens.")
 
+    _credentials: Credentials = PrivateAttr()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        named = (env_settings() | init_settings()).get("secrets_dir")
+        return init_settings, env_settings, SecretFiles(settings_cls, _folder(named))
+
     @model_validator(mode="after")
     def _fill_in(self) -> Self:
+        self._credentials = Credentials(
+            _secrets_dir=_folder(self.secrets_dir if "secrets_dir" in self.model_fields_set else None)
+        )
         self.data_dir = self.data_dir.expanduser().absolute()
         self.database_url = self.database_url or f"sqlite:///{self.data_dir / 'aiao.sqlite'}"
         self.broker_url = self.broker_url or f"redis+socket://{self.data_dir / 'redis.sock'}"
@@ -111,6 +146,11 @@ class Settings(BaseSettings):
         return text
 
     @property
+    def credentials(self) -> Credentials:
+        """The secrets of stores, key services and collectors, read with the settings."""
+        return self._credentials
+
+    @property
     def fleet(self) -> Fleet:
         """The queues, and which jobs go where."""
         return Fleet.parse(self.queue, self.queues)
@@ -126,14 +166,28 @@ class InvalidSettings(Exception):
 
 
 def read_settings() -> Settings:
-    """Read the settings from the environment. Raises :class:`InvalidSettings`."""
+    """Read the settings of this process, and take the secrets out of its environment, which everything inherits that it starts.
+
+    Raises :class:`InvalidSettings`.
+    """
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
         # Of our own sentences, pydantic says first that they are errors.
         told = [(each["loc"], each["msg"].removeprefix("Value error, ")) for each in error.errors()]
         named = [("_".join(map(str, place)).upper(), why) for place, why in told]
         raise InvalidSettings("; ".join(f"AIAO_{name}: {why}" if name else why for name, why in named)) from error
+    except SettingsError as error:
+        raise InvalidSettings(str(error)) from error
+    for name in [name for name in os.environ if name.upper() in SECRET_NAMES]:  # pydantic takes small letters too
+        del os.environ[name]
+    return settings
+
+
+def _folder(named: str | Path | None) -> Path | None:
+    """Return the folder of secrets; None if none is named and the usual one is not there."""
+    usual: Path = Settings.model_fields["secrets_dir"].default
+    return Path(named) if named else usual if usual.is_dir() else None
 
 
 def _as_redis(broker_url: str) -> str:

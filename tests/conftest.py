@@ -19,6 +19,7 @@ from aiao import Client
 from aiao._client.documents import Registration
 from service.context import Context
 from service.kit import telemetry
+from service.kit.credentials import Credentials
 from service.settings import Settings
 from tests.support import small_model, stores
 from tests.support.collector import Collector, collector
@@ -183,7 +184,7 @@ def sent(our_collector, monkeypatch) -> Iterator[Callable[[], Collector]]:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", our_collector.url)
     for name in ("_provider", "_tracer"):
         monkeypatch.setattr(telemetry, name, getattr(telemetry, name))  # put back at the end
-    telemetry.configure("tests")
+    telemetry.configure("tests", Credentials())
 
     def send() -> Collector:
         telemetry._provider.force_flush()

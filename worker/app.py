@@ -29,15 +29,15 @@ from kombu import Exchange, Queue
 from service.kit import logs, telemetry
 from service.kit.kernel import hide_from_others
 from service.kit.private_files import keep_new_files_private
-from service.settings import Settings
 from worker.gpu import only_gpu
 from worker.sandbox.strength import has_namespaces, lacking
+from worker.settings import own_settings
 
 # Threads that wait for each other must not burn the cores meanwhile: where anything else runs on the machine, a training step
 # takes several times as long. Read when torch is imported, which happens in the task's process.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-settings = Settings()
+settings = own_settings()
 hide_from_others()
 keep_new_files_private()
 
@@ -101,7 +101,7 @@ def listen(**_: Any) -> None:
     import worker.embed
     import worker.verify  # noqa: F401  # so that no job waits for torch
 
-    telemetry.configure("aiao-worker")
+    telemetry.configure("aiao-worker", settings.credentials)
 
 
 @worker_process_shutdown.connect

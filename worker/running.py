@@ -29,12 +29,12 @@ from service.jobs.service import FINAL
 from service.kit import telemetry
 from service.kit.database import Database
 from service.kit.logs import bound
-from service.settings import Settings
 from service.tables.artifacts import Artifact
 from service.tables.jobs import Job
 from service.vault.key_encryption import VaultError
 from worker.metrics import JOB_SECONDS, note_gpu_memory
 from worker.scratch import scratch_folder, without_folders
+from worker.settings import own_settings
 
 logger = logging.getLogger(__name__)
 
@@ -218,7 +218,7 @@ def _took_too_long(seconds: float) -> dict[str, str]:
 
 @cache
 def _context() -> Context:
-    return Context.open(Settings())
+    return Context.open(own_settings())
 
 
 def _job(database: Database, job_id: str) -> Job:

@@ -14,6 +14,7 @@ from typing import Any
 
 from obstore.store import S3Store
 
+from service.kit.credentials import Credentials
 from service.kit.errors import InvalidParts, NotReady
 from service.kit.storage import Storage
 
@@ -38,9 +39,9 @@ class Part:
 
 
 class Bucket:
-    """The bucket behind a storage. Region and credentials are found as boto3 finds them."""
+    """The bucket behind a storage. Region, and credentials that are not given, are found as boto3 finds them."""
 
-    def __init__(self, store: S3Store, endpoint: str) -> None:
+    def __init__(self, store: S3Store, endpoint: str, credentials: Credentials) -> None:
         import boto3
         from botocore.config import Config
 
@@ -54,19 +55,21 @@ class Bucket:
         # obstore takes both of each pair, boto3 the second of each alone.
         region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or "us-east-1"
         inside = environ.get("AWS_ENDPOINT") or environ.get("AWS_ENDPOINT_URL")
-        session = boto3.Session(region_name=region)
+        session = boto3.Session(region_name=region, **credentials.of("aws"))
         self._s3 = session.client("s3", config=config, endpoint_url=inside)
         self._signer = session.client("s3", config=config, endpoint_url=endpoint) if endpoint else self._s3
         self._name, self._prefix = store.config["bucket"], f"{store.prefix}/" if store.prefix else ""
 
     @classmethod
-    def of(cls, storage: Storage, endpoint: str) -> "Bucket | None":
+    def of(cls, storage: Storage, endpoint: str, credentials: Credentials) -> "Bucket | None":
         """Open the bucket behind ``storage``, which clients reach at ``endpoint``; empty: where the service does.
 
         None if there are no direct uploads: the storage is not S3, boto3 is not installed, or the operator turned them off.
         """
         store = storage.store
-        return cls(store, endpoint) if isinstance(store, S3Store) and endpoint != NOWHERE and find_spec("boto3") else None
+        if isinstance(store, S3Store) and endpoint != NOWHERE and find_spec("boto3"):
+            return cls(store, endpoint, credentials)
+        return None
 
     def begin(self, key: str) -> str:
         """Begin an object. Return the identifier of its multipart upload."""

@@ -8,12 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
 import obstore
 from obstore.exceptions import NotFoundError
 from obstore.store import LocalStore, ObjectStore, from_url
+
+from service.kit.credentials import Credentials
 
 if TYPE_CHECKING:
     from obstore import ReadableFile  # only in its stubs
@@ -23,6 +25,9 @@ READ_CHUNK_BYTES = 4 << 20
 
 WRITE_CHUNK_BYTES, CONCURRENT_WRITES = 8 << 20, 4
 """Size of a part that is written, in bytes (S3 takes at least 5 MiB, and at most 10,000 parts), and parts at a time."""
+
+CLOUDS = {"s3": "aws", "azure": "azure", "gcs": "google"}
+"""How the names of a store's credentials begin."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +42,15 @@ class StoredObject:
 class Storage:
     """Objects by key. An object appears whole or not at all."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, credentials: Credentials) -> None:
         if url.startswith("file://"):
             folder = Path(unquote(urlsplit(url).path))
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.store: ObjectStore = LocalStore(folder)
         else:
-            self.store = from_url(url)
+            # What is not among the credentials, obstore looks for in the environment.
+            given: Any = credentials.of(CLOUDS.get(obstore.parse_scheme(url), ""))
+            self.store = from_url(url, config=given)
 
     def put(self, key: str, file: Path) -> None:
         obstore.put(self.store, key, file)

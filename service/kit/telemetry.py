@@ -20,6 +20,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from starlette.types import Scope
 
 from aiao_core import __version__
+from service.kit.credentials import Credentials
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider  # only with the extra
@@ -37,7 +38,7 @@ _tracer: Tracer = NoOpTracer()
 _provider: "TracerProvider | None" = None
 
 
-def configure(service_name: str) -> None:
+def configure(service_name: str, credentials: Credentials) -> None:
     """Let this process send its spans, if a collector is named. A thread does so: call it after the process was forked."""
     global _provider, _tracer
     if not _wanted():
@@ -47,12 +48,15 @@ def configure(service_name: str) -> None:
         from opentelemetry.sdk.resources import OTELResourceDetector, Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        from opentelemetry.util.re import parse_env_headers
     except ImportError as error:
         logger.warning("no traces are sent, though a collector is named: %s; pip install 'aiao-server[telemetry]'", error)
         return
     resource = Resource.create({"service.name": service_name}).merge(OTELResourceDetector().detect())
     _provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    _provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    headers = credentials.otel_exporter_otlp_traces_headers or credentials.otel_exporter_otlp_headers
+    named = parse_env_headers(headers.get_secret_value(), liberal=True) if headers else None
+    _provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(headers=named)))
     _tracer = _provider.get_tracer("aiao", __version__)
 
 

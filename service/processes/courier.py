@@ -17,7 +17,7 @@ from standardwebhooks import Webhook as Signer
 from service.context import Context
 from service.kit.database import utc_now
 from service.kit.logs import configure
-from service.settings import Settings
+from service.settings import read_settings
 from service.tables.webhooks import Delivery, Webhook
 from service.webhooks import service
 from service.webhooks.addresses import Address, UnsafeAddress
@@ -81,7 +81,7 @@ def http_client() -> httpx.Client:
 
 
 def main() -> None:
-    settings = Settings()
+    settings = read_settings()
     configure(settings.log_format)
     context = Context.open(settings)
     stop = threading.Event()

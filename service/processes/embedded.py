@@ -125,9 +125,10 @@ def main() -> int:
     processes: list[Process] = []
     lock: FolderLock | None = None
     try:
+        environment = os.environ.copy()  # for the parts, which take the secrets out of it themselves
         settings = read_settings()
         lock = FolderLock(settings.data_dir)  # before anything that would take the place of a running system's
-        url = _start(settings, processes, stop)
+        url = _start(settings, environment, processes, stop)
         _write_config(settings, url)
         lock.tell("running", url)
         logger.info("AIAO is listening on %s  (API description: %s/docs)", url, url)
@@ -156,17 +157,17 @@ def _is_installed(module: str) -> bool:
     return found is not None and found.origin is not None  # a folder of that name alone, as an uninstall leaves, has no origin
 
 
-def _start(settings: Settings, processes: list[Process], stop: threading.Event) -> str:
+def _start(settings: Settings, environment: dict[str, str], processes: list[Process], stop: threading.Event) -> str:
     context = Context.open(settings)  # makes the key-encryption key before any child could
     context.database.migrate()
     logs = settings.data_dir / "logs"
     logs.mkdir(exist_ok=True)
     # Who presses Ctrl-C does not want to wait: a job is handed back at its next step, and goes on at the next start.
-    environment = {"AIAO_GRACE_SECONDS": "0"} | os.environ | {"AIAO_DATA_DIR": str(settings.data_dir), "PYTHONUNBUFFERED": "1"}
+    environment = {"AIAO_GRACE_SECONDS": "0"} | environment | {"AIAO_DATA_DIR": str(settings.data_dir), "PYTHONUNBUFFERED": "1"}
     # The working folder is the user's: a `service/` or `worker.py` there must not be taken for ours.
     python = [sys.executable, "-P", "-m"]
 
-    def launch(name: str, command: list[str], ready: Callable[[], object]) -> None:
+    def launch(name: str, command: list[str], ready: Callable[[], object], environment: dict[str, str]) -> None:
         process = Process(name, command, logs / f"{name}.log", environment)
         processes.append(process)
         deadline = time.monotonic() + START_SECONDS
@@ -181,7 +182,8 @@ def _start(settings: Settings, processes: list[Process], stop: threading.Event) 
 
     redis_socket = settings.data_dir / "redis.sock"
     if settings.broker_url.endswith(str(redis_socket)):
-        launch("redis", [redis_server(), *_redis_options(settings.data_dir, redis_socket)], context.dispatcher.ping)
+        redis = [redis_server(), *_redis_options(settings.data_dir, redis_socket)]
+        launch("redis", redis, context.dispatcher.ping, dict(os.environ))  # without the secrets
     worker = [*python, "worker", "--concurrency", "1", "--hostname", f"aiao-{os.getpid()}@%h"]
     hush = ["--loglevel", "INFO", "--without-gossip", "--without-mingle"]
     processes.append(Process("worker", worker + hush, logs / "worker.log", environment))
@@ -193,7 +195,7 @@ def _start(settings: Settings, processes: list[Process], stop: threading.Event) 
     api = [*python, "uvicorn", "--app-dir", ours, "--factory", "service.app:create_app", "--host", settings.host]
     # Streams of events end only with their job: they must not hold up the stop.
     api += ["--port", str(settings.port), "--timeout-graceful-shutdown", "2"]
-    launch("api", api, lambda: httpx.get(f"{url}/readyz", timeout=2).raise_for_status())
+    launch("api", api, lambda: httpx.get(f"{url}/readyz", timeout=2).raise_for_status(), environment)
     context.close()
     return url
 

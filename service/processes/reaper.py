@@ -18,7 +18,7 @@ from service.kit.database import utc_now
 from service.kit.logs import configure
 from service.kit.queues import GIB
 from service.processes.garbage import collect
-from service.settings import Settings
+from service.settings import read_settings
 from service.tables.jobs import Job
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def _worker_lost(job: Job) -> dict[str, str]:
 
 
 def main() -> None:
-    settings = Settings()
+    settings = read_settings()
     configure(settings.log_format)
     context = Context.open(settings)
     stop = threading.Event()

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 
+from service.kit.credentials import Credentials
 from service.kit.errors import NotReady
 from service.vault.key_encryption import VaultError
 
@@ -13,17 +14,19 @@ TIMEOUT_SECONDS = 10
 
 
 class AwsKms:
-    """A symmetric key of AWS KMS, by its identifier, ARN or ``alias/…``. Region and credentials are found as boto3 finds them.
+    """A symmetric key of AWS KMS, by its identifier, ARN or ``alias/…``.
+
+    Region, and credentials that are not given, are found as boto3 finds them.
 
     Needs ``pip install 'aiao-server[aws]'``.
     """
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, credentials: Credentials) -> None:
         import boto3
         from botocore.config import Config
 
         config = Config(connect_timeout=TIMEOUT_SECONDS, read_timeout=TIMEOUT_SECONDS, retries={"total_max_attempts": 2})
-        self._client, self._key, self.id = boto3.client("kms", config=config), key, f"aws-kms:{key}"
+        self._client, self._key, self.id = boto3.client("kms", config=config, **credentials.of("aws")), key, f"aws-kms:{key}"
 
     def seal(self, plaintext: bytes, context: str) -> bytes:
         sealed: bytes = self._ask("encrypt", Plaintext=plaintext, EncryptionContext={"aiao": context})["CiphertextBlob"]
@@ -51,12 +54,13 @@ class VaultTransit:
     Of a type with authenticated data, such as the default, aes256-gcm96.
     """
 
-    def __init__(self, key: str) -> None:
-        try:
-            address, token = os.environ["VAULT_ADDR"], os.environ["VAULT_TOKEN"]
-        except KeyError as error:
-            raise VaultError(f"vault-transit:{key} needs VAULT_ADDR and VAULT_TOKEN; {error} is not set") from error
-        headers = {"X-Vault-Token": token}
+    def __init__(self, key: str, credentials: Credentials) -> None:
+        address, token = os.environ.get("VAULT_ADDR"), credentials.vault_token
+        if not address or not token:
+            raise VaultError(
+                f"vault-transit:{key} needs VAULT_ADDR and VAULT_TOKEN; {'VAULT_TOKEN' if address else 'VAULT_ADDR'} is not set"
+            )
+        headers = {"X-Vault-Token": token.get_secret_value()}
         self._client = httpx.Client(base_url=f"{address}/v1/transit", headers=headers, timeout=TIMEOUT_SECONDS)
         self._key, self.id = key, f"vault-transit:{key}"
 

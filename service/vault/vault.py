@@ -10,6 +10,7 @@ from secrets import token_bytes
 
 from pydantic import SecretStr
 
+from service.kit.credentials import Credentials
 from service.vault.key_encryption import KEY_BYTES, KeyEncryptionKey, LocalKey, VaultError, made_at_first_start
 from service.vault.key_services import AwsKms, VaultTransit
 
@@ -35,13 +36,14 @@ class Vault:
         self._keys = {key.id: key for key in (*former, current)}
 
     @classmethod
-    def open(cls, named: SecretStr | None, former: SecretStr, folder: Path) -> "Vault":
+    def open(cls, named: SecretStr | None, former: SecretStr, folder: Path, credentials: Credentials) -> "Vault":
         """Open the vault under the ``named`` key or, without one, under that of a file in ``folder``.
 
-        ``former`` names other keys, with blanks between, under which secrets still lie.
+        ``former`` names other keys, with blanks between, under which secrets still lie. ``credentials`` are those for a key
+        service.
         """
-        current = open_key(named.get_secret_value()) if named else made_at_first_start(folder / KEY_FILE)
-        return cls(current, map(open_key, former.get_secret_value().split()))
+        current = open_key(named.get_secret_value(), credentials) if named else made_at_first_start(folder / KEY_FILE)
+        return cls(current, [open_key(text, credentials) for text in former.get_secret_value().split()])
 
     @property
     def key_id(self) -> str:
@@ -78,7 +80,7 @@ class Vault:
             ) from error
 
 
-def open_key(text: str) -> KeyEncryptionKey:
+def open_key(text: str, credentials: Credentials) -> KeyEncryptionKey:
     """Open the key that a setting names. Raise :class:`VaultError` if there is none.
 
     The setting is 32 bytes in base64, ``file:PATH`` with such a text in it, ``aws-kms:KEY`` or ``vault-transit:KEY``.
@@ -88,8 +90,8 @@ def open_key(text: str) -> KeyEncryptionKey:
         case "file":
             return LocalKey.of_file(Path(name))
         case "aws-kms":
-            return AwsKms(name)
+            return AwsKms(name, credentials)
         case "vault-transit":
-            return VaultTransit(name)
+            return VaultTransit(name, credentials)
         case _:
             return LocalKey.of_text(text)

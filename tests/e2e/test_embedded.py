@@ -1,5 +1,6 @@
 """`aiao up` and the command line, as a user meets them: one command, no set-up, nothing left behind."""
 
+import base64
 import json
 import os
 import re
@@ -12,10 +13,17 @@ from pathlib import Path
 import pytest
 
 from aiao._client.config import load_config
+from tests.support.inherited import Asked
 from tests.support.places import PROJECT
 from tests.support.processes import free_port, wait_for
 from tests.support.shell import AIAO, Shell
 from tests.support.small_model import EMBEDDING
+
+SECRETS = {
+    "AIAO_FORMER_KEY_ENCRYPTION_KEYS": base64.b64encode(bytes(32)).decode(),
+    "AWS_SECRET_ACCESS_KEY": "storage-of-the-user",
+    "HF_TOKEN": "hf_of-the-user",
+}
 
 
 class Up(Shell):
@@ -23,7 +31,8 @@ class Up(Shell):
 
     def __init__(self, folder: Path) -> None:
         # The data folder is also a mark by which its processes are found.
-        super().__init__(folder, NO_COLOR="1", AIAO_HEARTBEAT_SECONDS="0.5")
+        self.asked = Asked(folder / "asked")
+        super().__init__(folder, NO_COLOR="1", AIAO_HEARTBEAT_SECONDS="0.5", **SECRETS, **self.asked.variables)
         self.config = folder / "config.toml"
         self.running: subprocess.Popen[bytes] | None = None
 
@@ -70,6 +79,23 @@ def up(tmp_path_factory) -> Iterator[Up]:
 def model_id(up, source) -> str:
     options = [argument for name, value in EMBEDDING.items() for argument in ("--option", f"{name}={value}")]
     return up.json("models", "register", str(source), "--name", "small", *options)["id"]
+
+
+def test_no_part_passes_a_secret_on(up):
+    """The private Redis does not get one at all."""
+    parts = {"service.processes.embedded": 1, "uvicorn": 1, "-m worker": 2, "processes.reaper": 1, "processes.courier": 1}
+    told = up.asked.answers(parts)
+    redis = next(entry for entry in Path("/proc").glob("[0-9]*") if f"{up.folder}/data/redis.sock" in command_of(entry))
+    environments = [*told.values(), (redis / "environ").read_text()]
+    assert [secret for secret in SECRETS.values() for environment in environments if secret in environment] == []
+    assert all(str(up.folder) in environment for environment in told.values())
+
+
+def command_of(process: Path) -> str:
+    try:
+        return (process / "cmdline").read_text(errors="replace")
+    except OSError:  # gone meanwhile
+        return ""
 
 
 def test_up_says_where_it_listens_and_how_to_use_it(up):

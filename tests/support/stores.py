@@ -19,6 +19,7 @@ import boto3
 import httpx
 import pytest
 
+from service.kit.credentials import Credentials
 from service.kit.ids import new_id
 from service.kit.storage import Storage
 from tests.support.google_cloud import cloud
@@ -45,7 +46,7 @@ class Store:
     def storage(self) -> Storage:
         """A place of its own in the bucket."""
         with self.known():
-            return Storage(f"{self.url}/{new_id('tst')}")
+            return Storage(f"{self.url}/{new_id('tst')}", Credentials())
 
 
 @contextmanager

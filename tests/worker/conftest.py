@@ -17,6 +17,7 @@ def context(tmp_path, monkeypatch, redis_url):
     monkeypatch.setenv("AIAO_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("AIAO_BROKER_URL", redis_url)
     monkeypatch.setenv("AIAO_HEARTBEAT_SECONDS", "0.05")
+    monkeypatch.setattr(running, "own_settings", Settings)  # of this test, not of the whole process
     running._context.cache_clear()
     context = Context.open(Settings())
     context.database.migrate()

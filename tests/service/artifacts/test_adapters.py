@@ -6,6 +6,7 @@ from obstore.exceptions import GenericError
 from safetensors.numpy import save
 
 from service.artifacts.adapters import is_adapter
+from service.kit.credentials import Credentials
 from service.kit.storage import Storage
 from service.tables.artifacts import Artifact
 from tests.support import uploads
@@ -15,7 +16,7 @@ ONE = np.ones((2, 2), np.float32)
 
 @pytest.fixture
 def storage(tmp_path) -> Storage:
-    return Storage(f"file://{tmp_path / 'storage'}")
+    return Storage(f"file://{tmp_path / 'storage'}", Credentials())
 
 
 @pytest.fixture

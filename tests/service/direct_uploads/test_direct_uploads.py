@@ -18,6 +18,7 @@ from service.context import Context
 from service.direct_uploads.schemas import DirectUploadIn
 from service.direct_uploads.service import PART_BYTES, begun
 from service.kit.bucket import Bucket
+from service.kit.credentials import Credentials
 from service.kit.database import utc_now
 from service.kit.errors import NotReady
 from service.kit.storage import Storage
@@ -443,7 +444,7 @@ def resident(api: System) -> int:
 def test_a_storage_that_does_not_answer_is_named(bucket):
     with bucket.known(), pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
-        away = Bucket.of(Storage(f"{bucket.url}/a"), "")
+        away = Bucket.of(Storage(f"{bucket.url}/a", Credentials()), "", Credentials())
     with pytest.raises(NotReady, match="the storage does not answer"):
         away.begin("artifacts/a")
 
@@ -451,7 +452,7 @@ def test_a_storage_that_does_not_answer_is_named(bucket):
 def test_a_storage_that_refuses_the_service_is_named_without_the_key(bucket, caplog):
     with bucket.known(), pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_SECRET_ACCESS_KEY", "another-secret")
-        refused = Bucket.of(Storage(f"{bucket.url}/a"), "")
+        refused = Bucket.of(Storage(f"{bucket.url}/a", Credentials()), "", Credentials())
     with pytest.raises(NotReady, match=r"refuses the service \(SignatureDoesNotMatch") as caught:
         refused.begin("artifacts/a")
     assert "CreateMultipartUpload" in caplog.text
@@ -460,9 +461,9 @@ def test_a_storage_that_refuses_the_service_is_named_without_the_key(bucket, cap
 
 def test_clients_may_reach_the_bucket_at_another_address(bucket):
     with bucket.known():
-        storage = Storage(f"{bucket.url}/a")
-        inside, outside = Bucket.of(storage, ""), Bucket.of(storage, "https://files.example.com")
-        assert Bucket.of(storage, "none") is None
+        storage = Storage(f"{bucket.url}/a", Credentials())
+        inside, outside = (Bucket.of(storage, place, Credentials()) for place in ("", "https://files.example.com"))
+        assert Bucket.of(storage, "none", Credentials()) is None
     multipart_id = outside.begin("artifacts/b")  # at the address of the service
     assert outside.sign("artifacts/b", multipart_id, 1, 10).startswith("https://files.example.com/aiao/a/artifacts/b?")
     assert inside.sign("artifacts/b", multipart_id, 1, 10).startswith(f"{bucket.environment['AWS_ENDPOINT_URL']}/aiao/a/")

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.kit.credentials import Credentials
 from service.kit.storage import Storage
 from tests.support import stores
 
@@ -28,7 +29,7 @@ def gcs(tmp_path_factory):
 @pytest.fixture(params=["folder", *(pytest.param(store, marks=pytest.mark.process) for store in ("s3", "gcs", "azure"))])
 def storage(request, tmp_path) -> Storage:
     if request.param == "folder":
-        return Storage((tmp_path / "the storage").as_uri())
+        return Storage((tmp_path / "the storage").as_uri(), Credentials())
     return request.getfixturevalue({"s3": "bucket", "gcs": "gcs", "azure": "azure"}[request.param]).storage()
 
 
@@ -59,7 +60,7 @@ def keys(storage: Storage, folder: str) -> dict[str, int]:
 def test_what_is_put_comes_back(tmp_path_factory, content):
     folder = tmp_path_factory.mktemp("storage")
     (folder / "file").write_bytes(content)
-    storage = Storage((folder / "objects").as_uri())
+    storage = Storage((folder / "objects").as_uri(), Credentials())
     storage.put("a/b", folder / "file")
     storage.download("a/b", folder / "copy")
     assert (folder / "copy").read_bytes() == content

@@ -6,6 +6,7 @@ import sys
 import boto3
 import pytest
 
+from service.kit.credentials import Credentials
 from service.kit.errors import NotReady
 from service.vault.key_encryption import KeyEncryptionKey, LocalKey, VaultError
 from service.vault.vault import Vault, open_key
@@ -46,11 +47,11 @@ def key(request, monkeypatch) -> KeyEncryptionKey:
         return LocalKey(bytes(32))
     if request.param == "aws-kms":
         request.getfixturevalue("aws")
-        return open_key(f"aws-kms:{boto3.client('kms').create_key()['KeyMetadata']['KeyId']}")
+        return open_key(f"aws-kms:{boto3.client('kms').create_key()['KeyMetadata']['KeyId']}", Credentials())
     address = request.getfixturevalue("engine")
     monkeypatch.setenv("VAULT_ADDR", address)
     monkeypatch.setenv("VAULT_TOKEN", TOKEN)
-    return open_key("vault-transit:owners")
+    return open_key("vault-transit:owners", Credentials())
 
 
 @pytest.fixture(scope="module")
@@ -91,14 +92,14 @@ def test_one_vault_moves_its_keys_to_another(key):
 
 def test_a_key_that_is_not_there_is_named(aws, monkeypatch, engine):
     with pytest.raises(VaultError, match="aws-kms:nothing refused to encrypt: NotFoundException"):
-        open_key("aws-kms:nothing").seal(b"a data key", "context")
+        open_key("aws-kms:nothing", Credentials()).seal(b"a data key", "context")
     monkeypatch.setenv("VAULT_ADDR", engine)
     monkeypatch.setenv("VAULT_TOKEN", "wrong")
     with pytest.raises(VaultError, match="vault-transit:owners refused to encrypt: status 403"):
-        open_key("vault-transit:owners").seal(b"a data key", "context")
+        open_key("vault-transit:owners", Credentials()).seal(b"a data key", "context")
     monkeypatch.delenv("VAULT_TOKEN")
     with pytest.raises(VaultError, match="VAULT_TOKEN"):
-        open_key("vault-transit:owners")
+        open_key("vault-transit:owners", Credentials())
 
 
 @pytest.mark.parametrize("name", ["aws-kms:owners", "vault-transit:owners"])
@@ -108,4 +109,4 @@ def test_a_service_that_does_not_answer_is_not_ready_and_no_wrong_key(aws, monke
     monkeypatch.setenv("VAULT_ADDR", nobody)
     monkeypatch.setenv("VAULT_TOKEN", TOKEN)
     with pytest.raises(NotReady, match="does not answer"):
-        open_key(name).seal(b"a data key", "context")
+        open_key(name, Credentials()).seal(b"a data key", "context")

@@ -17,7 +17,7 @@ CONTEXT = "aiao/v1/owner-key/ten_1/mdl_1"
 
 
 def opened(settings: Settings) -> Vault:
-    return Vault.open(settings.key_encryption_key, settings.former_key_encryption_keys, settings.data_dir)
+    return Vault.open(settings.key_encryption_key, settings.former_key_encryption_keys, settings.data_dir, settings.credentials)
 
 
 def sealed(vault: Vault, text: str = "the secret") -> SealedSecret:
