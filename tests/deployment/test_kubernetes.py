@@ -1,6 +1,7 @@
 """The Kubernetes manifests: valid by the published schemas, and as strict as the restricted pod standard."""
 
 import importlib.util
+import ipaddress
 import warnings
 from typing import Any
 
@@ -10,7 +11,7 @@ import yaml
 from pydantic import ByteSize, TypeAdapter
 
 from service.kit.queues import Fleet
-from service.settings import Settings
+from service.settings import SECRET_NAMES, Settings
 from tests.support.places import PROJECT
 
 FOLDER = PROJECT / "kubernetes"
@@ -20,6 +21,7 @@ DOCUMENTS: list[dict[str, Any]] = [
     for file in [*KUSTOMIZATION["resources"], "secret.example.yaml"]
     for document in yaml.safe_load_all((FOLDER / file).read_text())
 ]
+SETTINGS = next(document["data"] for document in DOCUMENTS if document["kind"] == "ConfigMap")
 PODS = {
     f"{document['kind']} {document['metadata']['name']}": document["spec"]["template"]["spec"]
     for document in DOCUMENTS
@@ -50,9 +52,102 @@ def test_every_pod_has_no_rights_and_a_read_only_root(name):
         assert container["securityContext"] == {
             "readOnlyRootFilesystem": True, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}
         }  # fmt: skip
-        assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/data", "/tmp"}
+        writable = {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")}
+        assert writable == {"/data", "/tmp"}
         assert "memory" in container["resources"]["limits"]
         assert container["image"] in {image["name"] for image in KUSTOMIZATION["images"]}
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_a_pod_has_its_secrets_as_files_and_no_other(name):
+    """Nothing that it starts inherits them, and none is the cluster's own."""
+    pod = PODS[name]
+    assert pod["automountServiceAccountToken"] is False
+    for container in pod["containers"]:
+        assert container["envFrom"] == [{"configMapRef": {"name": "settings"}}]
+        assert not SECRET_NAMES & {each["name"] for each in container.get("env", [])}
+        places = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        assert places["secrets"] == SETTINGS["AIAO_SECRETS_DIR"]
+    volume = next(volume for volume in pod["volumes"] if volume["name"] == "secrets")
+    assert volume["secret"]["secretName"] == next(each for each in DOCUMENTS if each["kind"] == "Secret")["metadata"]["name"]
+    assert volume["secret"]["defaultMode"] & 0o007 == 0
+
+
+def test_every_secret_is_in_the_secret_alone():
+    assert not SECRET_NAMES & SETTINGS.keys()
+    assert {name for each in DOCUMENTS if each["kind"] == "Secret" for name in each["stringData"]} <= SECRET_NAMES
+
+
+POLICIES = [document for document in DOCUMENTS if document["kind"] == "NetworkPolicy"]
+LABELS = {
+    document["spec"]["template"]["metadata"]["labels"]["app"]
+    for document in DOCUMENTS
+    if document["kind"] in ("Deployment", "Job")
+}
+
+
+def chosen(policy: dict[str, Any]) -> set[str]:
+    """The labels of the pods that a policy is for."""
+    selector = policy["spec"]["podSelector"]
+    by_rule = {value for rule in selector.get("matchExpressions", ()) for value in rule["values"]}
+    return by_rule | set(selector.get("matchLabels", {}).values()) if selector else LABELS
+
+
+def reaches(app: str, address: str, port: int) -> bool:
+    """Whether a pod may open a connection to an address outside the cluster."""
+    to = ipaddress.ip_address(address)
+    for policy in POLICIES:
+        for rule in policy["spec"].get("egress", ()) if app in chosen(policy) else ():
+            ports = {each["port"] for each in rule.get("ports", ())}
+            blocks = [block["ipBlock"] for block in rule["to"] if "ipBlock" in block]
+            if (not ports or port in ports) and any(
+                to in ipaddress.ip_network(block["cidr"])
+                and not any(to in ipaddress.ip_network(hole) for hole in block.get("except", ()))
+                for block in blocks
+            ):
+                return True
+    return False
+
+
+def test_nothing_goes_in_or_out_that_no_policy_names():
+    deny = next(policy for policy in POLICIES if policy["metadata"]["name"] == "default-deny")
+    assert deny["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    assert {label for policy in POLICIES for label in chosen(policy)} == LABELS
+    assert {label for policy in POLICIES if "ingress" in policy["spec"] for label in chosen(policy)} == {
+        label for label in LABELS if label == "api" or label.startswith("worker")
+    }
+
+
+@pytest.mark.parametrize("app", sorted(LABELS))
+def test_every_pod_reaches_database_and_broker(app):
+    assert reaches(app, "10.1.2.3", 5432)
+    assert reaches(app, "10.1.2.3", 6379)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "10.1.2.3",
+        "172.20.0.1",
+        "192.168.1.1",
+        "169.254.169.254",
+        "100.100.100.200",
+        "127.0.0.1",
+        "fc00::1",
+        "fe80::1",
+        "fec0::1",
+    ],
+)
+@pytest.mark.parametrize("app", sorted(LABELS))
+def test_no_pod_reaches_another_service_inside(app, address):
+    assert not reaches(app, address, 443)
+    assert not reaches(app, address, 80)
+
+
+@pytest.mark.parametrize("app", sorted(LABELS))
+def test_only_the_courier_reaches_any_port_outside(app):
+    assert reaches(app, "93.184.215.14", 443)
+    assert reaches(app, "93.184.215.14", 8443) == (app == "courier")
 
 
 @pytest.mark.parametrize("name", PODS)
@@ -79,7 +174,6 @@ def queue_of(name: str) -> str:
     return command[command.index("--queues") + 1]
 
 
-SETTINGS = next(document["data"] for document in DOCUMENTS if document["kind"] == "ConfigMap")
 FLEET = Fleet.parse("aiao", SETTINGS["AIAO_QUEUES"])
 WORKERS = {queue_of(name): PODS[name]["containers"][0] for name in PODS if "worker" in name}
 
