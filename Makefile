@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo check test test-all quick-tests tests all-tests lint openapi constraints clean
+.PHONY: demo check test test-all quick-tests tests all-tests lint openapi constraints locks audit sbom clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -60,6 +60,31 @@ constraints:
 	(echo "# The exact set that make installs; renew it with: make constraints"; \
 	 .venv-constraints/bin/pip freeze --exclude-editable | sed 's/+cpu$$//') > constraints.txt
 	rm -rf .venv-constraints
+	$(MAKE) locks
+
+# Renew what the images install, with hashes, after a change of constraints.txt.
+locks:
+	rm -rf .venv-tools && $(PYTHON) -m venv .venv-tools
+	.venv-tools/bin/pip install --quiet uv
+	.venv-tools/bin/python docker/lock.py
+	rm -rf .venv-tools
+
+# Look for known flaws in what the images install; asks PyPI's advisories.
+audit:
+	rm -rf .venv-tools && $(PYTHON) -m venv .venv-tools
+	.venv-tools/bin/pip install --quiet pip-audit
+	for lock in api worker cuda; do .venv-tools/bin/pip-audit --strict --disable-pip --require-hashes --requirement docker/$$lock.lock || exit 1; done
+	rm -rf .venv-tools
+
+# List what the images install, with licenses and hashes, as CycloneDX: sbom/*.json.
+sbom:
+	rm -rf .venv-tools && $(PYTHON) -m venv .venv-tools
+	.venv-tools/bin/pip install --quiet cyclonedx-bom
+	mkdir -p sbom
+	for lock in api worker cuda torch-cpu; do \
+		.venv-tools/bin/cyclonedx-py requirements --output-reproducible --pyproject server/pyproject.toml \
+			--output-file sbom/$$lock.json docker/$$lock.lock || exit 1; done
+	rm -rf .venv-tools
 
 clean:
-	rm -rf .venv build dist server/dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-tools build dist sbom server/dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis

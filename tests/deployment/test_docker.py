@@ -1,5 +1,6 @@
 """The images: both distributions are built from what .dockerignore lets through and the Dockerfile copies."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.support.places import PROJECT
 
@@ -23,7 +25,6 @@ def copy(name: str, source: Path, target: Path) -> None:
         shutil.copy(source / name, target / name)
 
 
-@pytest.mark.process
 @pytest.mark.process
 def test_both_distributions_are_built_from_what_is_copied(tmp_path):
     for rule in (PROJECT / ".dockerignore").read_text().split():
@@ -42,8 +43,60 @@ def test_both_distributions_are_built_from_what_is_copied(tmp_path):
     assert sizes["aiao_server"] > 5_000_000  # the demo's model and images are in it
 
 
+def test_everything_from_an_index_is_installed_by_its_hash():
+    installs = re.findall(r"pip install (.+)", DOCKERFILE)
+    assert len(installs) >= 7
+    assert [line for line in installs if "--require-hashes" not in line and "--no-index" not in line] == []
+    assert [line for line in installs if "--no-deps" not in line] == []
+    assert len(re.findall(r"--no-index /wheels/\*\.whl && pip check", DOCKERFILE)) == 3  # for what is missing
+
+
+IMAGE = r"[\w./-]+:[\w.-]+(@sha256:[0-9a-f]{64})?"
+"""With a tag for people, and with a digest once `docker/pin-images` has asked the registry."""
+
+
+def images() -> list[str]:
+    """The images of others."""
+    compose = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())["services"].values()
+    named = re.findall(r"^ARG PYTHON_IMAGE=(.+)$", DOCKERFILE, re.MULTILINE)
+    return named + [
+        service["image"] for service in compose if "build" not in service and not service["image"].startswith("aiao-")
+    ]
+
+
+def test_no_image_of_others_is_the_latest():
+    assert [image for image in images() if not re.fullmatch(IMAGE, image) or ":latest" in image] == []
+    assert {line.split()[1] for line in DOCKERFILE.splitlines() if line.startswith("FROM")} <= {
+        "${PYTHON_IMAGE}", "build", "run", "worker"
+    }  # fmt: skip
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("answer", ["sha256:" + 32 * "ab", "nothing", ""])
+def test_the_script_pins_every_image_to_what_the_registry_says_or_changes_nothing(tmp_path, answer):
+    shutil.copytree(PROJECT / "docker", tmp_path / "docker")
+    shutil.copy(PROJECT / "docker-compose.yml", tmp_path)
+    before = [(tmp_path / name).read_text() for name in ("docker-compose.yml", "docker/Dockerfile")]
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "skopeo").write_text(f"#!/bin/sh\necho '{answer}'\n[ -n '{answer}' ]\n")
+    (tools / "skopeo").chmod(0o755)
+    path = os.pathsep.join([str(tools), os.environ["PATH"]])
+    done = subprocess.run(
+        [tmp_path / "docker" / "pin-images"], env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
+    )
+    after = [(tmp_path / name).read_text() for name in ("docker-compose.yml", "docker/Dockerfile")]
+    if answer.startswith("sha256"):
+        assert done.returncode == 0, done.stderr
+        assert sum(text.count(f"@{answer}") for text in after) == len(set(images()))
+        assert [text.replace(f"@{answer}", "") for text in after] == [re.sub("@sha256:[0-9a-f]+", "", text) for text in before]
+    else:
+        assert done.returncode != 0
+        assert after == before
+
+
 def test_the_extras_that_it_installs_exist():
-    installed = re.findall(r"'(\.\S*)\[([\w,]+)\]'", DOCKERFILE)
+    installed = re.findall(r'"(\./?\w*)\[([\w,]+)\]"', (PROJECT / "docker" / "lock.py").read_text())
     assert {folder for folder, _ in installed} == {".", "./server"}
     for folder, extras in installed:
         project = tomllib.loads((PROJECT / folder / "pyproject.toml").read_text())["project"]
