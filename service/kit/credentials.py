@@ -19,15 +19,14 @@ class SecretFiles(SecretsSettingsSource):
             warnings.simplefilter("error", UserWarning)  # about what would be left out otherwise
             try:
                 return super().__call__()
-            except (OSError, UnicodeError, UserWarning) as error:
-                raise SettingsError(f"the secrets in {self.secrets_dir} cannot be read: {error}") from None
+            except (OSError, UserWarning, SettingsError) as error:
+                why = error.__cause__ or error  # pydantic names the field alone
+                raise SettingsError(f"the secrets in {self.secrets_dir} cannot be read: {why}") from error
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         value, key, is_complex = super().get_field_value(field, field_name)
         if value == "":
-            raise SettingsError(
-                f"the secret {field_name} in {self.secrets_dir} is empty: write it into its file, or remove that"
-            )
+            raise SettingsError(f"the file of {field_name} is empty; write the secret into it, or remove it")
         return value, key, is_complex
 
 

@@ -7,6 +7,7 @@ import shutil
 import stat
 import subprocess
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import pytest
 import redis
@@ -42,9 +43,10 @@ def configuration(**variables: str) -> subprocess.CompletedProcess[str]:
     tool = shutil.which("docker-compose")
     if tool is None:
         pytest.skip("docker-compose is not installed")
-    command = [tool, "--env-file", os.devnull, "config"]
     known = {name: value for name, value in os.environ.items() if name not in SECRET_NAMES | {"AIAO_SECRETS"}}
-    return subprocess.run(command, cwd=PROJECT, env=known | variables, capture_output=True, text=True, check=False)
+    with NamedTemporaryFile() as nothing:  # in place of a developer's own .env
+        command = [tool, "--env-file", nothing.name, "config"]
+        return subprocess.run(command, cwd=PROJECT, env=known | variables, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")

@@ -43,6 +43,17 @@ def test_both_distributions_are_built_from_what_is_copied(tmp_path):
     assert sizes["aiao_server"] > 5_000_000  # the demo's model and images are in it
 
 
+def test_no_container_takes_code_from_its_working_folder():
+    run = DOCKERFILE.split(" AS run\n")[1].split("\nFROM ")[0]
+    assert "PYTHONSAFEPATH=1" in run
+    assert re.findall(r"^WORKDIR (.+)$", run, re.MULTILINE) == ["/"]  # uvicorn and Celery look there all the same
+    places = [PROJECT / "docker-compose.yml", *(PROJECT / "kubernetes").glob("*.yaml")]
+    assert [place for place in places if re.search("workingDir|working_dir|PYTHONSAFEPATH|PYTHONPATH", place.read_text())] == []
+    units = re.findall(r"```ini\n(.+?)```", (PROJECT / "docs" / "operations.md").read_text(), re.DOTALL)
+    assert units
+    assert [unit for unit in units if "WorkingDirectory=/\n" not in unit or "PYTHONSAFEPATH=1" not in unit] == []
+
+
 def test_everything_from_an_index_is_installed_by_its_hash():
     installs = re.findall(r"pip install (.+)", DOCKERFILE)
     assert len(installs) >= 7

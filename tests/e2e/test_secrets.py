@@ -82,7 +82,7 @@ def test_a_system_works_with_its_secrets(served, tmp_path):
     with served.client() as client:
         registration = client.models.register(small_model.make(tmp_path / "model"), name="small", options=small_model.EMBEDDING)
         client.jobs.wait(registration)
-        assert client.models.get(registration.model.id).state == "ready"
+        assert client.models.get(registration.model.id).status == "ready"
     assert not (served.data_dir / "key-encryption-key").exists()
     assert not (served.data_dir / "storage").exists()
 
