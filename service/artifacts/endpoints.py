@@ -8,6 +8,7 @@ from starlette.requests import ClientDisconnect
 
 from service.activity.service import record
 from service.artifacts import service
+from service.artifacts.quota import Hold, check_quota, held
 from service.artifacts.repository import ArtifactRepository
 from service.artifacts.schemas import ArtifactOut
 from service.auth.callers import Caller
@@ -56,27 +57,29 @@ async def upload(
     announced = int(request.headers.get("content-length") or 0)
     if announced > limit:
         raise UploadTooLarge.beyond(limit)
-    await run_in_threadpool(_check_quota, context, caller, announced, sha256)
     try:
-        received = await service.receive(
-            context.storage, request.stream(), filename=filename, expected_sha256=sha256, max_bytes=limit
-        )
+        async with held(context, caller, filename, announced, sha256) as hold:
+            received = await service.receive(
+                context.storage,
+                hold.bounded(request.stream()),
+                filename=filename,
+                expected_sha256=sha256,
+                max_bytes=announced or limit,
+            )
+            return await run_in_threadpool(_keep, context, caller, idempotency, received, hold)
     except ClientDisconnect as error:
         raise InvalidArtifact("the upload was interrupted; send it again") from error
-    return await run_in_threadpool(_keep, context, caller, idempotency, received)
 
 
-def _check_quota(context: Context, caller: Caller, size: int, sha256: str | None) -> None:
-    with context.database.read_session() as session:
-        service.check_quota(session, caller.tenant_id, size, sha256)
-
-
-def _keep(context: Context, caller: Caller, idempotency: Idempotency, received: service.ReceivedFile) -> Response:
+def _keep(context: Context, caller: Caller, idempotency: Idempotency, received: service.ReceivedFile, hold: Hold) -> Response:
     with service.spare_deleted(context, received) as keep, context.database.session() as session:
         if replay := idempotency.replay(session, received.sha256):
             return replay
-        artifact = ArtifactOut.model_validate(keep(session, caller))
-        service.check_quota(session, caller.tenant_id)
+        row = keep(session, caller)
+        hold.release(session)
+        if row.object_name == received.object_name:  # the content is new, and a quota may have been set meanwhile
+            check_quota(session, caller.tenant_id)
+        artifact = ArtifactOut.model_validate(row)
         idempotency.remember(session, 201, artifact.model_dump(mode="json"), {}, received.sha256)
     return Response(artifact.model_dump_json(), 201, media_type="application/json")
 
@@ -105,9 +108,12 @@ def show(artifact_id: ArtifactId, context: ContextDep, caller: Reader, precondit
 
 @router.delete("/{artifact_id}", status_code=204, summary="Delete an artifact", responses=responses(401, 403, 404, 409, 422))
 def delete(artifact_id: ArtifactId, context: ContextDep, caller: Writer) -> None:
-    """The file goes; reports keep its name and digest. Refused while a model or an unfinished job needs it."""
+    """The file goes; reports keep its name and digest. Refused while a model or an unfinished job needs it.
+
+    A token without the scope `models:write` deletes what it uploaded itself.
+    """
     with context.database.session() as session:
-        spare = service.delete(session, caller.tenant_id, artifact_id)
+        spare = service.delete(session, caller, artifact_id)
         record(session, caller.tenant_id, caller.token_id, "artifact.delete", artifact_id)
     if spare:
         context.storage.delete(spare)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import func, or_, select, union_all
 
 from service.kit.repository import TenantRepository
 from service.tables.artifacts import Artifact
@@ -66,15 +66,40 @@ class ArtifactRepository(TenantRepository[Artifact]):
         return next((user for question in questions if (user := self.session.scalar(question.limit(1)))), None)
 
     def bytes_used(self) -> int:
-        """Bytes of the tenant's uploads: each object once, and what uploads under way have announced."""
+        """Bytes of the tenant's uploads: each object once, and what uploads under way have announced.
+
+        Of those that announce a content that is stored already, one for each content takes nothing.
+        """
         sizes = self._mine().with_only_columns(func.max(Artifact.size).label("size"))
-        objects = sizes.group_by(Artifact.object_name).subquery()
-        stored = self.session.scalar(select(func.sum(objects.c.size))) or 0
-        under_way = 0
-        for table, announced in ((Upload, Upload.length), (DirectUpload, DirectUpload.size)):
-            query = select(func.sum(announced)).where(table.tenant_id == self.tenant_id, table.artifact_id.is_(None))
-            under_way += int(self.session.scalar(query) or 0)
-        return int(stored) + under_way
+        stored = sizes.group_by(Artifact.object_name).subquery()
+        under_way = self._under_way()
+        twin = self._mine().where(Artifact.sha256 == under_way.c.sha256, Artifact.size == under_way.c.size)
+        again = select(under_way.c.sha256, under_way.c.size).where(twin.exists()).distinct().subquery()
+        sums = (self.session.scalar(select(func.sum(each.c.size))) for each in (stored, under_way, again))
+        kept, announced, nothing = (int(each or 0) for each in sums)
+        return kept + announced - nothing
+
+    def takes_nothing(self, sha256: str, size: int) -> bool:
+        """Whether an upload of this content would: it is stored, and no other upload under way announces it.
+
+        More than one at a time could hold as many bytes each, of whatever content.
+        """
+        stored = self._mine().with_only_columns(Artifact.id).where(Artifact.sha256 == sha256, Artifact.size == size)
+        under_way = self._under_way()
+        announced = select(under_way.c.size).where(under_way.c.sha256 == sha256, under_way.c.size == size)
+        return bool(self.session.scalar(select(stored.exists() & ~announced.exists())))
+
+    def _under_way(self) -> Any:
+        """Digest and size that uploads which are no artifacts yet announce."""
+        tables = ((Upload, Upload.length), (DirectUpload, DirectUpload.size))
+        return union_all(
+            *(
+                select(table.sha256.label("sha256"), size.label("size")).where(
+                    table.tenant_id == self.tenant_id, table.artifact_id.is_(None)
+                )
+                for table, size in tables
+            )
+        ).subquery()
 
     def _mine(self) -> Any:
         return super()._mine().where(Artifact.deleted_at.is_(None))

@@ -18,11 +18,11 @@ from service.artifacts.repository import ArtifactRepository
 from service.auth.callers import Caller
 from service.context import Context
 from service.kit.database import utc_now
-from service.kit.errors import Conflict, InvalidArtifact, QuotaExceeded, ServiceError, UploadTooLarge
+from service.kit.errors import Conflict, InvalidArtifact, ServiceError, UploadTooLarge
 from service.kit.ids import new_id
 from service.kit.storage import Storage
 from service.tables.artifacts import Artifact
-from service.tenants import Tenants, lock_tenant
+from service.tenants import lock_tenant
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,9 @@ def denoiser_of(storage: Storage, artifact: Artifact) -> DenoiserSize:
         return UNKNOWN
 
 
-def keep(session: Session, tenant_id: str, received: ReceivedFile) -> Artifact:
+def keep(session: Session, caller: Caller, received: ReceivedFile) -> Artifact:
     """Make the artifact of a file that came in. If the tenant already has its content, share that object."""
+    tenant_id = caller.tenant_id
     lock_tenant(session, tenant_id)
     artifacts = ArtifactRepository(session, tenant_id)
     twin = artifacts.with_content(received.sha256)
@@ -116,8 +117,10 @@ def keep(session: Session, tenant_id: str, received: ReceivedFile) -> Artifact:
         kind=received.kind,
         denoiser=asdict(received.denoiser) if received.denoiser else None,
         object_name=twin.object_name if twin else received.object_name,
+        token_id=caller.token_id,
         created_at=utc_now(),
     )
+    record(session, tenant_id, caller.token_id, "artifact.upload", artifact.id)
     return artifacts.add(artifact)
 
 
@@ -132,8 +135,7 @@ def spare_deleted(context: Context, received: ReceivedFile) -> Iterator[Callable
 
     def keeping(session: Session, caller: Caller) -> Artifact:
         nonlocal spare
-        artifact = keep(session, caller.tenant_id, received)
-        record(session, caller.tenant_id, caller.token_id, "artifact.upload", artifact.id)
+        artifact = keep(session, caller, received)
         spare = artifact.object_name != received.object_name
         return artifact
 
@@ -147,32 +149,21 @@ def spare_deleted(context: Context, received: ReceivedFile) -> Iterator[Callable
             context.storage.delete(received.object_name)
 
 
-def delete(session: Session, tenant_id: str, artifact_id: str) -> str | None:
+def delete(session: Session, caller: Caller, artifact_id: str) -> str | None:
     """Delete an artifact. Return the key of its object if that can go too, once this is committed.
 
-    Raise :class:`Conflict` if a model or a job needs it.
+    Raise :class:`service.kit.errors.Forbidden` unless the caller made it or has the owner's scope, and :class:`Conflict` if a
+    model or a job needs it.
     """
-    lock_tenant(session, tenant_id)
-    artifacts = ArtifactRepository(session, tenant_id)
+    lock_tenant(session, caller.tenant_id)
+    artifacts = ArtifactRepository(session, caller.tenant_id)
     artifact = artifacts.get(artifact_id, lock=True)
+    caller.require_maker(artifact.token_id, artifact_id)
     if user := artifacts.user_of(artifact_id):
         raise Conflict(f"{user} needs {artifact_id}; retire the model, or wait for the job or cancel it, and delete it then")
     artifact.deleted_at = utc_now()
     session.flush()
     return None if artifacts.shares_object(artifact) else artifact.object_name
-
-
-def check_quota(session: Session, tenant_id: str, more: int = 0, sha256: str | None = None) -> None:
-    """Raise :class:`QuotaExceeded` if the tenant's uploads and ``more`` bytes are too many, unless it has their digest."""
-    quota, artifacts = Tenants(session).get(tenant_id).quota_bytes, ArtifactRepository(session, tenant_id)
-    if quota is None or (sha256 and artifacts.with_content(sha256)):
-        return
-    needed = artifacts.bytes_used() + more
-    if needed > quota:
-        raise QuotaExceeded(
-            f"your uploads would take {needed} of the {quota} bytes that you may keep; delete artifacts that you no longer "
-            "need, or ask the operator for more"
-        )
 
 
 def object_name(artifact_id: str) -> str:

@@ -28,6 +28,14 @@ class Caller:
         if "admin" not in self.scopes and "read" not in scopes and not self.scopes.intersection(scopes):
             raise Forbidden(f"this token lacks the scope {' or '.join(scopes)}; use one that has it")
 
+    def require_maker(self, token_id: str | None, file_id: str) -> None:
+        """Raise :class:`Forbidden` unless this token made a file, as ``token_id`` says, or has the scope of the owner."""
+        if token_id != self.token_id and not self.has("models:write"):
+            raise Forbidden(
+                f"this token did not make {file_id} and lacks the scope models:write; use the token that made it, or one that "
+                "has the scope"
+            )
+
 
 class RecentCallers:
     """Callers whose token was good less than a second ago: a client that polls costs one query a second, not one a call."""

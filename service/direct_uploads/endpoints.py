@@ -38,7 +38,7 @@ def create(request: DirectUploadIn, context: ContextDep, caller: Writer, idempot
     limit = context.settings.max_upload_bytes
     if request.size > limit:
         raise UploadTooLarge.beyond(limit)
-    with service.begun(context, caller.tenant_id, request) as store, context.database.session() as session:
+    with service.begun(context, caller, request) as store, context.database.session() as session:
         if replay := idempotency.replay(session):
             return replay
         upload = store(session)
@@ -69,7 +69,7 @@ def list_parts(
     limit: Limit = 50,
 ) -> PartsOut:
     """A URL for each part, signed for an hour, and the ETags of those that are in the bucket already."""
-    upload = service.go_on(context, caller.tenant_id, direct_upload_id)
+    upload = service.go_on(context, caller, direct_upload_id)
     items = service.parts(context, upload, after, limit)
     return PartsOut(items=items, next_after=after + limit if after + limit < upload.parts else None)
 
@@ -98,7 +98,7 @@ async def complete(
     etags = {part.number: part.etag for part in request.parts}
     if len(etags) < len(request.parts):
         raise InvalidParts("a part is named twice; name each once")
-    upload = await run_in_threadpool(service.go_on, context, caller.tenant_id, direct_upload_id)
+    upload = await run_in_threadpool(service.go_on, context, caller, direct_upload_id)
 
     def kept(session: Session, artifact: Artifact) -> None:
         idempotency.remember(session, 201, ArtifactOut.model_validate(artifact).model_dump(mode="json"), {})
@@ -112,7 +112,7 @@ async def complete(
 )
 def terminate(direct_upload_id: DirectUploadId, context: ContextDep, caller: Writer) -> None:
     """Its parts are deleted; an artifact that came of it stays."""
-    service.terminate(context, caller.tenant_id, direct_upload_id)
+    service.terminate(context, caller, direct_upload_id)
 
 
 def _replay(context: Context, idempotency: Idempotency) -> JSONResponse | None:

@@ -11,9 +11,9 @@ from datetime import timedelta
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.orm import Session
 
-from service.activity.service import record
+from service.artifacts.quota import check_quota
 from service.artifacts.repository import ArtifactRepository
-from service.artifacts.service import ReceivedFile, check_quota, keep, object_name, recognize
+from service.artifacts.service import ReceivedFile, keep, object_name, recognize
 from service.auth.callers import Caller
 from service.context import Context
 from service.direct_uploads.repository import DirectUploadRepository
@@ -48,14 +48,14 @@ def bucket_of(context: Context) -> Bucket:
 
 
 @contextmanager
-def begun(context: Context, tenant_id: str, request: DirectUploadIn) -> Iterator[Callable[[Session], DirectUpload]]:
+def begun(context: Context, caller: Caller, request: DirectUploadIn) -> Iterator[Callable[[Session], DirectUpload]]:
     """Begin an upload in the bucket; yield a function that stores its row. Abort the upload unless that succeeds."""
-    bucket, now = bucket_of(context), utc_now()
+    bucket, now, tenant_id = bucket_of(context), utc_now(), caller.tenant_id
     upload_id, part_bytes = new_id("mpu"), max(PART_BYTES, -(-request.size // MAX_PARTS))
     multipart_id, stored = bucket.begin(object_name(upload_id)), False
     upload = DirectUpload(
         id=upload_id, tenant_id=tenant_id, filename=request.filename, sha256=request.sha256, size=request.size,
-        part_bytes=part_bytes, multipart_id=multipart_id, created_at=now, expires_at=now + LIFETIME,
+        part_bytes=part_bytes, multipart_id=multipart_id, token_id=caller.token_id, created_at=now, expires_at=now + LIFETIME,
     )  # fmt: skip
 
     def store(session: Session) -> DirectUpload:
@@ -75,13 +75,14 @@ def begun(context: Context, tenant_id: str, request: DirectUploadIn) -> Iterator
             bucket.abort(object_name(upload_id), multipart_id)
 
 
-def go_on(context: Context, tenant_id: str, upload_id: str) -> DirectUpload:
+def go_on(context: Context, caller: Caller, upload_id: str) -> DirectUpload:
     """Keep the upload for another day, and return it.
 
-    Raise :class:`service.kit.errors.NotFound`, :class:`NoDirectUploads`, or :class:`Gone` for one that has expired.
+    Raise :class:`service.kit.errors.NotFound`, :class:`service.kit.errors.Forbidden`, :class:`NoDirectUploads`, or
+    :class:`Gone` for one that has expired.
     """
     with context.database.session() as session:
-        upload = DirectUploadRepository(session, tenant_id).get(upload_id, lock=True)
+        upload = _changeable(session, caller, upload_id)
         bucket_of(context)
         if upload.expires_at < utc_now():
             raise Gone(f"{upload_id} has expired; begin it again")
@@ -108,10 +109,21 @@ def parts(context: Context, upload: DirectUpload, after: int, limit: int) -> lis
     ]
 
 
-def terminate(context: Context, tenant_id: str, upload_id: str) -> None:
+def _changeable(session: Session, caller: Caller, upload_id: str) -> DirectUpload:
+    """Return an upload, locked, of which the caller may send parts, or which it may give up.
+
+    A wrong part ends an upload too. One from before its maker was noted, a day ago at most, is open to all of its tenant.
+    """
+    upload = DirectUploadRepository(session, caller.tenant_id).get(upload_id, lock=True)
+    if upload.token_id:
+        caller.require_maker(upload.token_id, upload.id)
+    return upload
+
+
+def terminate(context: Context, caller: Caller, upload_id: str) -> None:
     """Forget an upload. An artifact that came of it stays."""
     with context.database.session() as session:
-        upload = DirectUploadRepository(session, tenant_id).get(upload_id, lock=True)
+        upload = _changeable(session, caller, upload_id)
         session.delete(upload)
     discard(context, upload)
 
@@ -147,7 +159,7 @@ async def complete(context: Context, caller: Caller, upload: DirectUpload, etags
             return artifact
         if isinstance(error, FileNotFoundError):
             raise _lost(upload) from error
-        await run_in_threadpool(terminate, context, caller.tenant_id, upload.id)
+        await run_in_threadpool(terminate, context, caller, upload.id)
         raise
     return await run_in_threadpool(_keep, context, caller, upload, received, kept)
 
@@ -190,8 +202,7 @@ def _keep(context: Context, caller: Caller, upload: DirectUpload, received: Rece
         row = DirectUploadRepository(session, caller.tenant_id).get(upload.id, lock=True)
         if row.artifact_id:  # another call was faster
             return ArtifactRepository(session, caller.tenant_id).get(row.artifact_id)
-        artifact = keep(session, caller.tenant_id, received)
-        record(session, caller.tenant_id, caller.token_id, "artifact.upload", artifact.id)
+        artifact = keep(session, caller, received)
         row.artifact_id = artifact.id
         kept(session, artifact)
     if artifact.object_name != received.object_name:

@@ -27,5 +27,7 @@ class Artifact(Base):
     denoiser: Mapped[dict[str, Any] | None]
     """Of an archive: how large its denoiser is, as :class:`aiao_core.sizing.DenoiserSize`."""
     object_name: Mapped[str] = mapped_column("storage_key", index=True)
+    token_id: Mapped[str | None]
+    """The token that made it; null for one from before that was noted."""
     created_at: Mapped[datetime]
     deleted_at: Mapped[datetime | None]

@@ -24,6 +24,8 @@ class DirectUpload(Base):
     multipart_id: Mapped[str]
     """The bucket's name for it."""
     artifact_id: Mapped[str | None] = mapped_column(ForeignKey("artifacts.id"))
+    token_id: Mapped[str | None]
+    """The token that made it; null for one from before that was noted."""
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime] = mapped_column(index=True)
 

@@ -9,7 +9,10 @@ from service.kit.database import Base
 
 
 class Upload(Base):
-    """A resumable upload. It is forgotten when it expires, whether it became an artifact or not."""
+    """A resumable upload, or the bytes of a quota that are held for an upload by one request.
+
+    It is forgotten when it expires, whether it became an artifact or not.
+    """
 
     __tablename__ = "uploads"
 
@@ -22,6 +25,8 @@ class Upload(Base):
     offset: Mapped[int] = mapped_column(BigInteger)
     """Bytes that have come in."""
     artifact_id: Mapped[str | None] = mapped_column(ForeignKey("artifacts.id"))
+    token_id: Mapped[str | None]
+    """The token that made it; null for one from before that was noted."""
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime] = mapped_column(index=True)
 

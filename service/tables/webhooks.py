@@ -42,4 +42,4 @@ class Delivery(Base):
     status_code: Mapped[int | None]
     error: Mapped[str | None]
     created_at: Mapped[datetime]
-    finished_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None] = mapped_column(index=True)

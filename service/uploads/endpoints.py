@@ -129,7 +129,7 @@ def create(
     if length > limit:
         raise UploadTooLarge.beyond(limit)
     with context.database.session() as session:
-        upload = service.create(session, caller.tenant_id, parse_metadata(metadata), length)
+        upload = service.create(session, caller, parse_metadata(metadata), length)
         record(session, caller.tenant_id, caller.token_id, "upload.create", upload.id)
     headers = {"Location": f"{router.prefix}/{upload.id}", UPLOAD: upload.id}
     return Response(status_code=201, headers=headers | _where(upload, 0))
@@ -181,6 +181,7 @@ async def append(
         raise UnsupportedMediaType(f"send the header Content-Type: {PATCH_TYPE}")
     announced = Checksum(checksum) if checksum else None
     upload = await run_in_threadpool(service.find, context, caller.tenant_id, upload_id)
+    service.check_changeable(caller, upload)
     if offset != upload.offset:
         raise Conflict(f"{upload.offset} bytes of {upload_id} are there, not {offset}; go on from there")
     there = await service.append(context, upload, request.stream(), announced)
@@ -200,7 +201,7 @@ async def append(
 )
 def terminate(upload_id: UploadId, context: ContextDep, caller: Writer) -> Response:
     """What has come in is deleted; an artifact that came of it stays."""
-    service.terminate(context, caller.tenant_id, upload_id)
+    service.terminate(context, caller, upload_id)
     return Response(status_code=204)
 
 

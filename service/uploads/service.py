@@ -10,8 +10,9 @@ from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.orm import Session
 from starlette.requests import ClientDisconnect
 
+from service.artifacts.quota import check_quota
 from service.artifacts.repository import ArtifactRepository
-from service.artifacts.service import check_quota, receive, spare_deleted
+from service.artifacts.service import receive, spare_deleted
 from service.auth.callers import Caller
 from service.context import Context
 from service.kit.database import utc_now
@@ -31,14 +32,16 @@ LIFETIME = timedelta(days=1)
 """How long an upload is kept after its last bytes."""
 
 
-def create(session: Session, tenant_id: str, metadata: Metadata, length: int) -> Upload:
+def create(session: Session, caller: Caller, metadata: Metadata, length: int) -> Upload:
     """Begin an upload. Raise :class:`service.kit.errors.QuotaExceeded`."""
+    tenant_id = caller.tenant_id
     lock_tenant(session, tenant_id)
     check_quota(session, tenant_id, length, metadata.sha256)
     now = utc_now()
     upload = Upload(
         id=new_id("upl"),
         tenant_id=tenant_id,
+        token_id=caller.token_id,
         filename=metadata.filename,
         sha256=metadata.sha256,
         length=length,
@@ -58,11 +61,22 @@ def find(context: Context, tenant_id: str, upload_id: str) -> Upload:
     return upload
 
 
-def terminate(context: Context, tenant_id: str, upload_id: str) -> None:
+def check_changeable(caller: Caller, upload: Upload) -> None:
+    """Raise :class:`service.kit.errors.Forbidden` unless the caller may send bytes of an upload, or give it up.
+
+    A wrong byte ends an upload too. One from before its maker was noted, a day ago at most, is open to all of its tenant.
+    """
+    if upload.token_id:
+        caller.require_maker(upload.token_id, upload.id)
+
+
+def terminate(context: Context, caller: Caller, upload_id: str) -> None:
     """Forget an upload. An artifact that came of it stays."""
     with context.database.session() as session:
-        uploads = UploadRepository(session, tenant_id)
-        keys = uploads.remove(uploads.get(upload_id, lock=True))
+        uploads = UploadRepository(session, caller.tenant_id)
+        upload = uploads.get(upload_id, lock=True)
+        check_changeable(caller, upload)
+        keys = uploads.remove(upload)
     _delete(context.storage, keys)
 
 
@@ -152,7 +166,7 @@ async def finish(context: Context, caller: Caller, upload: Upload) -> Artifact:
             return artifact
         raise
     except InvalidArtifact:
-        await run_in_threadpool(terminate, context, caller.tenant_id, upload.id)
+        await run_in_threadpool(terminate, context, caller, upload.id)
         raise
 
     def kept() -> Artifact:

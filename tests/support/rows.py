@@ -15,7 +15,7 @@ from aiao_core.reports.parts import BitTest, Interval, LayerResult, Reading, Rea
 from aiao_core.reports.verdicts import Controls, Tested, decide
 from aiao_core.reports.verification import NEW, Report
 from service.audits import service as audits
-from service.auth.callers import Scope
+from service.auth.callers import Caller, Scope
 from service.context import Context
 from service.direct_uploads.service import LIFETIME
 from service.jobs.leases import Lease
@@ -47,6 +47,11 @@ def tenant(database: Database) -> str:
     """A new tenant's identifier."""
     with database.session() as session:
         return tenant_named(session, new_id("tenant")).id
+
+
+def caller(tenant_id: str) -> Caller:
+    """An admin's token of this tenant, which makes a call."""
+    return Caller(tenant_id, new_id("tok"), frozenset({"admin"}))
 
 
 def artifact(database: Database, tenant_id: str, kind: str = "archive") -> str:

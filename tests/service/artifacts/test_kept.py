@@ -1,6 +1,5 @@
-"""Which objects are kept: one per content and tenant, as long as something needs it, within the tenant's quota."""
+"""Which objects are kept: one per content and tenant, as long as something needs it."""
 
-import hashlib
 import os
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,7 +13,6 @@ from service.kit.ids import new_id
 from service.processes.garbage import GRACE_PERIOD, collect
 from service.tables.direct_uploads import DirectUpload
 from service.tables.jobs import Job
-from service.tables.tokens import Tenant
 from service.tables.uploads import Upload
 from tests.support import rows, uploads
 from tests.support.calls import append, begin, files, make_ready, post, problem, send, upload
@@ -33,15 +31,6 @@ def fresh(size: int = 1000) -> bytes:
 
 def objects(api) -> set[Path]:
     return files(api.data_dir / "storage")
-
-
-def set_quota(backstage, http: httpx.Client, more: int | None) -> None:
-    """Let the tenant keep ``more`` bytes than it has."""
-    tenant_id = rows.job(backstage.database, post_job(http)).tenant_id
-    used = sum({each["sha256"]: each["size"] for each in listed(http)}.values())
-    with backstage.database.session() as session:
-        quota = None if more is None else used + more
-        session.execute(sa.update(Tenant).where(Tenant.id == tenant_id).values(quota_bytes=quota))
 
 
 def post_job(http: httpx.Client) -> str:
@@ -123,35 +112,6 @@ def test_what_a_job_on_a_retired_model_needs_is_kept_until_it_ends(http, backsta
     assert job_id in problem(http.delete(f"/v1/artifacts/{artifact_id}"), 409, "conflict")
     post(http, f"/v1/jobs/{job_id}/cancel", None).raise_for_status()
     http.delete(f"/v1/artifacts/{artifact_id}").raise_for_status()
-
-
-def test_a_quota_is_kept_by_every_way_in(caller, backstage):
-    http = caller()
-    set_quota(backstage, http, 4000)
-    send(http, fresh(2000)).raise_for_status()
-    before = listed(http)
-    assert "delete artifacts" in problem(send(http, fresh(3000)), 403, "quota-exceeded")
-    pieces = (piece for piece in [fresh(3000)])
-    problem(send(http, pieces), 403, "quota-exceeded")  # of a length that was not announced
-    assert listed(http) == before
-    upload_id = begin(http, 1500)
-    with pytest.raises(httpx.HTTPStatusError, match="403"):
-        begin(http, 1500)
-    http.delete(f"/v1/uploads/{upload_id}", headers={"Tus-Resumable": "1.0.0"}).raise_for_status()
-    content = fresh(1000)
-    append(http, begin(http, len(content)), content).raise_for_status()
-    set_quota(backstage, http, None)
-    send(http, fresh(9000)).raise_for_status()
-
-
-def test_content_that_is_there_already_takes_nothing_of_the_quota(caller, backstage):
-    http, content = caller(), fresh(2000)
-    send(http, content).raise_for_status()
-    set_quota(backstage, http, 10)
-    send(http, content, "again.zip", sha256=hashlib.sha256(content).hexdigest()).raise_for_status()
-    pieces = (piece for piece in [content])
-    send(http, pieces, "again.zip").raise_for_status()
-    problem(send(http, content, "again.zip"), 403, "quota-exceeded")  # all that is known of it is that it is large
 
 
 def test_garbage_is_what_no_row_refers_to_and_old_enough(api, http, backstage, tmp_path):

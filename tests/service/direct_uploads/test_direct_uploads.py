@@ -175,7 +175,10 @@ def test_parts_are_listed_page_by_page_with_those_that_are_there(http):
 
 def test_a_very_large_file_has_no_more_parts_than_s3_lists_at_once(backstage):
     request = DirectUploadIn(filename="a", size=20_000_000_001)
-    with begun(backstage, rows.tenant(backstage.database), request) as store, backstage.database.session() as session:
+    with (
+        begun(backstage, rows.caller(rows.tenant(backstage.database)), request) as store,
+        backstage.database.session() as session,
+    ):
         upload = store(session)
     sizes = [upload.size_of(number) for number in range(1, upload.parts + 1)]
     assert (len(sizes), sum(sizes)) == (1000, request.size)

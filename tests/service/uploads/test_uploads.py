@@ -24,7 +24,7 @@ from service.processes.garbage import collect
 from service.tables.uploads import Upload
 from service.uploads import service
 from service.uploads.schemas import Metadata
-from tests.support import uploads
+from tests.support import rows, uploads
 from tests.support.calls import TUS, append, begin, count, files, problem, send
 from tests.support.processes import wait_for
 
@@ -154,7 +154,7 @@ def test_every_byte_that_the_service_was_handed_is_kept(context, tenant):
         raise ClientDisconnect
 
     with context.database.session() as session:
-        upload = service.create(session, tenant, Metadata(filename="weights.tar"), 300_000)
+        upload = service.create(session, rows.caller(tenant), Metadata(filename="weights.tar"), 300_000)
     assert asyncio.run(service.append(context, upload, broken_off(), None)) == 200_000
     assert service.find(context, tenant, upload.id).offset == 200_000
     (part,) = files(context.settings.data_dir / "storage" / "uploads" / upload.id)
