@@ -19,7 +19,6 @@ from celery.signals import (
     celeryd_after_setup,
     celeryd_init,
     setup_logging,
-    task_prerun,
     worker_process_init,
     worker_process_shutdown,
     worker_shutting_down,
@@ -81,12 +80,6 @@ def look_at_the_confinement(**_: Any) -> None:
 @setup_logging.connect
 def write_as_the_service_does(**_: Any) -> None:
     logs.configure(settings.log_format)
-
-
-@task_prerun.connect
-def name_the_request(task: Any, **_: Any) -> None:
-    """Name the request that made the job in every line of its log, unless the reaper dispatched it."""
-    logs.bind(request_id=(task.request.headers or {}).get("request_id"))
 
 
 @worker_process_init.connect

@@ -95,6 +95,9 @@ class Work:
         self.lease.check()
 
 
+Task = Callable[[Work], None]
+
+
 class Pace:
     """The latest progress and how long the stage will take at the pace so far."""
 
@@ -115,20 +118,29 @@ class Pace:
         return self._latest
 
 
-def run(job_id: str, task: Callable[[Work], None]) -> None:
-    """Run ``task`` as the next attempt at the job, if the job is still queued; another worker may have been faster."""
+def run_next(queue: str, task_of: Callable[[str], Task]) -> None:
+    """Run the job whose turn it is in ``queue``, by the task of its kind; other workers may have left none."""
     context = _context()
     settings = context.settings
-    if settings.torch_threads:
+    if lease := Lease.take_next(context.database, settings.fleet.share_of(queue), settings.lease_seconds):
+        run(lease, task_of(lease.job.kind))
+
+
+def run(lease: Lease, task: Task) -> None:
+    """Run ``task`` as an attempt at a job."""
+    context, job_id = _context(), lease.job_id
+    if context.settings.torch_threads:
         import torch
 
-        torch.set_num_threads(settings.torch_threads)
-    lease = Lease.take(context.database, job_id, settings.lease_seconds)
-    if lease is None:
-        return
+        torch.set_num_threads(context.settings.torch_threads)
     job, start = lease.job, time.monotonic()
     named: dict[str, Any] = {"job_id": job_id, "tenant_id": job.tenant_id, "attempt": lease.attempt}
-    with bound(**named), telemetry.span(f"process worker.{job.kind}", SpanKind.CONSUMER, parent=job.traceparent):
+    request = {"request_id": job.request_id} if job.request_id else {}
+    with (
+        bound(**request),
+        bound(**named),
+        telemetry.span(f"process worker.{job.kind}", SpanKind.CONSUMER, parent=job.traceparent),
+    ):
         telemetry.note(kind=job.kind, **named)
         try:
             outcome = _attempt(context, lease, task)
@@ -142,7 +154,7 @@ def run(job_id: str, task: Callable[[Work], None]) -> None:
         note_gpu_memory()
 
 
-def _attempt(context: Context, lease: Lease, task: Callable[[Work], None]) -> str:
+def _attempt(context: Context, lease: Lease, task: Task) -> str:
     """Run ``task``, note in the database how it ended, and return that in a word."""
     job_id, settings = lease.job_id, context.settings
     try:

@@ -8,9 +8,14 @@ from sqlalchemy.orm import Session
 
 from service.jobs.job_ended import note_end, record_failure
 from service.jobs.repository import LeaseRepository
+from service.jobs.turns import next_job
 from service.kit.database import Database, utc_now
+from service.kit.queues import Share
 from service.kit.telemetry import untraced
 from service.tables.jobs import Job
+
+RETRY_SECONDS = 20
+"""Seconds before an interrupted job is taken again: less than the reaper waits before it sends another message."""
 
 
 class LeaseLost(Exception):
@@ -56,6 +61,17 @@ class Lease:
                 return None
             session.refresh(job)
         return cls(database, job, seconds)
+
+    @classmethod
+    def take_next(cls, database: Database, share: Share, seconds: float) -> "Lease | None":
+        """Start the next attempt at the job whose turn it is in a queue. Return None if no job waits there."""
+        while True:
+            with database.session() as session:
+                job_id = next_job(session, share, utc_now())
+            if job_id is None:
+                return None
+            if lease := cls.take(database, job_id, seconds):
+                return lease  # otherwise another worker was faster, and the next job is another one
 
     def check(self) -> None:
         """Raise :class:`LeaseLost` or :class:`CancelRequested` if this attempt should stop, as the last renewal found.
@@ -116,11 +132,14 @@ class Lease:
             self._queue(session, releases=Job.releases + 1)
 
     def retry_later(self, max_attempts: int, error: dict[str, str]) -> None:
-        """Queue the job again after an attempt that ended by no fault of the job; after ``max_attempts`` fail it."""
+        """Queue the job again after an attempt that ended by no fault of the job; after ``max_attempts`` fail it.
+
+        It waits a while, or the messages of other jobs would use up its attempts during a short outage.
+        """
         with self.database.session() as session:
             job = self._job(session)
             if job.attempts_that_count < max_attempts:
-                self._queue(session)
+                self._queue(session, waits_until=utc_now() + timedelta(seconds=RETRY_SECONDS))
             else:
                 self._end(session, state="failed", error=error)
                 record_failure(session, job, error)

@@ -1,6 +1,7 @@
 """Rules of a job's life: queued, running, then succeeded, failed or canceled."""
 
 from sqlalchemy.orm import Session
+from structlog.contextvars import get_contextvars
 
 from service.jobs.job_ended import discard_training_state, note_end, record_failure
 from service.jobs.repository import JobRepository, LeaseRepository
@@ -19,7 +20,8 @@ def create(session: Session, tenant_id: str, kind: JobKind, subject_id: str, mem
     now = utc_now()
     job = Job(
         id=new_id("job"), tenant_id=tenant_id, kind=kind, subject_id=subject_id, state="queued", attempt=0, dispatched_at=now,
-        cancel_requested=False, traceparent=traceparent(), created_at=now, memory_bytes=memory_bytes,
+        cancel_requested=False, traceparent=traceparent(), request_id=get_contextvars().get("request_id"), created_at=now,
+        memory_bytes=memory_bytes,
     )  # fmt: skip
     note(job_id=job.id, kind=kind)
     return JobRepository(session, tenant_id).add(job)

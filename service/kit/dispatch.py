@@ -1,4 +1,4 @@
-"""Tell the workers that a job waits. The database is the truth: the reaper repeats a message that gets lost."""
+"""Wake a worker, because a job waits. The database decides which one is next; the reaper repeats a message that gets lost."""
 
 import logging
 from typing import Protocol
@@ -6,7 +6,6 @@ from typing import Protocol
 from celery import Celery
 from kombu.exceptions import OperationalError
 from opentelemetry.trace import SpanKind
-from structlog.contextvars import get_contextvars
 
 from service.kit.queues import Fleet
 from service.kit.telemetry import span
@@ -39,13 +38,10 @@ class Dispatcher:
     def notify(self, job: Waiting) -> None:
         """Send the job to the queue whose workers have the memory that it needs."""
         try:
-            # So that the worker's log names the request that made the job.
-            context = {"request_id": get_contextvars().get("request_id")}
             with span(f"send worker.{job.kind}", SpanKind.PRODUCER):
                 self._celery.send_task(
                     f"worker.{job.kind}",
                     args=[job.id],
-                    headers=context,
                     queue=self._fleet.queue_for(job.memory_bytes),
                     retry=False,
                     ignore_result=True,

@@ -24,6 +24,16 @@ class Queue:
 
 
 @dataclass(frozen=True)
+class Share:
+    """The jobs of one queue: those that need more memory than ``above``, and at most ``limit``."""
+
+    queue: str
+    above: int | None
+    limit: int | None
+    """None: the last queue, where jobs of unknown need are too."""
+
+
+@dataclass(frozen=True)
 class Fleet:
     """All queues, those with the least memory first."""
 
@@ -53,6 +63,13 @@ class Fleet:
         A job whose need is unknown, or that was accepted by a larger fleet, goes where there is most.
         """
         return next((queue.name for queue in self.queues if queue.holds(memory_bytes)), self.queues[-1].name)
+
+    def share_of(self, name: str) -> Share:
+        """Return which jobs :meth:`queue_for` sends to the queue of this name. Raise ValueError if there is none."""
+        place = self.names.index(name)
+        above = self.queues[place - 1].memory_bytes if place else None
+        limit = self.queues[place].memory_bytes if place + 1 < len(self.queues) else None
+        return Share(name, above, limit)
 
     def accepted(self, memory_bytes: int | None) -> int | None:
         """Return ``memory_bytes``. Raise :class:`NotEnoughMemory` if no worker has as much."""

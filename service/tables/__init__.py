@@ -9,11 +9,12 @@ from service.tables.jobs import Job
 from service.tables.keys import LentSecret, StoredKey
 from service.tables.models import Model
 from service.tables.tokens import Tenant, Token
+from service.tables.turns import Turn
 from service.tables.uploads import Upload, UploadPart
 from service.tables.verifications import Verification
 from service.tables.webhooks import Delivery, Webhook
 
 __all__ = [
     "Activity", "Artifact", "Audit", "Delivery", "DirectUpload", "IdempotencyRecord", "Job", "LentSecret", "Model",
-    "StoredKey", "Tenant", "Token", "Upload", "UploadPart", "Verification", "Webhook",
+    "StoredKey", "Tenant", "Token", "Turn", "Upload", "UploadPart", "Verification", "Webhook",
 ]  # fmt: skip

@@ -38,6 +38,10 @@ class Job(Base):
     error: Mapped[dict[str, Any] | None]
     traceparent: Mapped[str | None]
     """Continues the request's trace in every attempt, whichever process dispatches it."""
+    request_id: Mapped[str | None]
+    """The request that made it, for the worker's log."""
+    waits_until: Mapped[datetime | None]
+    """Time before which an interrupted job is not taken again: what interrupted it may last."""
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]

@@ -15,10 +15,11 @@ from service.jobs.repository import LeaseRepository
 from service.tables.jobs import Job
 from service.tables.models import Model
 from tests.support import children
+from tests.support.attempts import run
 from tests.support.tiny import registered, row
 from worker.confined import read_suspect
 from worker.embed import embed_model
-from worker.running import Work, run
+from worker.running import Work
 from worker.sandbox.client import ChildEnded, _server, confined
 
 pytestmark = [pytest.mark.process, pytest.mark.xdist_group("worker")]

@@ -8,8 +8,8 @@ from aiao_core.formats.digests import sha256_path
 from aiao_core.reports.parts import Input
 from aiao_core.reports.verification import Counts, Report
 from aiao_core.verification.examine import Material, ServiceRecord, examine, examine_files
+from tests.support.attempts import run
 from tests.support.tiny import ready, report_of, submitted
-from worker import running
 from worker.verify import verify_suspect
 
 pytestmark = pytest.mark.usefixtures("same_seed")
@@ -38,7 +38,7 @@ def content(report: Report) -> str:
 def test_a_workers_report_is_the_librarys_to_the_byte(context, tiny, suspect, base):
     model = ready(context, tiny)
     verification = submitted(context, model, tiny[suspect], tiny[base] if base else None)
-    running.run(verification.job_id, verify_suspect)
+    run(verification.job_id, verify_suspect)
     of_worker = report_of(context, verification)
 
     published = Input(role="watermarked", name="tiny, as published", sha256=sha256_path(tiny["marked.zip"]))

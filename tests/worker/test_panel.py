@@ -14,10 +14,11 @@ from service.kit.ids import new_id
 from service.tables.jobs import Job
 from service.tables.models import Model
 from service.tables.tokens import Tenant
+from tests.support.attempts import run
 from tests.support.tiny import SOURCE, TENANT, ready, registered, report_of, row, submitted
 from tests.support.tiny_models import make_tiny_model
 from worker import embed as module
-from worker import panel, running
+from worker import panel
 from worker.embed import embed_model
 from worker.verify import verify_suspect
 
@@ -48,7 +49,7 @@ def embedded(context, tiny, monkeypatch):
 
         monkeypatch.setattr(module, "embed", trained)
         model, job = registered(context, tiny[source])
-        running.run(job.id, embed_model)
+        run(job.id, embed_model)
         return row(context, Model, model.id), row(context, Job, job.id)
 
     return embedded
@@ -153,7 +154,7 @@ def test_the_panel_is_a_control_of_every_later_report(context, tiny, embedded):
     ready(context, tiny, checkpoint=tiny["source.zip"])
     model, _ = embedded()
     verification = submitted(context, model, tiny["marked.zip"])
-    running.run(verification.job_id, verify_suspect)
+    run(verification.job_id, verify_suspect)
     report = report_of(context, verification)
     assert (report.verdict, report.panel) == ("match", panel_of(context, model))
     assert len(report.panel) == 2

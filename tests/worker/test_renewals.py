@@ -5,9 +5,9 @@ import pytest
 from service.models.schemas import RenewalIn
 from service.models.service import renew
 from service.tables.verifications import Verification
+from tests.support.attempts import run
 from tests.support.tiny import TENANT, finish, make_old, ready, report_of, row, save, submitted
 from tests.support.tiny_models import make_marked
-from worker import running
 from worker.verify import verify_suspect
 
 pytestmark = pytest.mark.xdist_group("worker")
@@ -22,6 +22,6 @@ def test_the_old_key_does_not_find_the_new_checkpoint_nor_the_new_key_the_old_on
     finish(context, new, tmp_path / "new.zip", marked.key)
     for model, suspect, key_version in ((old, "new.zip", 2), (new, "marked.zip", 3)):
         verification = submitted(context, model, tmp_path / suspect)
-        running.run(verification.job_id, verify_suspect)
+        run(verification.job_id, verify_suspect)
         done = row(context, Verification, verification.id)
         assert (done.verdict, done.key_version, report_of(context, done).key_version) == ("no-match", key_version, key_version)

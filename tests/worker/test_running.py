@@ -17,6 +17,7 @@ from service.jobs.leases import CancelRequested, Lease, LeaseLost
 from service.jobs.repository import LeaseRepository
 from service.kit.ids import new_id
 from service.vault.key_encryption import VaultError
+from tests.support.attempts import run
 from tests.support.processes import wait_for
 from worker import running
 from worker.scratch import LOCK, remove_abandoned
@@ -51,7 +52,7 @@ def test_a_task_gets_the_job_and_a_scratch_folder_that_goes(context, job_id):
         (work.scratch / "file").write_text("x")
         finish(work)
 
-    running.run(job_id, task)
+    run(job_id, task)
     assert (seen["job"], seen["state"]) == (job_id, "running")
     assert not seen["scratch"].exists()
     done = job(context, job_id)
@@ -63,11 +64,11 @@ def test_the_same_job_is_not_run_twice(context, job_id):
 
     def task(work) -> None:
         runs.append(work.lease.attempt)
-        running.run(job_id, task)  # rung for again while it runs
+        run(job_id, task)  # rung for again while it runs
         finish(work)
 
-    running.run(job_id, task)
-    running.run(job_id, task)
+    run(job_id, task)
+    run(job_id, task)
     assert runs == [1]
 
 
@@ -75,7 +76,7 @@ def test_an_error_with_a_reason_is_the_jobs_reason(context, job_id):
     def task(work) -> None:
         raise InvalidCheckpoint("layer x is missing")
 
-    running.run(job_id, task)
+    run(job_id, task)
     failed = job(context, job_id)
     assert (failed.state, failed.error) == ("failed", {"code": "invalid-checkpoint", "detail": "layer x is missing"})
     assert scratch_of(context) == []
@@ -85,7 +86,7 @@ def test_an_unexpected_error_is_a_failed_job_that_leaks_nothing(context, job_id,
     def task(work) -> None:
         raise RuntimeError("password=hunter2")
 
-    running.run(job_id, task)
+    run(job_id, task)
     failed = job(context, job_id)
     assert (failed.state, failed.error["code"]) == ("failed", "internal-error")
     assert "hunter2" not in failed.error["detail"]
@@ -109,7 +110,7 @@ def test_a_cancel_takes_effect_at_the_first_step_after_a_heartbeat(context, job_
         finish(work)
 
     monkeypatch.setattr(Lease, "renew", renewed)
-    running.run(job_id, task)
+    run(job_id, task)
     assert job(context, job_id).state == "canceled"
     assert len(begun) <= 2  # the one that told it, and perhaps another one before the step was at its end
 
@@ -127,7 +128,7 @@ def test_a_step_costs_no_query(context, job_id):
         counts.append("steps are done")
         finish(work)
 
-    running.run(job_id, task)
+    run(job_id, task)
     done = counts.index("steps are done")
     assert counts[:done].count(mine) == 0
     assert counts[done:].count(mine) > 0  # what is counted is what the task asks
@@ -143,7 +144,7 @@ def test_a_lost_lease_stops_the_attempt_and_stores_nothing(context, job_id):
             go_on(work)
         finish(work)
 
-    running.run(job_id, task)
+    run(job_id, task)
     still = job(context, job_id)
     assert (still.state, still.attempt, still.result) == ("running", 2, None)
 
@@ -156,7 +157,7 @@ def test_the_heartbeat_writes_progress_and_holds_the_lease_during_one_long_step(
         wait_for(lambda: job(context, job_id).lease_until > first, "the lease was not renewed")
         finish(work)
 
-    running.run(job_id, task)
+    run(job_id, task)
     progress = job(context, job_id).progress
     assert (progress["stage"], progress["step"], progress["total"]) == ("embedding", 5, 10)
 
@@ -169,7 +170,7 @@ def test_what_a_killed_attempt_left_is_removed_and_what_a_living_one_needs_is_no
         (folder / LOCK).write_text("")
     with (living / LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        running.run(job_id, finish)
+        run(job_id, finish)
         assert scratch_of(context) == sorted([living.name, beginning.name])
     os.utime(beginning, (0, 0))
     remove_abandoned(context.settings.scratch_dir)
@@ -185,7 +186,7 @@ def test_a_job_that_gets_no_memory_fails_in_words_for_its_owner(context, job_id,
     def task(work) -> None:
         allocate()
 
-    running.run(job_id, task)
+    run(job_id, task)
     failed = job(context, job_id)
     assert (failed.state, failed.attempt, failed.error["code"]) == ("failed", 1, "out-of-memory")
     assert "batch_size" in failed.error["detail"]
@@ -206,7 +207,7 @@ def test_a_job_fails_at_its_time_limit_also_within_one_long_step(hasty, job_id):
             go_on(work)
         finish(work)
 
-    running.run(job_id, task)
+    run(job_id, task)
     failed = job(hasty, job_id)
     assert (failed.state, failed.attempt, failed.result) == ("failed", 1, None)
     assert failed.error["code"] == "time-limit"
@@ -216,7 +217,7 @@ def test_a_job_fails_at_its_time_limit_also_within_one_long_step(hasty, job_id):
 
 
 def test_a_time_limit_is_no_concern_of_a_job_that_is_done_before(hasty, job_id):
-    running.run(job_id, finish)
+    run(job_id, finish)
     assert job(hasty, job_id).state == "succeeded"
 
 
@@ -237,9 +238,9 @@ def test_an_outage_ends_an_attempt_and_no_job_until_there_were_too_many(context,
 
     limit = context.settings.max_attempts
     for attempt in range(1, limit):
-        running.run(job_id, task)
+        run(job_id, task)
         assert (job(context, job_id).state, job(context, job_id).attempt) == ("queued", attempt)
-    running.run(job_id, task)
+    run(job_id, task)
     failed = job(context, job_id)
     assert (failed.state, failed.attempt, failed.error["code"]) == ("failed", limit, "worker-lost")
     assert type(error).__name__ in failed.error["detail"]
@@ -252,7 +253,7 @@ def test_a_worker_that_must_stop_hands_back_and_the_attempt_does_not_count(conte
         work.progress(Progress("embedding", 1, 10))
 
     for attempt in range(1, 2 * context.settings.max_attempts):
-        running.run(job_id, task)
+        run(job_id, task)
         running.STOPPING.clear()
         found = job(context, job_id)
         assert (found.state, found.attempt, found.releases, found.lease_until) == ("queued", attempt, attempt, None)
@@ -272,7 +273,7 @@ def test_a_step_outlives_an_outage_of_the_database_shorter_than_the_lease(contex
                 work.progress(Progress("embedding", 2, 10))
         finish(work)
 
-    running.run(job_id, task)
+    run(job_id, task)
     assert job(context, job_id).state == "succeeded"
 
 
@@ -295,5 +296,5 @@ def test_cancel_requested_is_told_by_the_lease(context, job_id):
             go_on(work)
         finish(work)  # it was done already: the result counts
 
-    running.run(job_id, task)
+    run(job_id, task)
     assert job(context, job_id).state == "succeeded"

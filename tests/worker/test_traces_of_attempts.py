@@ -6,8 +6,8 @@ import sqlalchemy as sa
 from service.jobs import service as jobs
 from service.kit import telemetry
 from service.kit.ids import new_id
+from tests.support.attempts import run
 from tests.support.tiny import TENANT
-from worker import running
 
 
 @pytest.fixture
@@ -26,8 +26,8 @@ def test_a_second_attempt_goes_on_with_the_first_trace(sent, context, request_an
         with context.database.session() as session:
             work.lease.succeed(session, "/v1/verifications/x")
 
-    running.run(job_id, task)
-    running.run(job_id, task)
+    run(job_id, task)
+    run(job_id, task)
     attempts = [span for span in sent().spans(trace_id) if span.name == "process worker.verify"]
     assert [span.parent_id for span in attempts] == [request, request]
     assert [(span.attributes["aiao.attempt"], span.attributes["aiao.outcome"]) for span in attempts] == [
@@ -48,7 +48,7 @@ def test_a_stage_that_fails_is_marked_and_tells_nothing(sent, context, request_a
         with telemetry.span("run"):
             raise RuntimeError("password=hunter2")
 
-    running.run(job_id, task)
+    run(job_id, task)
     failed = {span.name: span.attributes["error.type"] for span in sent().spans(trace_id) if span.failed}
     assert failed == {"process worker.verify": "RuntimeError", "run": "RuntimeError"}
     assert "hunter2" not in sent().text
@@ -56,6 +56,6 @@ def test_a_stage_that_fails_is_marked_and_tells_nothing(sent, context, request_a
 
 def test_a_job_that_came_without_a_trace_has_one_for_each_attempt(sent, context, job_id):
     seen = []
-    running.run(job_id, lambda work: seen.append(telemetry.trace_id()))
+    run(job_id, lambda work: seen.append(telemetry.trace_id()))
     first = sent().spans(*seen)[0]
     assert (first.name, first.parent_id) == ("process worker.verify", "")

@@ -12,8 +12,8 @@ from aiao_core.reports.verification import Counts, Report
 from service.tables.jobs import Job
 from service.tables.keys import StoredKey
 from service.tables.verifications import Verification
+from tests.support.attempts import run
 from tests.support.tiny import artifact, make_old, ready, report_of, row, submitted
-from worker import running
 from worker.verify import verify_suspect
 
 pytestmark = [pytest.mark.usefixtures("same_seed"), pytest.mark.xdist_group("worker")]
@@ -24,7 +24,7 @@ def tested(context):
     """Runs the job of a verification, and returns both as they are then."""
 
     def tested(verification: Verification) -> tuple[Verification, Job]:
-        running.run(verification.job_id, verify_suspect)
+        run(verification.job_id, verify_suspect)
         return row(context, Verification, verification.id), row(context, Job, verification.job_id)
 
     return tested
