@@ -137,7 +137,7 @@ def crowded(jobs: int, models: int) -> Iterator[tuple[System, str, str]]:
         tempfile.TemporaryDirectory() as folder,
         postgres_database() as url,
         private_redis() as broker,
-        system(Path(folder), database_url=url, broker_url=broker, AIAO_QUEUE="nobody") as running,
+        system(Path(folder), database_url=url, broker_url=broker, AIAO_QUEUE="nobody", AIAO_MAX_UNFINISHED_JOBS="0") as running,
     ):
         token = running.token("crowded")
         with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:

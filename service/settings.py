@@ -71,6 +71,12 @@ class Settings(BaseSettings):
     reap_seconds: float = Field(
         5, gt=0, description="Time between two rounds of the reaper, which queues lost jobs again, in seconds."
     )
+    max_unfinished_jobs: int = Field(1000, ge=0, description="Maximum number of unfinished jobs of one tenant; 0: no limit.")
+    max_steps: int = Field(
+        20_000,
+        ge=0,
+        description="Maximum number of training steps, of probe steps and of drawn samples of an embedding; 0: no limit.",
+    )
     max_attempts: int = Field(5, ge=1, description="Maximum number of attempts at a job before it fails.")
     grace_seconds: float = Field(20, ge=0, description="Time that a worker which is told to stop gives its job, in seconds.")
     suspect_seconds: float = Field(1800, gt=0, description="Maximum time to read one suspect or registered model, in seconds.")

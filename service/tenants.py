@@ -42,5 +42,5 @@ def tenant_named(session: Session, name: str) -> Tenant:
 
 
 def lock_tenant(session: Session, tenant_id: str) -> None:
-    """Let the tenant's uploads, deletions and tests come one after the other: they share objects, a quota and counts."""
+    """Let the tenant's uploads, deletions, tests and jobs come one after the other: they share objects, limits and counts."""
     Tenants(session).get(tenant_id, lock=True)

@@ -11,7 +11,9 @@ from service.activity.service import record
 from service.auth.callers import Caller
 from service.context import Context
 from service.idempotency import Idempotency
+from service.jobs.service import check_room
 from service.tables.jobs import Job
+from service.tenants import lock_tenant
 
 RETRY_SECONDS = 2
 """How long a client should wait before it first asks for its job."""
@@ -29,11 +31,13 @@ def accept(
     """Answer a call with 202 and where to follow its job; answer a repeated call as the first one.
 
     ``submit`` makes the job and the answer, in one transaction with the caller's ``action``. Fields of the answer that are
-    ``shown_once`` are secret: they are null in a repeated answer.
+    ``shown_once`` are secret: they are null in a repeated answer. Raise :class:`service.kit.errors.TooManyJobs`.
     """
     with context.database.session() as session:
+        lock_tenant(session, caller.tenant_id)
         if replay := idempotency.replay(session):
             return replay
+        check_room(session, caller.tenant_id, context.settings.max_unfinished_jobs)
         job, answer = submit(session)
         record(session, caller.tenant_id, caller.token_id, action, job.subject_id)
         body = answer.model_dump(mode="json")

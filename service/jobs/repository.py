@@ -16,6 +16,11 @@ class JobRepository(TenantRepository[Job]):
 
     table, noun = Job, "job"
 
+    def unfinished(self) -> int:
+        """Count the jobs that are queued or running."""
+        query = select(func.count()).where(Job.tenant_id == self.tenant_id, Job.state.in_(("queued", "running")))
+        return self.session.scalar(query) or 0
+
 
 class LeaseRepository:
     """Jobs of every tenant, for workers and the reaper."""

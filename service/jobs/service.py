@@ -7,12 +7,21 @@ from service.jobs.job_ended import discard_training_state, note_end, record_fail
 from service.jobs.repository import JobRepository, LeaseRepository
 from service.jobs.schemas import JobKind
 from service.kit.database import utc_now
+from service.kit.errors import TooManyJobs
 from service.kit.ids import new_id
 from service.kit.storage import Storage
 from service.kit.telemetry import note, traceparent
 from service.tables.jobs import Job
 
 FINAL = ("succeeded", "failed", "canceled")
+
+
+def check_room(session: Session, tenant_id: str, limit: int) -> None:
+    """Raise :class:`TooManyJobs` if the tenant has ``limit`` unfinished jobs. Lock the tenant before."""
+    if limit and JobRepository(session, tenant_id).unfinished() >= limit:
+        raise TooManyJobs(
+            f"{limit} of your jobs have not ended yet, the most that a tenant may have; wait until some end, or cancel some"
+        )
 
 
 def create(session: Session, tenant_id: str, kind: JobKind, subject_id: str, memory_bytes: int | None) -> Job:

@@ -150,8 +150,20 @@ class IdempotencyKeyReused(ServiceError):
     status, slug = 422, "idempotency-key-reused"
 
 
+class TooManySteps(ServiceError):
+    """An embedding would take longer than the operator lets one."""
+
+    status, slug = 422, "too-many-steps"
+
+
 class TooManyRequests(ServiceError):
     status, slug = 429, "too-many-requests"
+
+
+class TooManyJobs(ServiceError):
+    """The tenant has as many unfinished jobs as one may have."""
+
+    status, slug = 429, "too-many-jobs"
 
 
 class NotReady(ServiceError):

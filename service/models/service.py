@@ -16,7 +16,7 @@ from service.context import Context
 from service.jobs import service as jobs
 from service.keys import service as keys
 from service.kit.database import utc_now
-from service.kit.errors import Conflict, InvalidArtifact
+from service.kit.errors import Conflict, InvalidArtifact, TooManySteps
 from service.kit.ids import new_id
 from service.kit.storage import Storage
 from service.models.repository import ModelRepository
@@ -32,9 +32,10 @@ def register(
 ) -> tuple[Model, Job, str]:
     """Queue the embedding of a model, which may renew another one. Return the model, its job and the secret key.
 
-    Raise :class:`service.kit.errors.NotFound` for an unknown artifact, :class:`InvalidArtifact` for one of another kind and
-    :class:`service.kit.errors.NotEnoughMemory`.
+    Raise :class:`TooManySteps`, :class:`service.kit.errors.NotFound` for an unknown artifact, :class:`InvalidArtifact` for one
+    of another kind and :class:`service.kit.errors.NotEnoughMemory`.
     """
+    _check_length(request.options, context.settings.max_steps)
     artifacts = ArtifactRepository(session, tenant_id)
     source = artifacts.get_for_use(request.artifact_id)
     if source.kind != "archive":
@@ -59,6 +60,14 @@ def register(
     )
     ModelRepository(session, tenant_id).add(model)
     return model, job, keys.create(session, context.vault, model)
+
+
+def _check_length(options: EmbeddingOptions, limit: int) -> None:
+    for name in ("steps", "probe_steps", "samples"):
+        if limit and (asked := getattr(options, name)) > limit:
+            raise TooManySteps(
+                f"options.{name} is {asked}, but this service takes at most {limit}; send fewer, or ask the operator for more"
+            )
 
 
 def renew(session: Session, context: Context, tenant_id: str, model_id: str, request: RenewalIn) -> tuple[Model, Job, str]:
