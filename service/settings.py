@@ -101,7 +101,7 @@ class Settings(BaseSettings):
     job_seconds: float = Field(86_400, ge=0, description="Maximum time of one attempt at a job, in seconds; 0: no limit.")
     gpu: bool = Field(False, description="Require a GPU: a worker starts only if torch sees exactly one.")
     private_webhooks: bool = Field(False, description="Allow webhooks to private addresses and by http, for a closed network.")
-    rate_limit: str = Field("", description="Maximum number of calls by one token, such as `600/minute`. Empty: no limit.")
+    rate_limit: str = Field("", description="Maximum number of calls by one tenant, such as `600/minute`. Empty: no limit.")
     redis_url: str = Field(
         "", repr=False, description="URL of the Redis that counts calls. Empty: the broker, if that is a Redis."
     )

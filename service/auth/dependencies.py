@@ -36,8 +36,12 @@ Credentials = Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]
 
 
 async def get_caller(request: Request, context: ContextDep, recent: RecentCallersDep, credentials: Credentials) -> Caller:
-    secret = _secret(credentials)
-    return await _admitted(request, context, await run_in_threadpool(_authenticated, context, recent, secret))
+    # FastAPI asks once for each set of scopes that depends on the caller: a call is authenticated and counted once.
+    if not hasattr(request.state, "authenticated"):
+        caller = await run_in_threadpool(_authenticated, context, recent, _secret(credentials))
+        request.state.authenticated = await _admitted(request, context, caller)
+    authenticated: Caller = request.state.authenticated
+    return authenticated
 
 
 async def get_reader(request: Request, context: ContextDep, recent: RecentCallersDep, credentials: Credentials) -> Caller:
@@ -68,7 +72,7 @@ def _authenticated(context: Context, recent: RecentCallers, secret: str) -> Call
 async def _admitted(request: Request, context: Context, caller: Caller) -> Caller:
     request.state.caller = caller  # for the log
     if context.rate_limiter:
-        await run_in_threadpool(context.rate_limiter.check, caller.token_id)
+        await run_in_threadpool(context.rate_limiter.check, caller.tenant_id)
     return caller
 
 

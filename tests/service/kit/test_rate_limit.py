@@ -1,5 +1,7 @@
 from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 
 import httpx
 import pytest
@@ -7,38 +9,44 @@ import redis
 from pydantic import ValidationError
 
 from service.context import Context
+from service.kit.database import Database
+from service.kit.ids import new_id
 from service.settings import Settings
+from service.tenants import tenant_named
 from tests.support import rows
 from tests.support.calls import problem
-from tests.support.processes import free_port, private_redis, system, wait_for
+from tests.support.processes import System, free_port, private_redis, system, wait_for
 
 
 @pytest.fixture(scope="module")
 def limited(tmp_path_factory, redis_url):
-    """An API that takes 20 calls in 5 seconds of each token."""
+    """An API that takes 20 calls in 5 seconds of each tenant."""
     folder = tmp_path_factory.mktemp("limited")
     with system(folder, broker_url=redis_url, reaper=False, AIAO_RATE_LIMIT="20/5 seconds", AIAO_QUEUE="nobody") as running:
         yield running
 
 
+@contextmanager
+def calling(running: System) -> Iterator[Callable[..., httpx.Client]]:
+    """Makes clients during the block, each with a new token of a new tenant, or of the one that is named."""
+    context = Context.open(Settings(data_dir=running.data_dir, broker_url=running.settings["AIAO_BROKER_URL"]))
+    with ExitStack() as clients:
+
+        def make(tenant_id: str = "") -> httpx.Client:
+            headers = {"Authorization": f"Bearer {rows.token(context.database, tenant_id or rows.tenant(context.database))}"}
+            return clients.enter_context(httpx.Client(base_url=running.url, headers=headers, timeout=30))
+
+        yield make
+    context.close()
+
+
 @pytest.fixture
 def call(limited):
-    """Makes clients, each with a new token."""
-    context = Context.open(Settings(data_dir=limited.data_dir, broker_url=limited.settings["AIAO_BROKER_URL"]))
-    clients = []
-
-    def make() -> httpx.Client:
-        headers = {"Authorization": f"Bearer {rows.token(context.database)}"}
-        clients.append(httpx.Client(base_url=limited.url, headers=headers, timeout=30))
-        return clients[-1]
-
-    yield make
-    context.close()
-    for client in clients:
-        client.close()
+    with calling(limited) as make:
+        yield make
 
 
-def test_a_token_that_calls_too_often_must_wait_and_another_need_not(call):
+def test_a_tenant_that_calls_too_often_must_wait_and_another_need_not(call):
     busy, other = call(), call()
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: busy.get("/v1/jobs"), range(40)))
@@ -49,7 +57,23 @@ def test_a_token_that_calls_too_often_must_wait_and_another_need_not(call):
     assert "20 per 5 second" in problem(refused, 429, "too-many-requests")
     assert 1 <= int(refused.headers["retry-after"]) <= 5
     assert other.get("/v1/jobs").status_code == 200
-    wait_for(lambda: busy.get("/v1/jobs").status_code == 200, "the token must wait for ever", 25)
+    wait_for(lambda: busy.get("/v1/jobs").status_code == 200, "the tenant must wait for ever", 25)
+
+
+def test_every_call_of_a_tenant_counts_once_whichever_of_its_tokens_makes_it(tmp_path, redis_url):
+    settings = {"AIAO_RATE_LIMIT": "12/day", "AIAO_QUEUE": "nobody"}
+    with system(tmp_path, broker_url=redis_url, reaper=False, **settings) as running, calling(running) as call:
+        with Database(f"sqlite:///{tmp_path / 'aiao.sqlite'}").session() as session:
+            tenant_id = tenant_named(session, "busy").id
+        tokens, other = [call(tenant_id) for _ in range(6)], call()
+        refused = {"name": "a", "artifact_id": new_id("art")}
+        paths = ["/v1/models", "/v1/webhooks", "/v1/tokens", f"/v1/jobs/{new_id('job')}/cancel"]  # with each kind of scope
+        codes = [tokens[number % 6].post(paths[number % 4], json=refused).status_code for number in range(8)]
+        codes += [token.get("/v1/jobs").status_code for token in tokens[:4]]
+        assert 429 not in codes
+        for answer in (tokens[5].get("/v1/jobs"), tokens[4].post("/v1/models", json=refused), call(tenant_id).get("/v1/jobs")):
+            assert "12 per 1 day" in problem(answer, 429, "too-many-requests")
+        assert other.get("/v1/jobs").status_code == 200
 
 
 def test_health_is_not_limited(limited):
