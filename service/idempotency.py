@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, Request
@@ -15,12 +16,16 @@ from service.kit.errors import Conflict, IdempotencyKeyReused
 from service.kit.id_patterns import IDEMPOTENCY_KEY
 from service.tables.idempotency import IdempotencyRecord
 
+REMEMBERED_FOR = timedelta(days=7)
+"""How long an answer is kept: longer than any client repeats a call."""
+
 KeyHeader = Annotated[
     str | None,
     Header(
         alias="Idempotency-Key",
         pattern=IDEMPOTENCY_KEY,
-        description="Any text of your choice. Repeating a call with the same key and body does nothing twice.",
+        description="Any text of your choice. Repeating a call with the same key and body does nothing twice, for at least "
+        f"{REMEMBERED_FOR.days} days.",
     ),
 ]
 

@@ -1,4 +1,4 @@
-"""Delete objects that no row refers to: expired uploads, and files that killed processes left in storage."""
+"""Delete objects that no row refers to, expired uploads and files that killed processes left in storage; and old rows."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -15,6 +15,7 @@ from service.direct_uploads.service import discard
 from service.jobs.job_ended import training_state_key
 from service.jobs.service import FINAL
 from service.kit.database import utc_now
+from service.processes.pruning import prune
 from service.tables.artifacts import Artifact
 from service.tables.jobs import Job
 from service.tables.models import Model
@@ -33,6 +34,7 @@ GRACE_PERIOD = timedelta(days=1)
 def collect(context: Context, now: datetime | None = None) -> int:
     """Delete garbage once. Return how many objects were deleted. ``now`` is for tests, which cannot wait."""
     now = now or utc_now()
+    prune(context.database, now)
     keys = _expired_parts(context, now)
     for folder, referred in REFERRED.items():
         for objects in context.storage.list(folder):
