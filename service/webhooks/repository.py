@@ -1,9 +1,9 @@
 """Queries for webhooks and their deliveries."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy import delete, select
+from sqlalchemy import case, delete, func, literal, select
 from sqlalchemy.orm import Session
 
 from service.kit.repository import TenantRepository
@@ -15,6 +15,9 @@ class WebhookRepository(TenantRepository[Webhook]):
 
     def active(self) -> Sequence[Webhook]:
         return self.session.scalars(self._mine().where(Webhook.disabled_at.is_(None)).order_by(Webhook.id)).all()
+
+    def count(self) -> int:
+        return self.session.scalar(select(func.count()).where(Webhook.tenant_id == self.tenant_id)) or 0
 
     def delete(self, webhook_id: str) -> None:
         """Delete a webhook with all its messages."""
@@ -33,13 +36,23 @@ class DueDeliveries:
     def __init__(self, session: Session) -> None:
         self.session = session
 
-    def claim(self, now: datetime, until: datetime, limit: int) -> list[tuple[Delivery, Webhook]]:
-        """Take deliveries that are due, with their webhooks; until ``until`` no other courier takes them."""
+    def claim(
+        self, now: datetime, until: datetime, limit: int, *, of_each: int, busy: Mapping[str, int]
+    ) -> list[tuple[Delivery, Webhook]]:
+        """Take deliveries that are due, with their webhooks; until ``until`` no other courier takes them.
+
+        No tenant gets more than ``of_each`` with the ``busy`` ones that it has, and those with the fewest come first.
+        """
+        before = case(busy, value=Delivery.tenant_id, else_=0) if busy else literal(0)
+        place = func.row_number().over(partition_by=Delivery.tenant_id, order_by=(Delivery.next_attempt_at, Delivery.id))
+        due = Delivery.next_attempt_at <= now
+        ranked = select(Delivery.id, (before + place).label("rank")).where(due).subquery()
         query = (
             select(Delivery, Webhook)
             .join(Webhook, Delivery.webhook_id == Webhook.id)
-            .where(Delivery.next_attempt_at <= now)
-            .order_by(Delivery.next_attempt_at)
+            .join(ranked, ranked.c.id == Delivery.id)
+            .where(due, ranked.c.rank <= of_each)
+            .order_by(ranked.c.rank, Delivery.next_attempt_at)
             .limit(limit)
             .with_for_update(of=Delivery, skip_locked=True)
         )

@@ -11,9 +11,10 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from service.kit.database import utc_now
-from service.kit.errors import InvalidWebhook
+from service.kit.errors import Conflict, InvalidWebhook
 from service.kit.ids import new_id
 from service.tables.webhooks import Delivery, Webhook
+from service.tenants import lock_tenant
 from service.vault.vault import Vault
 from service.webhooks.addresses import Address, UnsafeAddress
 from service.webhooks.repository import DeliveryRepository, WebhookRepository
@@ -22,12 +23,21 @@ from service.webhooks.schemas import WebhookIn
 SECRET_PREFIX = "whsec_"  # noqa: S105  # of the Standard Webhooks scheme
 SECRET_BYTES = 32
 
+MAX_WEBHOOKS = 20
+"""Webhooks of a tenant at most: each end of a job is a message to each of them."""
+
 RETRY_SECONDS = (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
 """Waits between attempts, in seconds, as Standard Webhooks recommends: about three days in all."""
 
 
 def create(session: Session, vault: Vault, tenant_id: str, request: WebhookIn, *, private: bool) -> tuple[Webhook, str]:
-    """Make a webhook and its signing secret. Raise :class:`InvalidWebhook` for an address that must not be called."""
+    """Make a webhook and its signing secret.
+
+    Raise :class:`InvalidWebhook` for an address that must not be called, and :class:`Conflict` if the tenant has too many.
+    """
+    lock_tenant(session, tenant_id)
+    if WebhookRepository(session, tenant_id).count() >= MAX_WEBHOOKS:
+        raise Conflict(f"you have {MAX_WEBHOOKS} webhooks, the most that a tenant may have; remove one that you no longer need")
     try:
         Address.of(str(request.url), private=private)
     except UnsafeAddress as error:

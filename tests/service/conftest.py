@@ -1,4 +1,5 @@
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -42,6 +43,12 @@ def context(tmp_path: Path, database: Database, redis_url: str) -> Iterator[Cont
     context = Context.open(settings)
     yield context
     context.close()
+
+
+@pytest.fixture
+def closed(context: Context) -> Context:
+    """A context in a closed network, whose webhooks may be on this machine."""
+    return replace(context, settings=context.settings.model_copy(update={"private_webhooks": True}))
 
 
 @pytest.fixture

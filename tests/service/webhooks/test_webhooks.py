@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from service.webhooks.service import MAX_WEBHOOKS
 from tests.support.calls import make_ready, post, problem
 from tests.support.processes import system, wait_for
 from tests.support.receiver import receiver
@@ -67,3 +68,12 @@ def test_the_courier_delivers_what_happens_in_the_service(tmp_path, redis_url):
         message = json.loads(listener.heard[0][1])
         assert (message["type"], message["data"]["id"]) == ("job.canceled", registration.job.id)
         assert registration.secret_key not in listener.heard[0][1].decode()
+
+
+def test_a_tenant_has_as_many_webhooks_as_one_may_have(caller):
+    http = caller()
+    created = [post(http, "/v1/webhooks", {"url": f"https://example.com/{number}"}) for number in range(MAX_WEBHOOKS)]
+    assert {answer.status_code for answer in created} == {201}
+    assert "remove one" in problem(post(http, "/v1/webhooks", {"url": "https://example.com/more"}), 409, "conflict")
+    http.delete(f"/v1/webhooks/{created[0].json()['webhook']['id']}").raise_for_status()
+    assert post(http, "/v1/webhooks", {"url": "https://example.com/more"}).status_code == 201
