@@ -49,6 +49,14 @@ class Dispatcher:
         except (OperationalError, OSError) as error:
             logger.warning("the broker did not take %s: %s. The reaper will send it again", job.id, error)
 
+    def waiting(self, queue: str) -> int:
+        """Count the messages of a queue that no worker has taken yet; 0 if the broker cannot say."""
+        try:
+            with self._celery.connection_for_read() as connection, connection.channel() as channel:
+                return int(channel.queue_declare(queue, passive=True).message_count)
+        except Exception:  # there is no such queue yet, or the broker is away
+            return 0
+
     def ping(self) -> None:
         """Raise if the broker does not answer."""
         with self._celery.connection_for_write() as connection:

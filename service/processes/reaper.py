@@ -9,6 +9,7 @@ import logging
 import signal
 import threading
 import time
+from collections import defaultdict
 from datetime import timedelta
 
 from service.context import Context
@@ -33,7 +34,8 @@ NOTIFY_AGAIN_SECONDS = 30
 def reap(context: Context) -> None:
     """Queue running jobs without a living worker again, up to the limit of attempts, and dispatch jobs that wait too long."""
     now = utc_now()
-    waiting: list[Job] = []
+    lost: list[Job] = []
+    forgotten: dict[str, list[Job]] = defaultdict(list)
     with context.database.session() as session:
         leases = LeaseRepository(session)
         for job in leases.to_reap(now, now - timedelta(seconds=NOTIFY_AGAIN_SECONDS)):
@@ -47,9 +49,12 @@ def reap(context: Context) -> None:
                     note_end(session, job)
                     logger.warning("%s: %s, its worker is gone after attempt %d", job.id, state, job.attempt)
             elif leases.change(job.id, job.state, job.attempt, state="queued", lease_until=None, dispatched_at=now):
+                waiting = lost if job.state == "running" else forgotten[context.settings.fleet.queue_for(job.memory_bytes)]
                 waiting.append(job)
-                logger.warning("%s: dispatched again, it was %s after attempt %d", job.id, job.state, job.attempt)
-    for job in waiting:
+    # A message that waits wakes a worker for any job: more of them than jobs would fill the broker while workers are busy.
+    missing = [job for queue, some in forgotten.items() for job in some[context.dispatcher.waiting(queue) :]]
+    for job in lost + missing:
+        logger.warning("%s: dispatched again, it was %s after attempt %d", job.id, job.state, job.attempt)
         context.dispatcher.notify(job)
 
 

@@ -2,6 +2,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+import redis
 from sqlalchemy import update
 
 from service.context import Context
@@ -111,6 +112,26 @@ def test_a_forgotten_job_is_rung_for_again_but_once(context, job):
     now = rows.job(context.database, job.id)
     assert (now.state, now.attempt) == ("queued", 0)
     assert utc_now() - now.dispatched_at < timedelta(seconds=NOTIFY_AGAIN_SECONDS)
+
+
+def test_jobs_that_wait_for_busy_workers_fill_no_broker(context, tenant):
+    waiting = [rows.registered(context, tenant)[1] for _ in range(3)]
+
+    def wait_in_vain() -> None:
+        for job in waiting:
+            change(context, job, dispatched_at=utc_now() - timedelta(seconds=NOTIFY_AGAIN_SECONDS + 1))
+        reap(context)
+
+    for _ in range(4):
+        wait_in_vain()
+        assert len(heard(context)) == 3
+    with redis.Redis.from_url(context.settings.broker_url) as broker:
+        assert broker.lpop(context.settings.queue)
+        wait_in_vain()
+        assert len(heard(context)) == 3  # what a worker took for another job is sent again
+        broker.delete(context.settings.queue)
+    wait_in_vain()
+    assert sorted(heard(context)) == [("worker.embed", job.id) for job in waiting]
 
 
 def test_a_job_that_is_well_is_left_alone(context, tenant):
