@@ -134,6 +134,31 @@ def test_jobs_that_wait_for_busy_workers_fill_no_broker(context, tenant):
     assert sorted(heard(context)) == [("worker.embed", job.id) for job in waiting]
 
 
+def test_an_older_worker_that_takes_the_job_of_its_message_beside_a_new_one_leaves_none_for_ever(context, tenant):
+    """The new one takes the job whose turn it is, and the older one may find that its message's job is gone."""
+    share = context.settings.fleet.share_of(context.settings.queue)
+    waiting = [rows.registered(context, tenant)[1].id for _ in range(4)]
+
+    def work(messages: list[str]) -> None:
+        for number, job_id in enumerate(messages):
+            lease = Lease.take_next(context.database, share, 60) if number % 2 else Lease.take(context.database, job_id, 60)
+            if lease:
+                lease.fail({"code": "x", "detail": "y"})
+
+    def left() -> list[str]:
+        return [job_id for job_id in waiting if rows.job(context.database, job_id).state == "queued"]
+
+    work([waiting[number] for number in (1, 2, 0, 3)])
+    assert left() == [waiting[3]]
+    with context.database.session() as session:
+        past = utc_now() - timedelta(seconds=NOTIFY_AGAIN_SECONDS + 1)
+        session.execute(update(Job).where(Job.id.in_(waiting)).values(dispatched_at=past))
+    reap(context)
+    assert heard(context) == [("worker.embed", waiting[3])]
+    work([waiting[3]])
+    assert left() == []
+
+
 def test_a_job_that_is_well_is_left_alone(context, tenant):
     queued, running, ended = (rows.registered(context, tenant)[1] for _ in range(3))
     Lease.take(context.database, running.id, 60)
