@@ -29,6 +29,11 @@ def verify(self: Any, job_id: str) -> None:
 
 
 def _wake(task: Any) -> None:
+    # Before a job is taken: a worker that cannot do it must leave it to others.
+    import worker.audit
+    import worker.embed
+    import worker.verify  # noqa: F401
+
     run_next(task.request.delivery_info["routing_key"], _task_of)
 
 
