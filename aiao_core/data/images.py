@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from aiao_core.errors import InvalidImages, in_words
-from aiao_core.formats.archives import UNREADABLE, Limits, is_archive, opened
+from aiao_core.errors import InvalidImages, UnsafeArchive, in_words
+from aiao_core.formats.archives import MAX_ENTRIES, UNREADABLE, Limits, is_archive, opened, plain_zip
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 """Formats that are read, whatever a file is named: for some others Pillow starts programs."""
 
 MAX_IMAGES = 200_000
-MAX_FILES = 2 * MAX_IMAGES + 100
+MAX_FILES = MAX_ENTRIES
 """Most files of a packed image set: each image may have a caption beside it, and a few other files may lie among them."""
 
 MAX_PIXELS = 64_000_000
@@ -172,9 +172,9 @@ def _names_of_arrays(path: Path) -> list[str]:
     if not zipfile.is_zipfile(path):
         return []
     try:
-        with zipfile.ZipFile(path) as archive:
+        with path.open("rb") as file, plain_zip(file) as archive:
             names = archive.namelist()
-    except UNREADABLE:
+    except (*UNREADABLE, UnsafeArchive):
         return []  # unpacking it says what is wrong
     return [PurePosixPath(name).name for name in names] if all(name.endswith(".npy") for name in names) else []
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from aiao_core.errors import UnsafeArchive, in_words
 
@@ -23,6 +23,12 @@ DECOMPRESSORS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh"
 
 MAX_PAX_BYTES = 4096
 """Most bytes of a member's extended header, which holds long names and times."""
+
+MAX_DIRECTORY_BYTES = 32 << 20
+"""Most bytes of a ZIP archive's directory, which ``zipfile`` reads whole, at once: 400,000 entries of 80 bytes each."""
+
+MAX_ENTRIES = 400_100
+"""Most files and folders of a ZIP archive: the largest image set has 200,000 images, perhaps with a caption beside each."""
 
 MAX_DEPTH = 32
 """Most folders in each other: each costs the disk something, and none is counted."""
@@ -63,9 +69,9 @@ def is_archive(path: Path) -> bool:
     if not zipfile.is_zipfile(path):
         return is_tar(path)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with path.open("rb") as file, plain_zip(file) as archive:
             return not any(name.endswith("/data.pkl") for name in archive.namelist())
-    except UNREADABLE:
+    except (*UNREADABLE, UnsafeArchive):
         return True  # unpacking it says what is wrong
 
 
@@ -191,7 +197,7 @@ class _Budget:
 
 def _zip_members(path: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
     """Yield each member's name, and its content if it is a file and not a folder."""
-    with zipfile.ZipFile(path) as archive:
+    with path.open("rb") as file, plain_zip(file) as archive:
         for entry in archive.infolist():
             kind = (entry.external_attr >> 16) & 0o170000
             if kind not in (0, 0o100000, 0o040000):
@@ -218,9 +224,21 @@ def _tar_members(path: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
                     yield entry.name, content
 
 
+def plain_zip(file: IO[bytes]) -> zipfile.ZipFile:
+    """Open a ZIP archive. Raises :class:`UnsafeArchive` before much of its directory is read, and for too many entries.
+
+    The limit holds where ``zipfile`` reads the directory, of the size that it found: there are several places where an archive
+    can state one (its last record, one in a comment, ZIP64's), and a second reader of them could be led to another.
+    """
+    archive = zipfile.ZipFile(cast("IO[bytes]", _ShortReads(file, MAX_DIRECTORY_BYTES)))
+    if len(archive.infolist()) > MAX_ENTRIES:
+        raise UnsafeArchive(f"the archive holds more than {MAX_ENTRIES} files and folders; pack only the checkpoint or images")
+    return archive
+
+
 def plain_tar(stream: IO[bytes]) -> tarfile.TarFile:
     """Open a TAR archive without compression, which raises :class:`UnsafeArchive` before much is read at once."""
-    return tarfile.open(fileobj=_ShortReads(stream), mode="r:", tarinfo=_Entry)
+    return tarfile.open(fileobj=_ShortReads(stream, CHUNK_BYTES), mode="r:", tarinfo=_Entry)
 
 
 class _Entry(tarfile.TarInfo):
@@ -237,18 +255,26 @@ class _Entry(tarfile.TarInfo):
 
 
 class _ShortReads:
-    """A stream that refuses to read much at once: ``tarfile`` takes a long name whole, however long its header says it is."""
+    """A stream that refuses to read much at once.
 
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
+    ``tarfile`` takes a long name whole, and ``zipfile`` a directory, however long the archive says that these are.
+    """
+
+    def __init__(self, stream: IO[bytes], most: int) -> None:
+        self._stream, self._most = stream, most
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
-    def read(self, size: int) -> bytes:
-        if size > CHUNK_BYTES:
-            raise UnsafeArchive(f"the archive holds a name or header of {size} bytes; pack it again with ordinary names")
-        return self._stream.read(size)
+    def read(self, size: int = -1) -> bytes:
+        """Read ``size`` bytes; without a size all that follow, of which there must be few."""
+        content = self._stream.read(min(size, self._most + 1) if size >= 0 else self._most + 1)
+        if max(size, len(content)) > self._most:
+            raise UnsafeArchive(
+                f"the archive holds a name, header or directory of more than {self._most} bytes; pack fewer files, with "
+                "ordinary names"
+            )
+        return content
 
 
 def _safe_path(root: Path, name: str) -> Path:

@@ -9,14 +9,14 @@ import zipfile
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Literal
 
-from aiao_core.errors import InvalidCheckpoint, in_words
-from aiao_core.formats.archives import begins_as_tar, is_compressed
+from aiao_core.errors import InvalidCheckpoint, UnsafeArchive, in_words
+from aiao_core.formats.archives import begins_as_tar, is_compressed, plain_zip
 
 Kind = Literal["archive", "safetensors", "pickle", "gguf", "images"]
 """``images`` is an archive of images alone, or of arrays."""
 
-MAX_HEADER_BYTES = 100 << 20
-"""Of a safetensors header: the limit of the format's own library."""
+MAX_HEADER_BYTES, MAX_TENSORS = 16 << 20, 10_000
+"""Most bytes and entries of a safetensors header: ten times what the largest model has. Parsed, it is 20 times as large."""
 
 GGUF_MAGIC = b"GGUF"
 GGUF_ENTRY_BYTES = 32
@@ -77,9 +77,9 @@ def read_header(file: BinaryIO) -> dict[str, Any]:
 
 def _zip_kind(file: BinaryIO) -> Kind:
     try:
-        with zipfile.ZipFile(file) as archive:
+        with plain_zip(file) as archive:
             names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, UnsafeArchive) as error:
         raise InvalidCheckpoint(f"this ZIP archive is broken or incomplete ({in_words(error)}); upload it again") from error
     if not names:
         raise InvalidCheckpoint("this ZIP archive is empty")
@@ -94,9 +94,13 @@ def _check_safetensors(file: BinaryIO, size: int) -> None:
     prefix = file.read(8)
     length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
     try:
-        if length > min(MAX_HEADER_BYTES, size - 8):
+        if length > size - 8:
             raise ValueError("its header is longer than the file")
+        if length > MAX_HEADER_BYTES:
+            raise ValueError(f"its header of {length} bytes is longer than {MAX_HEADER_BYTES}, the most that is read")
         header = json.loads(file.read(length))
+        if len(header) > MAX_TENSORS:
+            raise ValueError(f"it names {len(header)} tensors, and the most that is read is {MAX_TENSORS}")
         end = max((tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"), default=0)
         if not isinstance(end, int) or end != size - 8 - length:
             raise ValueError(f"its header announces {end} bytes of weights, but {size - 8 - length} follow")

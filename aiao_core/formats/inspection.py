@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 from typing import IO, Any, BinaryIO
 
 from aiao_core.errors import UnsafeArchive
-from aiao_core.formats.archives import plain_tar
+from aiao_core.formats.archives import plain_tar, plain_zip
 from aiao_core.sizing import UNKNOWN, DenoiserSize
 
 DENOISERS = ("unet", "transformer")
@@ -80,7 +80,7 @@ def inspect(file: BinaryIO) -> DenoiserSize:
 
 def _entries(file: BinaryIO) -> Iterator[Entry]:
     if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
+        with plain_zip(file) as archive:
             for entry in archive.infolist():
                 yield PurePosixPath(entry.filename), entry.file_size, partial(archive.open, entry)
         return

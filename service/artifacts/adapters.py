@@ -1,11 +1,10 @@
 """Is an uploaded file of weights an adapter? By the names of its tensors, without torch."""
 
-import struct
+from functools import partial
 
 from obstore.exceptions import BaseError
 
-from aiao_core.formats import adapter_names
-from aiao_core.formats.identify import read_header
+from service.artifacts.inspectors import INSPECTORS
 from service.kit.storage import Storage
 from service.tables.artifacts import Artifact
 
@@ -13,13 +12,12 @@ from service.tables.artifacts import Artifact
 def is_adapter(storage: Storage, artifact: Artifact) -> bool:
     """Return whether a safetensors file is an adapter.
 
-    Of other files a worker finds it out, and of this one if the storage does not answer.
+    Of other files a worker finds it out, and of this one if the storage does not answer, or every inspector is busy.
     """
     if artifact.kind != "safetensors":
         return False
     try:
-        with storage.open(artifact.object_name) as file:
-            header = read_header(file)
-    except (OSError, BaseError, ValueError, struct.error):
+        answer = INSPECTORS.ask_if_free("adapter", partial(storage.open, artifact.object_name), artifact.size)
+    except (OSError, BaseError):
         return False
-    return adapter_names.is_adapter(name for name in header if name != "__metadata__")
+    return answer is not None and bool(answer["adapter"])

@@ -1,19 +1,18 @@
 """Take a file in: stream it into storage, hash it, recognize it and keep it once per content, or leave nothing behind."""
 
-import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 
 from obstore.exceptions import BaseError
 from sqlalchemy.orm import Session
 
 from aiao_core.formats.identify import Kind
-from aiao_core.formats.inspection import inspect
 from aiao_core.sizing import UNKNOWN, DenoiserSize
 from service.activity.service import record
-from service.artifacts.kinds import kind_of
+from service.artifacts.inspectors import INSPECTORS
 from service.artifacts.repository import ArtifactRepository
 from service.auth.callers import Caller
 from service.context import Context
@@ -58,7 +57,7 @@ async def receive(
     await storage.receive(key, hashed())
     try:
         _check_digest(digest.hexdigest(), expected_sha256)
-        kind, denoiser = await asyncio.to_thread(_kind_and_size, storage, key, size, filename)
+        kind, denoiser = await _kind_and_size(storage, key, size, filename)
     except BaseException:
         storage.delete(key)
         raise
@@ -76,7 +75,7 @@ async def recognize(
     if size != expected_size:
         raise InvalidArtifact(f"{size} bytes came in, and not the {expected_size} that were announced; send the file again")
     _check_digest(digest.hexdigest(), expected_sha256)
-    kind, denoiser = await asyncio.to_thread(_kind_and_size, storage, key, size, filename)
+    kind, denoiser = await _kind_and_size(storage, key, size, filename)
     return ReceivedFile(new_id("art"), filename, digest.hexdigest(), size, kind, denoiser, key)
 
 
@@ -85,10 +84,13 @@ def _check_digest(sha256: str, expected: str | None) -> None:
         raise InvalidArtifact(f"the upload was damaged on the way: its SHA-256 is {sha256}; send it again")
 
 
-def _kind_and_size(storage: Storage, key: str, size: int, filename: str) -> tuple[Kind, DenoiserSize | None]:
-    with storage.open(key) as file:
-        kind = kind_of(file, size, filename)
-        return kind, inspect(file) if kind == "archive" else None
+async def _kind_and_size(storage: Storage, key: str, size: int, filename: str) -> tuple[Kind, DenoiserSize | None]:
+    if size == 0:
+        raise InvalidArtifact("the upload is empty; send the file as the body of the request")
+    answer = await INSPECTORS.ask("upload", partial(storage.open, key), size, filename)
+    if "invalid" in answer:
+        raise InvalidArtifact(answer["invalid"])
+    return answer["kind"], DenoiserSize(**answer["denoiser"]) if answer["denoiser"] else None
 
 
 def denoiser_of(storage: Storage, artifact: Artifact) -> DenoiserSize:
@@ -96,10 +98,10 @@ def denoiser_of(storage: Storage, artifact: Artifact) -> DenoiserSize:
     if artifact.denoiser:
         return DenoiserSize(**artifact.denoiser)
     try:
-        with storage.open(artifact.object_name) as file:
-            return inspect(file)
+        answer = INSPECTORS.ask_if_free("denoiser", partial(storage.open, artifact.object_name), artifact.size)
     except (OSError, BaseError):  # an estimate is not worth a failed call
-        return UNKNOWN
+        answer = None
+    return DenoiserSize(**answer) if answer else UNKNOWN
 
 
 def keep(session: Session, caller: Caller, received: ReceivedFile) -> Artifact:

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from aiao_core.denoisers.model import DiffusionModel
 from aiao_core.formats.archives import pack
+from aiao_core.formats.identify import identify
 from aiao_core.key import OwnerKey
 from aiao_core.reports.verification import Report
-from service.artifacts.kinds import kind_of
 from service.auth.callers import Caller
 from service.context import Context
 from service.jobs.leases import Lease
@@ -83,7 +83,7 @@ def artifact(context: Context, file: Path, tenant_id: str = TENANT) -> str:
         session.add(
             Artifact(
                 id=artifact_id, tenant_id=tenant_id, filename=file.name, sha256=hashlib.sha256(content).hexdigest(),
-                size=len(content), kind=kind_of(opened, len(content), file.name), object_name=f"artifacts/{artifact_id}",
+                size=len(content), kind=identify(opened, len(content), file.name), object_name=f"artifacts/{artifact_id}",
                 created_at=utc_now(),
             )
         )  # fmt: skip

@@ -20,14 +20,12 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any, cast
 
+from service.kit.kernel import harmless_environment
 from worker.sandbox.server import DISK_FULL, FAILED, OUT_OF_MEMORY
 
 MEMORY_SHARE = 0.75
 POLL_SECONDS = 0.1
 MAX_ANSWER_BYTES = 1 << 20
-
-KEPT = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "LANG", "OMP_NUM_THREADS", "OMP_WAIT_POLICY")
-"""Of the environment: the rest, keys and passwords among it, is none of the child's business."""
 
 ANSWER = "answer.json"
 """The child's file in its room."""
@@ -110,12 +108,11 @@ def _ended(request: dict[str, Any], deadline: float, check: Callable[[], None]) 
 
 @cache
 def _server() -> subprocess.Popen[bytes]:
-    environment = {name: os.environ[name] for name in KEPT if name in os.environ}
     return subprocess.Popen(  # noqa: S603  # the module is a constant
         [sys.executable, "-P", "-m", "worker.sandbox.server", PRELOADED],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env=environment,
+        env=harmless_environment(),
         bufsize=0,
     )
 

@@ -15,7 +15,7 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
-from service.kit.kernel import drop_privileges, end_with_parent, hide_from_others
+from service.kit.kernel import be_first_to_go, drop_privileges, end_with_parent, hide_from_others
 from worker.sandbox import files, limits, namespaces, system_calls
 
 FAILED, OUT_OF_MEMORY, DISK_FULL = 70, 71, 72
@@ -78,7 +78,7 @@ def _confine(request: dict[str, Any]) -> None:
     readable, writable = [Path(path) for path in request["readable"]], [Path(request["room"])]
     end_with_parent()
     hide_from_others(False)  # or the files in /proc that follow were not its own to write
-    Path("/proc/self/oom_score_adj").write_text("1000")  # before the worker
+    be_first_to_go()
     namespaces.enter()
     end_with_parent()
     hide_from_others()

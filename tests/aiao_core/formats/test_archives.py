@@ -1,9 +1,11 @@
 import gzip
 import io
 import os
+import struct
 import tarfile
 import tracemalloc
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiao_core.errors import UnsafeArchive
-from aiao_core.formats.archives import Limits, is_archive, opened, pack, unpack
+from aiao_core.formats import archives
+from aiao_core.formats.archives import MAX_DIRECTORY_BYTES, Limits, is_archive, opened, pack, unpack
 
 
 def make_zip(path: Path, entries: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
@@ -195,3 +198,39 @@ def test_a_long_extended_header_is_refused_before_it_is_looked_at(tmp_path):
     archive = make_tar(tmp_path / "slow.tar", [(entry, b"")])
     with pytest.raises(UnsafeArchive, match="an extended header of 60"):
         unpack(archive, tmp_path / "content")
+
+
+def with_directory(path: Path, size: int, entries: int, *, zip64: bool) -> Path:
+    """A sparse ZIP file that states a directory of this size."""
+    end = struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, entries & 0xFFFF, entries & 0xFFFF, size & 0xFFFFFFFF, 0, 0)
+    if zip64:
+        end64 = struct.pack("<4sQHHIIQQQQ", b"PK\x06\x06", 44, 45, 45, 0, 0, entries, entries, size, 0)
+        end = end64 + struct.pack("<4sIQI", b"PK\x06\x07", 0, size, 1) + end
+    with path.open("wb") as file:
+        file.write(b"PK\x01\x02")
+        file.truncate(size)
+        file.seek(size)
+        file.write(end)
+    return path
+
+
+@pytest.mark.parametrize("zip64", [False, True])
+@pytest.mark.parametrize("read", [lambda path: unpack(path, path.parent / "content"), lambda path: is_archive(path)])
+def test_a_large_directory_of_a_zip_is_refused_before_it_is_read(tmp_path, zip64, read):
+    path = with_directory(tmp_path / "evil.zip", 1 << 30, 20_000_000, zip64=zip64)
+    tracemalloc.start()
+    with suppress(UnsafeArchive):
+        assert read(path) is True  # unpacking it says what is wrong
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100 << 20
+    with pytest.raises(UnsafeArchive, match=f"directory of more than {MAX_DIRECTORY_BYTES} bytes"):
+        unpack(path, tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+def test_a_zip_of_too_many_entries_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "MAX_ENTRIES", 2)
+    path = make_zip(tmp_path / "evil.zip", dict.fromkeys("abc", b""))
+    with pytest.raises(UnsafeArchive, match="more than 2 files and folders"):
+        unpack(path, tmp_path / "content")

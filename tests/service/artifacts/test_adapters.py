@@ -13,6 +13,8 @@ from tests.support import uploads
 
 ONE = np.ones((2, 2), np.float32)
 
+pytestmark = pytest.mark.process  # an inspector
+
 
 @pytest.fixture
 def storage(tmp_path) -> Storage:
@@ -24,7 +26,7 @@ def stored(storage, tmp_path):
     def stored(content: bytes, kind: str = "safetensors") -> Artifact:
         (tmp_path / "file").write_bytes(content)
         storage.put("artifacts/a", tmp_path / "file")
-        return Artifact(kind=kind, object_name="artifacts/a")
+        return Artifact(kind=kind, object_name="artifacts/a", size=len(content))
 
     return stored
 

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from service.tables.artifacts import Artifact
-from tests.service.artifacts.test_kinds import BAD, GOOD
+from tests.aiao_core.formats.test_identify import BAD, GOOD
 from tests.support import uploads
 from tests.support.calls import count, files, problem, send
 from tests.support.processes import wait_for
@@ -80,7 +80,7 @@ def nothing_left_but_one(api) -> Iterator[None]:
 @pytest.mark.usefixtures("nothing_left")
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_upload_is_refused_in_words_and_nothing_is_left(http, name):
-    content, reason = BAD[name]
+    content, reason = (BAD | {"nothing": (b"", "empty")})[name]
     assert reason in problem(send(http, content, name), 422, "invalid-artifact")
 
 

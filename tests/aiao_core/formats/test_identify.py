@@ -5,14 +5,15 @@ import lzma
 import struct
 import subprocess
 import sys
+import tracemalloc
 from contextlib import suppress
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.artifacts.kinds import kind_of
-from service.kit.errors import InvalidArtifact
+from aiao_core.errors import InvalidCheckpoint
+from aiao_core.formats.identify import identify
 from tests.support import uploads
 
 GOOD = {
@@ -33,7 +34,7 @@ GOOD = {
 def kind(folder, content: bytes, name: str = "file") -> str:
     (folder / "upload").write_bytes(content)
     with (folder / "upload").open("rb") as file:
-        return kind_of(file, len(content), name)
+        return identify(file, len(content), name)
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -50,7 +51,7 @@ def header(document: object, weights: bytes = b"") -> bytes:
 
 STARTS = [b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b\x08", b"BZh9", b"\xfd7zXZ\0", bytes(8) + b"{", b""]
 BAD = {
-    "nothing": (b"", "empty"),
+    "nothing": (b"", "no .safetensors or GGUF file"),
     "text": (b"this is no model\n", "no .safetensors or GGUF file"),
     "zeros": (bytes(20_480), "no .safetensors or GGUF file"),
     "random": (bytes(range(40, 250)), "no .safetensors or GGUF file"),
@@ -65,6 +66,7 @@ BAD = {
     "deep.safetensors": (header(b'{"a":' + b"[" * 100_000), "no complete safetensors"),
     "digits.safetensors": (header(b'{"a":' + b"1" * 10_000 + b"}"), "no complete safetensors"),
     "latin.safetensors": (header(b'{"\xff": 1}'), "no complete safetensors"),
+    "many.safetensors": (header({f"{n}": {"data_offsets": [0, 0]} for n in range(10_001)}), "names 10001 tensors"),
     "start.gguf": (b"GGUF", "version 0 and 0 tensors in 4 bytes"),
     "version.gguf": (b"GGUF" + struct.pack("<IQQ", 1, 1, 0) + bytes(100), "version 1"),
     "big-endian.gguf": (b"GGUF" + struct.pack(">IQQ", 3, 1, 0) + bytes(100), "as little-endian GGUF"),
@@ -87,7 +89,7 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_a_broken_or_unknown_file_is_refused_in_words(tmp_path, name):
     content, reason = BAD[name]
-    with pytest.raises(InvalidArtifact, match=reason):
+    with pytest.raises(InvalidCheckpoint, match=reason):
         kind(tmp_path, content, name)
 
 
@@ -100,14 +102,14 @@ def test_a_damaged_file_is_recognised_or_refused_and_nothing_else_happens(tmp_pa
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     if data.draw(st.booleans()):
         content = content[: data.draw(st.integers(0, len(content)))]
-    with suppress(InvalidArtifact):
+    with suppress(InvalidCheckpoint):
         kind(tmp_path, bytes(content), name)
 
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(start=st.sampled_from(STARTS), rest=st.binary())
 def test_noise_is_recognised_or_refused_and_nothing_else_happens(tmp_path, start, rest):
-    with suppress(InvalidArtifact):
+    with suppress(InvalidCheckpoint):
         kind(tmp_path, start + rest, "noise")
 
 
@@ -126,9 +128,9 @@ def test_a_header_that_expands_is_not_unpacked_to_look_at_it(tmp_path, kind_of_e
     size = 64 << 20
     (tmp_path / "bomb.tar.gz").write_bytes(gzip.compress(tar_header(kind_of_entry, b"%011o\0" % size) + bytes(size)))
     script = (
-        "import resource, sys; from service.artifacts.kinds import kind_of\n"
+        "import resource, sys; from aiao_core.formats.identify import identify\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "print(kind_of(open(sys.argv[1], 'rb'), 60_000, 'bomb'), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+        "print(identify(open(sys.argv[1], 'rb'), 60_000, 'bomb'), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
     answer = subprocess.run(
         [sys.executable, "-c", script, tmp_path / "bomb.tar.gz"], capture_output=True, text=True, check=True
@@ -153,5 +155,18 @@ def test_a_zip_that_lies_about_its_directory_is_refused(tmp_path, claim, field):
     end64 = struct.pack("<4sQHHIIQQQQ", b"PK\x06\x06", 44, 45, 45, 0, 0, 1, 1, said["size"], said["offset"])
     locator = struct.pack("<4sIQI", b"PK\x06\x07", 0, said["place"], 1)
     end = struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, 2**32 - 1, 2**32 - 1, 0)
-    with pytest.raises(InvalidArtifact):
+    with pytest.raises(InvalidCheckpoint):
         kind(tmp_path, b"PK\x03\x04" + bytes(100) + end64 + locator + end)
+
+
+def test_a_safetensors_header_is_not_read_beyond_the_limit(tmp_path):
+    """Parsed, 60 MiB of JSON take 1.8 GiB."""
+    with (tmp_path / "upload").open("wb") as file:
+        file.write(struct.pack("<Q", 60 << 20) + b'{"a": [')
+        file.truncate(64 << 20)
+    tracemalloc.start()
+    with (tmp_path / "upload").open("rb") as file, pytest.raises(InvalidCheckpoint, match="the most that is read"):
+        identify(file, 64 << 20)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
