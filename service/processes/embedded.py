@@ -38,6 +38,7 @@ from service.vault.key_encryption import VaultError
 logger = logging.getLogger("aiao")
 
 TENANT = "default"
+CONNECTION = "service.kit.connections:Connection"
 START_SECONDS = 60
 STOP_SECONDS = 10
 PR_SET_PDEATHSIG = 1
@@ -192,9 +193,9 @@ def _start(settings: Settings, environment: dict[str, str], processes: list[Proc
     url = f"http://{settings.host}:{settings.port}"
     _check_port(settings)
     ours = str(Path(service.__file__).parents[1])  # uvicorn would put the working folder first
-    api = [*python, "uvicorn", "--app-dir", ours, "--factory", "service.app:create_app", "--host", settings.host]
+    api = [*python, "uvicorn", "--app-dir", ours, "--factory", "service.app:create_app", "--http", CONNECTION]
     # Streams of events end only with their job: they must not hold up the stop.
-    api += ["--port", str(settings.port), "--timeout-graceful-shutdown", "2"]
+    api += ["--host", settings.host, "--port", str(settings.port), "--timeout-graceful-shutdown", "2"]
     launch("api", api, lambda: httpx.get(f"{url}/readyz", timeout=2).raise_for_status(), environment)
     context.close()
     return url

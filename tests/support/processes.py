@@ -18,12 +18,14 @@ import redis
 
 from aiao import Client
 from service.kit.database import Database
-from service.processes.embedded import redis_server
+from service.processes.embedded import CONNECTION, redis_server
 from service.tenants import tenant_named
 from service.tokens.schemas import TokenIn
 from service.tokens.service import issue
 from tests.support.databases import sqlite_database
 from tests.support.places import PROJECT
+
+SERVER = ("uvicorn", "--factory", "service.app:create_app", "--http", CONNECTION)
 
 PATIENCE = 60
 """Seconds until a part must be up. A limit against hanging, not a measurement."""
@@ -136,7 +138,7 @@ class System:
 
     def start_api(self) -> None:
         port = self.settings["AIAO_PORT"]
-        self.start("api", "uvicorn", "--factory", "service.app:create_app", "--port", port, "--timeout-graceful-shutdown", "1")
+        self.start("api", *SERVER, "--port", port, "--timeout-graceful-shutdown", "1")
         wait_for(lambda: httpx.get(f"{self.url}/readyz", timeout=5).is_success, f"the API is not ready, see {self.data_dir}")
 
     def start_worker(self, name: str = "worker", queues: str = "", app: str = "worker.app") -> subprocess.Popen[bytes]:
