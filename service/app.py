@@ -1,17 +1,22 @@
 """The FastAPI application.
 
-uvicorn --factory service.app:create_app
+uvicorn --factory service.app:create_app --http service.kit.connections:Connection
 """
 
 import gc
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any
 
-from fastapi import FastAPI
+from anyio import CapacityLimiter, to_thread
+from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
+from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aiao_core import __version__
@@ -25,6 +30,7 @@ from service.direct_uploads import endpoints as direct_uploads
 from service.jobs import endpoints as jobs
 from service.kit import docs, errors, etags, logs, telemetry
 from service.kit import openapi_links as links
+from service.kit.interpreter import flaws
 from service.kit.observer import RequestObserver
 from service.models import endpoints as models
 from service.models import key_endpoints as keys
@@ -33,6 +39,8 @@ from service.tokens import endpoints as tokens
 from service.uploads import endpoints as uploads
 from service.verifications import endpoints as verifications
 from service.webhooks import endpoints as webhooks
+
+logger = logging.getLogger(__name__)
 
 MAX_JSON_BYTES = 1 << 20
 
@@ -47,6 +55,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         logs.configure(settings.log_format)
+        for flaw in flaws():
+            logger.warning(flaw)
         telemetry.configure("aiao-api", settings.credentials)
         app.state.context, app.state.recent_callers = Context.open(settings), RecentCallers()
         gc.collect()
@@ -69,7 +79,23 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(health.router)
     app.include_router(docs.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    app.router.routes.insert(0, Route("/openapi.json", _document(app), include_in_schema=False))
     return app
+
+
+def _document(app: FastAPI) -> Callable[[Request], Awaitable[Response]]:
+    """Serve the document as FastAPI does, but write it once: to write so long a one for each stranger takes all the time."""
+
+    once = CapacityLimiter(1)
+
+    @cache
+    def written() -> bytes:
+        return bytes(JSONResponse(app.openapi()).body)
+
+    async def document(_: Request) -> Response:
+        return Response(await to_thread.run_sync(written, limiter=once), media_type="application/json")
+
+    return document
 
 
 def _operation_id(route: APIRoute) -> str:

@@ -41,7 +41,7 @@ class Health(BaseModel):
 
 
 @router.get("/healthz", summary="Is the process alive?")
-def healthz() -> Health:
+async def healthz() -> Health:  # which waits for no thread that other requests have
     return Health()
 
 

@@ -8,7 +8,7 @@ from aiao_core.reports.audit_page import to_html
 from service.audits import service
 from service.audits.repository import AuditRepository
 from service.audits.schemas import AuditIn, AuditOut, AuditStarted
-from service.auth.dependencies import ContextDep, ModelWriter, Reader
+from service.auth.dependencies import CallerFirst, ContextDep, ModelWriter, Reader
 from service.idempotency import IdempotentJson
 from service.jobs.accepting import accept
 from service.jobs.repository import JobRepository
@@ -22,7 +22,7 @@ from service.models.repository import ModelRepository
 from service.tables.audits import Audit
 from service.tables.jobs import Job
 
-router = APIRouter(prefix="/v1", tags=["audits"])
+router = APIRouter(prefix="/v1", tags=["audits"], route_class=CallerFirst)
 
 
 @router.post(

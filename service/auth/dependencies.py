@@ -1,9 +1,12 @@
 """Dependencies of endpoints: the context, and the caller with its scopes."""
 
-from typing import Annotated
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, cast
 
-from fastapi import Depends, Request, Security
+from anyio import CapacityLimiter, to_thread
+from fastapi import Depends, Request, Response, Security
 from fastapi.concurrency import run_in_threadpool
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 
 from service.auth.authentication import authenticate, note_use
@@ -16,6 +19,10 @@ bearer = HTTPBearer(
     description="A token of your tenant. The scopes that a call names are alternatives; `read` is in every token, and `admin` "
     "includes all.",
 )
+
+
+AT_ONCE = CapacityLimiter(4)
+"""Tokens that are looked up at a time: more threads, for many strangers, would take the interpreter from the event loop."""
 
 
 async def get_context(request: Request) -> Context:
@@ -36,12 +43,12 @@ Credentials = Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]
 
 
 async def get_caller(request: Request, context: ContextDep, recent: RecentCallersDep, credentials: Credentials) -> Caller:
-    # FastAPI asks once for each set of scopes that depends on the caller: a call is authenticated and counted once.
-    if not hasattr(request.state, "authenticated"):
-        caller = await run_in_threadpool(_authenticated, context, recent, _secret(credentials))
-        request.state.authenticated = await _admitted(request, context, caller)
-    authenticated: Caller = request.state.authenticated
-    return authenticated
+    if known := getattr(request.state, "admitted", None):  # by CallerFirst, or for another dependency of this call
+        return cast("Caller", known)
+    secret = _secret(credentials)
+    caller = await to_thread.run_sync(_authenticated, context, recent, secret, limiter=AT_ONCE)
+    request.state.admitted = await _admitted(request, context, caller)
+    return caller
 
 
 async def get_reader(request: Request, context: ContextDep, recent: RecentCallersDep, credentials: Credentials) -> Caller:
@@ -49,7 +56,7 @@ async def get_reader(request: Request, context: ContextDep, recent: RecentCaller
     secret = _secret(credentials)
     caller = recent.find(secret)
     if caller is None:
-        caller = await run_in_threadpool(_authenticated, context, recent, secret)
+        caller = await to_thread.run_sync(_authenticated, context, recent, secret, limiter=AT_ONCE)
     return await _admitted(request, context, caller)
 
 
@@ -74,6 +81,22 @@ async def _admitted(request: Request, context: Context, caller: Caller) -> Calle
     if context.rate_limiter:
         await run_in_threadpool(context.rate_limiter.check, caller.tenant_id)
     return caller
+
+
+class CallerFirst(APIRoute):
+    """A call that knows its caller before it reads a body: FastAPI reads and parses it before any dependency."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+        if self.body_field is None:
+            return handle
+
+        async def handle_known(request: Request) -> Response:
+            state = request.app.state
+            await get_caller(request, state.context, state.recent_callers, await bearer(request))
+            return await handle(request)
+
+        return handle_known
 
 
 AnyCaller = Annotated[Caller, Depends(get_caller)]

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from service.activity.service import record
 from service.artifacts.schemas import ArtifactOut
-from service.auth.dependencies import ContextDep, Reader, Writer
+from service.auth.dependencies import CallerFirst, ContextDep, Reader, Writer
 from service.context import Context
 from service.direct_uploads import service
 from service.direct_uploads.repository import DirectUploadRepository
@@ -20,7 +20,7 @@ from service.kit.errors import InvalidParts, UploadTooLarge, responses
 from service.kit.schemas import DirectUploadId, Limit
 from service.tables.artifacts import Artifact
 
-router = APIRouter(prefix="/v1/direct-uploads", tags=["uploads"])
+router = APIRouter(prefix="/v1/direct-uploads", tags=["uploads"], route_class=CallerFirst)
 
 
 @router.post(

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from service.activity.service import record
 from service.auth.callers import Caller
-from service.auth.dependencies import ContextDep, ModelWriter, Reader
+from service.auth.dependencies import CallerFirst, ContextDep, ModelWriter, Reader
 from service.context import Context
 from service.idempotency import Idempotency, IdempotentJson
 from service.jobs.accepting import accept
@@ -23,7 +23,7 @@ from service.models.schemas import ModelIn, ModelOut, Registered, RenewalIn, Sta
 from service.tables.jobs import Job
 from service.tables.models import Model
 
-router = APIRouter(prefix="/v1/models", tags=["models"])
+router = APIRouter(prefix="/v1/models", tags=["models"], route_class=CallerFirst)
 
 Embedding = tuple[Model, Job, str]
 """A model under embedding, its job and its secret key."""

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter, Response
 
-from service.auth.dependencies import ContextDep, ModelWriter, Reader
+from service.auth.dependencies import CallerFirst, ContextDep, ModelWriter, Reader
 from service.idempotency import IdempotentJson
 from service.keys.repository import KeyRepository
 from service.keys.schemas import KeyOpened, PublicKeyOut
@@ -12,7 +12,7 @@ from service.kit.schemas import ModelId
 from service.models import service
 from service.models.repository import ModelRepository
 
-router = APIRouter(prefix="/v1/models", tags=["keys"])
+router = APIRouter(prefix="/v1/models", tags=["keys"], route_class=CallerFirst)
 
 
 @router.get(

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
 from service.activity.service import record
-from service.auth.dependencies import Admin, ContextDep
+from service.auth.dependencies import Admin, CallerFirst, ContextDep
 from service.idempotency import IdempotentJson
 from service.kit.errors import responses
 from service.kit.schemas import Page, PageQuery, TokenId
@@ -12,7 +12,7 @@ from service.tokens import service
 from service.tokens.repository import TokenRepository
 from service.tokens.schemas import TokenIn, TokenIssued, TokenOut
 
-router = APIRouter(prefix="/v1/tokens", tags=["tokens"])
+router = APIRouter(prefix="/v1/tokens", tags=["tokens"], route_class=CallerFirst)
 
 
 @router.post(

@@ -10,7 +10,7 @@ from aiao_core.reports.verdicts import Verdict
 from aiao_core.reports.verification import Report
 from aiao_core.reports.verification_page import summary_to_html, to_html
 from service.auth.callers import Caller
-from service.auth.dependencies import ContextDep, Reader, VerificationWriter
+from service.auth.dependencies import CallerFirst, ContextDep, Reader, VerificationWriter
 from service.idempotency import IdempotentJson
 from service.jobs.accepting import accept
 from service.jobs.repository import JobRepository
@@ -27,7 +27,7 @@ from service.verifications import service
 from service.verifications.repository import VerificationRepository
 from service.verifications.schemas import ReportSummary, Submitted, VerificationIn, VerificationOut
 
-router = APIRouter(prefix="/v1/verifications", tags=["verifications"])
+router = APIRouter(prefix="/v1/verifications", tags=["verifications"], route_class=CallerFirst)
 
 
 @router.post(

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
 from service.activity.service import record
-from service.auth.dependencies import Admin, ContextDep
+from service.auth.dependencies import Admin, CallerFirst, ContextDep
 from service.idempotency import IdempotentJson
 from service.kit.errors import responses
 from service.kit.schemas import DeliveryId, Page, PageQuery, WebhookId
@@ -12,7 +12,7 @@ from service.webhooks import service
 from service.webhooks.repository import DeliveryRepository, WebhookRepository
 from service.webhooks.schemas import DeliveryOut, WebhookCreated, WebhookIn, WebhookOut
 
-router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
+router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], route_class=CallerFirst)
 
 
 @router.post(
