@@ -145,10 +145,17 @@ def test_its_modules_exist(name):
     assert importlib.util.find_spec(OURS[name]["command"][2])
 
 
-def test_only_the_api_is_reachable_and_only_from_this_machine():
+def test_only_the_proxy_is_reachable_and_only_from_this_machine():
     assert {name: service["ports"] for name, service in SERVICES.items() if "ports" in service} == {
-        "api": ["127.0.0.1:8377:8377"]
+        "proxy": ["127.0.0.1:8377:8377"]
     }
+
+
+def test_the_proxy_reaches_the_api_and_nothing_behind_it():
+    assert SERVICES["proxy"]["networks"] == ["outside"]
+    assert {name for name, service in SERVICES.items() if "outside" in service.get("networks", [])} == {
+        "api", "proxy", "worker", "worker-gpu", "courier"
+    }  # fmt: skip
 
 
 def test_images_are_built_from_stages_that_exist():

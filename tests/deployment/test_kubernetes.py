@@ -49,8 +49,9 @@ def test_every_pod_has_no_rights_and_a_read_only_root(name):
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     for container in pod["containers"]:
+        more = {"add": ["NET_BIND_SERVICE"]} if name == "Deployment proxy" else {}
         assert container["securityContext"] == {
-            "readOnlyRootFilesystem": True, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}
+            "readOnlyRootFilesystem": True, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]} | more
         }  # fmt: skip
         writable = {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")}
         assert writable == {"/data", "/tmp"}
