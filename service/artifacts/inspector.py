@@ -12,13 +12,14 @@ import os
 import resource
 import struct
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict
 from io import SEEK_CUR, SEEK_END, SEEK_SET, BufferedReader, RawIOBase
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
-from aiao_core.errors import InvalidCheckpoint
+from aiao_core.errors import InvalidCheckpoint, printable
 from aiao_core.formats import adapter_names
 from aiao_core.formats.identify import identify, read_header
 from aiao_core.formats.inspection import inspect
@@ -41,6 +42,8 @@ def main() -> None:
             answer = QUESTIONS[question["about"]](file, question["size"], question["filename"])
         except MemoryError:
             answer = {"out_of_memory": True}
+        except Exception:  # for the API's log: what the file has in it must not write there as it likes
+            answer = {"failed": printable(traceback.format_exc())}
         last = _address_space() > AT_START + question["memory_bytes"] // 2
         answer = answer | {"last": last or "out_of_memory" in answer}
         answers.write(json.dumps(answer).encode() + b"\n")
@@ -50,11 +53,10 @@ def main() -> None:
 def _limit(cpu_seconds: float, memory_bytes: int) -> None:
     """Let the kernel end this process after some more seconds of computing, and refuse it much more memory than it has."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    for kind, most in (
-        (resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime + cpu_seconds)),
-        (resource.RLIMIT_AS, AT_START + memory_bytes),
-        (resource.RLIMIT_CORE, 0),
-    ):
+    limits = {resource.RLIMIT_CPU: math.ceil(used.ru_utime + used.ru_stime + cpu_seconds), resource.RLIMIT_CORE: 0}
+    if AT_START:
+        limits[resource.RLIMIT_AS] = AT_START + memory_bytes
+    for kind, most in limits.items():
         _, hard = resource.getrlimit(kind)
         resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 

@@ -87,6 +87,8 @@ class Inspectors:
                 answer = self._conversation(process, asked, file)
             if "out_of_memory" in answer:
                 raise _too_much(f"{self.memory_bytes >> 20} MiB of memory")
+            if "failed" in answer:
+                raise RuntimeError(answer["failed"])
             return answer
         finally:
             # What a process holds after a large file, the next one would lack.
@@ -99,6 +101,8 @@ class Inspectors:
     def _conversation(self, process: Process, question: dict[str, Any], file: BinaryIO) -> dict[str, Any]:
         """Ask, hand over the bytes that are asked back for, and return the answer."""
         questions, answers = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
+        ready = select.poll()
+        ready.register(answers, select.POLLIN)
         waited, message = 0.0, json.dumps(question).encode() + b"\n"
         while True:
             try:
@@ -107,7 +111,7 @@ class Inspectors:
             except BrokenPipeError:
                 raise self._ended(process) from None
             began = time.monotonic()
-            if not select.select([answers], [], [], max(0, self.patience_seconds - waited))[0]:
+            if not ready.poll(1000 * max(0, self.patience_seconds - waited)):
                 raise NotReady("this machine is too busy to look at the upload; try again in a minute", {"Retry-After": "60"})
             line = answers.readline(MAX_ANSWER_BYTES)
             waited += time.monotonic() - began  # without our own reads of the storage

@@ -1,5 +1,7 @@
 """The images: both distributions are built from what .dockerignore lets through and the Dockerfile copies."""
 
+import asyncio
+import importlib
 import os
 import re
 import shutil
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from service.processes.embedded import CONNECTION
 from tests.support.places import PROJECT
 
 DOCKERFILE = (PROJECT / "docker" / "Dockerfile").read_text()
@@ -104,6 +107,12 @@ def test_the_script_pins_every_image_to_what_the_registry_says_or_changes_nothin
     else:
         assert done.returncode != 0
         assert after == before
+
+
+def test_the_api_starts_with_limits_of_its_connections():
+    assert f'"service.app:create_app", "--http", "{CONNECTION}"' in DOCKERFILE
+    module, _, name = CONNECTION.partition(":")
+    assert issubclass(getattr(importlib.import_module(module), name), asyncio.Protocol)
 
 
 def test_the_extras_that_it_installs_exist():

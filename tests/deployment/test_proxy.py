@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.support import uploads
-from tests.support.calls import append, begin, send
+from tests.support.calls import append, begin, problem, send
 from tests.support.http_server import Handler, serving
 from tests.support.places import PROJECT
 from tests.support.processes import free_port, stop, wait_for
@@ -63,8 +63,8 @@ def test_figures_are_not_for_clients(before_the_api):
     assert before_the_api.get("/metrics").status_code == 404
 
 
-def test_a_body_that_no_call_needs_is_refused(before_the_api):
-    assert before_the_api.post("/v1/webhooks", content=bytes(4 << 20)).status_code == 413
+def test_a_body_that_no_call_needs_is_refused_in_the_words_of_the_api(before_the_api):
+    problem(before_the_api.post("/v1/webhooks", content=bytes(4 << 20)), 413, "body-too-large")
 
 
 def test_a_long_head_is_refused(before_the_api):

@@ -122,6 +122,14 @@ def test_one_that_is_killed_at_work_is_not_the_files_fault(inspectors, storage, 
     assert received(storage, uploads.MODEL_ZIP).kind == "archive"
 
 
+def test_a_fault_of_its_own_is_an_internal_error_that_cannot_write_what_it_likes(inspectors, storage):
+    asked = inspectors.ask("\x1b[2J", partial(io.BytesIO, b"GGUF"), 4, "")
+    with pytest.raises(RuntimeError, match="KeyError") as caught:
+        asyncio.run(asked)
+    assert str(caught.value).isprintable()
+    assert received(storage, uploads.MODEL_ZIP).kind == "archive"
+
+
 def test_it_knows_no_secret_and_goes_first_when_memory_is_short(inspectors, storage, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden")
     inspectors._places.get_nowait()
