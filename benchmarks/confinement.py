@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from service.kit import kernel
 from tests.support import hostile_reader
 from worker.sandbox import client, files
 
@@ -50,7 +51,7 @@ def main() -> None:
 def _outcomes(without: list[str]) -> dict[str, str]:
     """Return how each attempt ended in a child that lacks these layers."""
     os.environ[WITHOUT] = ",".join(without)
-    client.KEPT, client.PRELOADED = (*client.KEPT, WITHOUT), __spec__.name  # type: ignore[misc]
+    kernel.HARMLESS, client.PRELOADED = (*kernel.HARMLESS, WITHOUT), __spec__.name  # type: ignore[misc]
     for name in hostile_reader.HONEST:  # a reader that does not run is refused everything
         if (outcome := _outcome(hostile_reader.honest, name)) != "done":
             raise SystemExit(f"an honest reader cannot {name} here: {outcome}")

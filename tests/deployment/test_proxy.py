@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from threading import Event
 
 import httpx
 import pytest
+import trustme
 
 from tests.support import uploads
 from tests.support.calls import append, begin, problem, send
@@ -22,16 +24,18 @@ pytestmark = [pytest.mark.process, pytest.mark.skipif(CADDY is None, reason="cad
 
 
 @contextmanager
-def proxy(folder, api_port: int | str) -> Iterator[int]:
+def proxy(folder, api_port: int | str, scheme: str = "http", **names: str) -> Iterator[int]:
     port, log = free_port(), folder / "caddy.log"
-    names = {"AIAO_SITE": f":{port}", "AIAO_API": f"127.0.0.1:{api_port}", "HOME": str(folder), "XDG_DATA_HOME": str(folder)}
+    names |= {"AIAO_SITE": f"{scheme}://:{port}", "AIAO_HTTP_PORT": str(free_port()), "AIAO_API": f"127.0.0.1:{api_port}"}
+    names |= {"HOME": str(folder), "XDG_DATA_HOME": str(folder)}
     with log.open("wb") as target:
         process = subprocess.Popen(
             [CADDY, "run", "--adapter", "caddyfile", "--config", PROJECT / "kubernetes" / "Caddyfile"],
             env=os.environ | names, stdout=target, stderr=target, start_new_session=True,
         )  # fmt: skip
     try:
-        wait_for(lambda: httpx.get(f"http://127.0.0.1:{port}/metrics").status_code == 404, f"no proxy, see {log}")
+        url = f"{scheme}://127.0.0.1:{port}/metrics"
+        wait_for(lambda: httpx.get(url, verify=False).status_code == 404, f"no proxy, see {log}")
         yield port
     finally:
         stop(process)
@@ -76,6 +80,24 @@ def test_a_slow_head_is_cut_off(before_the_api):
     with socket.create_connection(("127.0.0.1", port_of(before_the_api)), timeout=60) as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\nhost: a\r\n")
         assert b"200" not in connection.recv(1 << 16)
+
+
+def test_it_speaks_tls_with_a_certificate_of_the_operators_also_to_a_probe_that_names_no_host(tmp_path):
+    authority = trustme.CA()
+    certificate = authority.issue_cert("aiao.example.com")
+    certificate.private_key_pem.write_to_path(tmp_path / "tls.key")
+    (tmp_path / "tls.crt").write_bytes(b"".join(each.bytes() for each in certificate.cert_chain_pems))
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    probing = ssl.create_default_context()
+    probing.check_hostname, probing.verify_mode = False, ssl.CERT_NONE
+    tls = f"tls {tmp_path / 'tls.crt'} {tmp_path / 'tls.key'}"
+    with proxy(tmp_path, free_port(), "https", AIAO_TLS=tls) as port:
+        for context, name in ((trusting, "aiao.example.com"), (probing, None)):
+            plain = socket.create_connection(("127.0.0.1", port), timeout=60)
+            with context.wrap_socket(plain, server_hostname=name) as connection:
+                connection.sendall(b"GET /metrics HTTP/1.1\r\nhost: aiao.example.com\r\n\r\n")
+                assert connection.recv(1 << 10).startswith(b"HTTP/1.1 404")
 
 
 def test_an_upload_and_an_answer_pass_on_as_they_come(tmp_path):
