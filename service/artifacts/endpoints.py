@@ -36,7 +36,7 @@ BODY = {
     status_code=201,
     summary="Upload a file",
     response_model=ArtifactOut,
-    responses=responses(401, 403, 409, 413, 422),
+    responses=responses(401, 403, 409, 413, 422, 503),
     openapi_extra=BODY,
 )
 async def upload(

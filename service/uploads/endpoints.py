@@ -158,7 +158,7 @@ def show(upload_id: UploadId, context: ContextDep, caller: Reader) -> Response:
     status_code=204,
     summary="Append to an upload",
     dependencies=TUS,
-    responses=answers(204, CAME_OF_IT) | responses(400, 401, 403, 404, 409, 410, 412, 413, 415, 422, 460),
+    responses=answers(204, CAME_OF_IT) | responses(400, 401, 403, 404, 409, 410, 412, 413, 415, 422, 460, 503),
     openapi_extra=BODY,
 )
 async def append(
