@@ -8,6 +8,7 @@ from starlette.requests import ClientDisconnect
 
 from service.activity.service import record
 from service.artifacts import service
+from service.artifacts.coming_in import coming_in
 from service.artifacts.quota import Hold, check_quota, held
 from service.artifacts.repository import ArtifactRepository
 from service.artifacts.schemas import ArtifactOut
@@ -58,15 +59,16 @@ async def upload(
     if announced > limit:
         raise UploadTooLarge.beyond(limit)
     try:
-        async with held(context, caller, filename, announced, sha256) as hold:
-            received = await service.receive(
-                context.storage,
-                hold.bounded(request.stream()),
-                filename=filename,
-                expected_sha256=sha256,
-                max_bytes=announced or limit,
-            )
-            return await run_in_threadpool(_keep, context, caller, idempotency, received, hold)
+        with coming_in(caller.tenant_id):
+            async with held(context, caller, filename, announced, sha256) as hold:
+                received = await service.receive(
+                    context.storage,
+                    hold.bounded(request.stream()),
+                    filename=filename,
+                    expected_sha256=sha256,
+                    max_bytes=announced or limit,
+                )
+                return await run_in_threadpool(_keep, context, caller, idempotency, received, hold)
     except ClientDisconnect as error:
         raise InvalidArtifact("the upload was interrupted; send it again") from error
 

@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 
 from service.activity.service import record
+from service.artifacts.coming_in import coming_in
 from service.auth.dependencies import ContextDep, Reader, Writer
 from service.kit.errors import (
     Conflict,
@@ -184,10 +185,11 @@ async def append(
     service.check_changeable(caller, upload)
     if offset != upload.offset:
         raise Conflict(f"{upload.offset} bytes of {upload_id} are there, not {offset}; go on from there")
-    there = await service.append(context, upload, request.stream(), announced)
-    headers = _where(upload, there)
-    if there == upload.length:
-        headers[ARTIFACT] = (await service.finish(context, caller, upload)).id
+    with coming_in(caller.tenant_id):
+        there = await service.append(context, upload, request.stream(), announced)
+        headers = _where(upload, there)
+        if there == upload.length:
+            headers[ARTIFACT] = (await service.finish(context, caller, upload)).id
     return Response(status_code=204, headers=headers)
 
 
