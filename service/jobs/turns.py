@@ -4,6 +4,7 @@ A message of the broker wakes a worker and no more: however many jobs a tenant h
 """
 
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
@@ -13,7 +14,7 @@ from service.kit.queues import Share
 from service.tables.jobs import Job
 from service.tables.turns import Turn
 
-INSERT = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
+INSERT: dict[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 """Of each database: both know ON CONFLICT, and SQLAlchemy has no word for both."""
 
 
