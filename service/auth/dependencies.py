@@ -21,7 +21,7 @@ bearer = HTTPBearer(
 )
 
 
-AT_ONCE = CapacityLimiter(4)
+AT_ONCE = CapacityLimiter(2)
 """Tokens that are looked up at a time: more threads, for many strangers, would take the interpreter from the event loop."""
 
 
