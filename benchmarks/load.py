@@ -34,6 +34,7 @@ from service.kit.ids import new_id
 from service.kit.repository import TenantRepository
 from service.kit.schemas import Paging
 from service.models.repository import ModelRepository
+from service.processes.embedded import CONNECTION
 from service.verifications.repository import VerificationRepository
 from tests.support.databases import postgres_database
 from tests.support.processes import System, private_redis, system, wait_for
@@ -126,7 +127,8 @@ def serve(running: System, factory: str, processes: int) -> None:
     running.processes["api"].terminate()
     running.processes["api"].wait()
     port = running.settings["AIAO_PORT"]
-    running.start("api", "uvicorn", "--factory", factory, "--port", port, "--workers", str(processes), "--no-access-log")
+    server = ("uvicorn", "--factory", factory, "--http", CONNECTION, "--no-access-log")
+    running.start("api", *server, "--port", port, "--workers", str(processes))
     wait_for(lambda: httpx.get(f"{running.url}/readyz", timeout=30).is_success, "the API is not ready")
 
 

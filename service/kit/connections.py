@@ -20,7 +20,7 @@ HEAD_SECONDS = 10
 WINDOW_SECONDS, WINDOW_BYTES = 30, 16 << 10
 """A body must bring so many bytes in so many seconds, and a client must take as many of a long answer: 0.5 KiB/s."""
 
-LINGER_SECONDS = 5
+LINGER_SECONDS = 30
 """Time in which a body is still taken in, and dropped, after the answer: a client often reads only when all is sent."""
 
 CHECK_SECONDS = 1
