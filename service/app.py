@@ -20,6 +20,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aiao_core import __version__
+from aiao_core.formats.archives import has_slow_tar_headers
 from service import health
 from service.activity import endpoints as activity
 from service.artifacts import endpoints as artifacts
@@ -30,7 +31,6 @@ from service.direct_uploads import endpoints as direct_uploads
 from service.jobs import endpoints as jobs
 from service.kit import docs, errors, etags, logs, telemetry
 from service.kit import openapi_links as links
-from service.kit.interpreter import flaws
 from service.kit.observer import RequestObserver
 from service.models import endpoints as models
 from service.models import key_endpoints as keys
@@ -44,6 +44,11 @@ logger = logging.getLogger(__name__)
 
 MAX_JSON_BYTES = 1 << 20
 
+SLOW_TAR_HEADERS = (
+    "this Python has CVE-2024-6232: a small TAR archive can keep it busy for minutes. Uploads and models are read in processes "
+    "with a time limit, but use Python 3.11.10, 3.12.6 or newer"
+)
+
 DESCRIPTION = """Register a diffusion model, publish its watermarked checkpoint, and prove later, with an exact probability,
 whether a suspect checkpoint was made with knowledge of its key or of its marked weights."""
 
@@ -55,8 +60,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         logs.configure(settings.log_format)
-        for flaw in flaws():
-            logger.warning(flaw)
+        if has_slow_tar_headers():
+            logger.warning(SLOW_TAR_HEADERS)
         telemetry.configure("aiao-api", settings.credentials)
         app.state.context, app.state.recent_callers = Context.open(settings), RecentCallers()
         gc.collect()

@@ -5,6 +5,7 @@ import errno
 import gzip
 import lzma
 import shutil
+import sys
 import tarfile
 import tempfile
 import zipfile
@@ -46,6 +47,7 @@ UNREADABLE = (
     RuntimeError,
     NotImplementedError,
     ValueError,
+    LookupError,
     OverflowError,
 )
 """What the libraries raise for archives that no packer wrote."""
@@ -233,6 +235,8 @@ def plain_zip(file: IO[bytes]) -> zipfile.ZipFile:
     archive = zipfile.ZipFile(cast("IO[bytes]", _ShortReads(file, MAX_DIRECTORY_BYTES)))
     if len(archive.infolist()) > MAX_ENTRIES:
         raise UnsafeArchive(f"the archive holds more than {MAX_ENTRIES} files and folders; pack only the checkpoint or images")
+    if not all(entry.filename for entry in archive.infolist()):
+        raise UnsafeArchive("the archive holds an entry without a name; pack it again")
     return archive
 
 
@@ -241,12 +245,17 @@ def plain_tar(stream: IO[bytes]) -> tarfile.TarFile:
     return tarfile.open(fileobj=_ShortReads(stream, CHUNK_BYTES), mode="r:", tarinfo=_Entry)
 
 
-class _Entry(tarfile.TarInfo):
-    """A member of a TAR archive, whose extended header must be short.
+def has_slow_tar_headers() -> bool:
+    """Return whether this Python takes time by the square of an extended header's length (CVE-2024-6232).
 
-    Python's regular expression for it takes time by the square of its length in versions before 3.12.6 and 3.11.10
-    (CVE-2024-6232).
+    Distributions fix it in older versions, which then have the new pattern.
     """
+    fixed = sys.version_info >= (3, 12, 6) or (3, 11, 10) <= sys.version_info < (3, 12)
+    return not fixed and not hasattr(tarfile, "_header_length_prefix_re")
+
+
+class _Entry(tarfile.TarInfo):
+    """A member of a TAR archive, whose extended header must be short: see :func:`has_slow_tar_headers`."""
 
     def _proc_pax(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
         if self.size > MAX_PAX_BYTES:

@@ -5,6 +5,7 @@ import httpx
 import psycopg
 import pytest
 
+from aiao_core.formats.archives import has_slow_tar_headers
 from service.kit.database import Database
 from tests.support import rows
 from tests.support.calls import post, problem, register, send
@@ -106,3 +107,7 @@ def test_metrics_do_not_grow_with_what_strangers_make_up(api, stranger):
     text = httpx.get(f"{api.url}/metrics").text
     for word in ("BREWCOFFEE", "made-up-path", "made-up-name"):
         assert word not in text
+
+
+def test_an_interpreter_with_slow_tar_headers_is_named_at_the_start(apis):
+    assert ("CVE-2024-6232" in apis("postgresql").log("api")) is has_slow_tar_headers()

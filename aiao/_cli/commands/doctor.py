@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import tarfile
 from collections.abc import Iterator
 from importlib import metadata
 from importlib.util import find_spec
@@ -17,6 +16,7 @@ from aiao._client.config import config_file, load_config
 from aiao._client.errors import ClientError
 from aiao_core import __version__
 from aiao_core.errors import printable
+from aiao_core.formats.archives import has_slow_tar_headers
 
 TORCH = ("accelerate", "diffusers", "gguf", "huggingface_hub", "peft", "PIL", "safetensors", "torch", "transformers")
 """Modules of the extra ``torch``."""
@@ -39,16 +39,10 @@ def doctor() -> None:
 
 def _python() -> Row:
     version = ".".join(map(str, sys.version_info[:3]))
-    if _has_slow_tar_headers():
+    if has_slow_tar_headers():
         words = "a TAR archive can stop this Python for minutes (CVE-2024-6232); install 3.11.10, 3.12.6 or newer"
         return "Python", "fix", f"{version}: {words}"
     return "Python", "ok", f"{version} at {sys.executable}"
-
-
-def _has_slow_tar_headers() -> bool:
-    """Return whether this Python has CVE-2024-6232. Distributions fix it in older versions, which then have the new pattern."""
-    fixed = sys.version_info >= (3, 12, 6) or (3, 11, 10) <= sys.version_info < (3, 12)
-    return not fixed and not hasattr(tarfile, "_header_length_prefix_re")
 
 
 def _torch() -> Row:

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.process
 
 @pytest.fixture
 def no_flaw(monkeypatch) -> None:
-    monkeypatch.setattr(doctor, "_has_slow_tar_headers", lambda: False)
+    monkeypatch.setattr(doctor, "has_slow_tar_headers", lambda: False)
 
 
 def rows(printed: str) -> dict[str, tuple[str, str]]:
