@@ -38,6 +38,12 @@ CALLS = [
 ]
 # Until then the model is ready, and nobody has seen its key.
 CALLS.sort(key=lambda call: call[0] == "delete" or call[1].endswith("/opened"))
+CASES = 2_000
+"""Calls that `make test` tries, on one database."""
+
+CASES_OF_ALL = 50_000
+"""Calls that `make test-all` tries on each of two."""
+
 TESTS: dict[str, type[BaseModel]] = {"/v1/verifications": VerificationIn, "/v1/models/{model_id}/audits": AuditIn}
 """Calls whose options the document lets depart from the rules of a test, which it tells in words alone."""
 
@@ -101,8 +107,18 @@ def test_what_fits_the_document_is_refused_for_the_rules_of_a_test_alone(documen
     assert 202 in seen
 
 
-@pytest.mark.parametrize(("method", "path"), CALLS, ids=lambda part: part)
-def test_every_answer_is_one_that_the_document_promises(document, http, known, method, path):
+def of_all(number: int, call: tuple[str, str]) -> Any:
+    """The long run of one call, which any process of `make test-all` may take."""
+    marks = [pytest.mark.slow, pytest.mark.timeout(3600), pytest.mark.xdist_group(f"calls-{number % 4}")]
+    return pytest.param(*call, CASES_OF_ALL, marks=marks)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "cases"),
+    [*((*call, CASES) for call in CALLS), *(of_all(number, call) for number, call in enumerate(CALLS))],
+    ids=str,
+)
+def test_every_answer_is_one_that_the_document_promises(document, http, known, method, path, cases):
     call = document[path][method]
     of_its_own = path in ("/v1/models", "/v1/artifacts/{artifact_id}")
     these = known | ({"artifact_id": upload(http)} if of_its_own else {})
@@ -121,8 +137,9 @@ def test_every_answer_is_one_that_the_document_promises(document, http, known, m
 
         try_it()
 
-    try_calls(call.as_strategy(GenerationMode.POSITIVE), st.just(True), 8)
-    try_calls(st.one_of(map(call.as_strategy, GenerationMode)), st.booleans(), 12)
+    count = -(-cases // len(CALLS))
+    try_calls(call.as_strategy(GenerationMode.POSITIVE), st.just(True), count // 3)
+    try_calls(st.one_of(map(call.as_strategy, GenerationMode)), st.booleans(), count - count // 3)
     # A generated file is none that the service knows, and its storage is a folder, so an upload never gets that far; it has
     # tests of its own.
     is_upload = method in ("post", "patch") and path.startswith(("/v1/artifacts", "/v1/uploads", "/v1/direct-uploads"))
