@@ -8,6 +8,9 @@ FOLDERS = re.compile(r"(?<![\w.~:/-])/(?:[^/\s'\"]+/)+")
 MAX_READ, MAX_REASON = 10_000, 200
 """Characters of another library's text that are looked at, and that an error repeats: it may repeat all of a hostile file."""
 
+LONGEST_SENTENCE = 4000
+"""Characters of an error: it may name each of many files."""
+
 
 def printable(text: str) -> str:
     """Put ``text`` on one line and escape the characters that a terminal would obey or a database refuse."""
@@ -27,7 +30,8 @@ class AiaoError(Exception):
     """Stable slug."""
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(printable(message))
+        sentence = printable(message)
+        super().__init__(sentence if len(sentence) <= LONGEST_SENTENCE else sentence[: LONGEST_SENTENCE - 1] + "…")
 
 
 class InvalidKey(AiaoError):

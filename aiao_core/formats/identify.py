@@ -5,12 +5,11 @@ Every read is bounded, because an attacker may have made the file. Its name is t
 
 import json
 import struct
-import zipfile
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Literal
 
 from aiao_core.errors import InvalidCheckpoint, UnsafeArchive, in_words
-from aiao_core.formats.archives import begins_as_tar, is_compressed, plain_zip
+from aiao_core.formats.archives import UNREADABLE, begins_as_tar, is_compressed, plain_zip
 
 Kind = Literal["archive", "safetensors", "pickle", "gguf", "images"]
 """``images`` is an archive of images alone, or of arrays."""
@@ -79,7 +78,7 @@ def _zip_kind(file: BinaryIO) -> Kind:
     try:
         with plain_zip(file) as archive:
             names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, UnsafeArchive) as error:
+    except (*UNREADABLE, UnsafeArchive) as error:
         raise InvalidCheckpoint(f"this ZIP archive is broken or incomplete ({in_words(error)}); upload it again") from error
     if not names:
         raise InvalidCheckpoint("this ZIP archive is empty")
