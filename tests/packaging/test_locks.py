@@ -20,7 +20,7 @@ def pinned(text: str) -> dict[str, str]:
     return {canonicalize_name(name): version for name, version in found}
 
 
-LOCKS = {file.stem: file.read_text() for file in (PROJECT / "docker").glob("*.lock")}
+LOCKS = {file.stem: file.read_text() for file in sorted((PROJECT / "docker").glob("*.lock"))}
 CONSTRAINTS = pinned((PROJECT / "constraints.txt").read_text())
 
 
@@ -31,7 +31,7 @@ def test_every_package_has_hashes(name):
     assert [block for block in blocks if not re.fullmatch(r"\S+==\S+( \\\n    --hash=sha256:[0-9a-f]{64})+", block)] == []
 
 
-@pytest.mark.parametrize("name", LOCKS.keys() - {"cuda"})
+@pytest.mark.parametrize("name", sorted(LOCKS.keys() - {"cuda"}))
 def test_the_versions_are_those_that_are_tested(name):
     """But for setuptools, which pip does not list, and the label of torch's build for processors."""
     versions = {package: version.partition("+")[0] for package, version in pinned(LOCKS[name]).items()}
