@@ -18,7 +18,7 @@ from transformers import (
 
 from aiao_core.denoisers import Conditions, family_of
 from aiao_core.denoisers.model import DiffusionModel
-from aiao_core.errors import InvalidCheckpoint, InvalidImages, in_words
+from aiao_core.errors import AiaoError, InvalidCheckpoint, InvalidImages, in_words
 from aiao_core.formats.pipelines import by_names_of, check_config, check_fit
 from aiao_core.formats.weight_files import Weights, read_folder, read_json
 
@@ -53,18 +53,32 @@ def encode_captions(folder: Path, model: DiffusionModel, captions: Sequence[str]
     Raises :class:`InvalidImages` for a caption that the model cannot take, and :class:`InvalidCheckpoint` for text encoders
     that are missing or cannot be read.
     """
-    family, text = family_of(model.denoiser), load_text(folder)
+    text = load_text(folder)
     with torch.no_grad():
-        parts = [
-            family.encode_captions(model.denoiser, text, list(captions[start : start + BATCH]))
-            for start in range(0, len(captions), BATCH)
-        ]
+        parts = [encode(model, text, list(captions[start : start + BATCH])) for start in range(0, len(captions), BATCH)]
     if any(part is None for part in parts):
         raise InvalidImages(
             f"a {type(model.denoiser).__name__} whose pipeline folder has no text_encoder/ and tokenizer/ takes no captions; "
             "add these folders, or leave the captions out"
         )
     return {name: torch.cat([part[name] for part in parts if part]) for name in parts[0] or {}}
+
+
+def encode(model: DiffusionModel, text: dict[str, Any], captions: list[str]) -> Conditions | None:
+    """Encode a few captions by the tokenizers and text encoders in ``text``; None if the model takes none.
+
+    Raises :class:`InvalidCheckpoint` for tokenizers and encoders that do not fit each other, and :class:`InvalidImages` for a
+    caption that the model cannot take.
+    """
+    try:
+        return family_of(model.denoiser).encode_captions(model.denoiser, text, captions)
+    except (AiaoError, MemoryError):
+        raise
+    except Exception as error:  # tokenizers that no author would write raise anything
+        raise InvalidCheckpoint(
+            f"its tokenizer/ and text_encoder/ cannot encode a caption ({in_words(error)}); save the pipeline with "
+            "save_pretrained()"
+        ) from error
 
 
 def load_text(folder: Path) -> dict[str, Any]:
@@ -93,11 +107,11 @@ def _load(encoder: Path, tokenizer: Path) -> tuple[Any, Any]:
     try:
         model = _filled(model_class, config_class.from_dict({name: config[name] for name in config if name in MEANT}), weights)
         words = tokenizer_class.from_pretrained(tokenizer, local_files_only=True)
+        words.model_max_length = min(words.model_max_length, positions)
     except InvalidCheckpoint:
         raise
     except Exception as error:  # transformers raises anything for files that no author would write
         raise InvalidCheckpoint(f"{encoder.name}/ or {tokenizer.name}/ cannot be read: {in_words(error)}") from error
-    words.model_max_length = min(words.model_max_length, positions)
     return model, words
 
 

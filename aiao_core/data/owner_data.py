@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from aiao_core.data.captions import encode_captions, load_text
+from aiao_core.data.captions import encode, encode_captions, load_text
 from aiao_core.data.images import check_expansion, open_images
 from aiao_core.data.latents import downsampling, encode_images, load_autoencoder
 from aiao_core.denoisers import Conditions, family_of
@@ -54,7 +54,7 @@ def uncaptioned(folder: Path, model: DiffusionModel, count: int) -> Conditions:
     family = family_of(model.denoiser)
     text = load_text(folder)
     with torch.no_grad():
-        empty = family.encode_captions(model.denoiser, text, [""]) if "text_encoder" in text else None
+        empty = encode(model, text, [""]) if "text_encoder" in text else None
     if empty is None:
         return family.random_conditions(model.architecture.config, count, torch.Generator().manual_seed(0))
     return {name: value.expand(count, *value.shape[1:]) for name, value in empty.items()}

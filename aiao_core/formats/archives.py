@@ -182,8 +182,8 @@ class _Budget:
 
     def count_declared(self, archive: Path) -> None:
         """Refuse a ZIP file that says itself that it expands too much, before any of it is written."""
-        with zipfile.ZipFile(archive) as file:
-            self._check(sum(entry.file_size for entry in file.infolist()))
+        with archive.open("rb") as file, plain_zip(file) as opened:
+            self._check(sum(entry.file_size for entry in opened.infolist()))
 
     def count_bytes(self, count: int) -> None:
         self.bytes += count

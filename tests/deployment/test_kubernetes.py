@@ -27,6 +27,7 @@ PODS = {
     for document in DOCUMENTS
     if document["kind"] in ("Deployment", "Job")
 }
+PROXY = "Deployment proxy"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: f"{document['kind']} {document['metadata']['name']}")
@@ -49,7 +50,7 @@ def test_every_pod_has_no_rights_and_a_read_only_root(name):
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     for container in pod["containers"]:
-        more = {"add": ["NET_BIND_SERVICE"]} if name == "Deployment proxy" else {}
+        more = {"add": ["NET_BIND_SERVICE"]} if name == PROXY else {}
         assert container["securityContext"] == {
             "readOnlyRootFilesystem": True, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]} | more
         }  # fmt: skip
@@ -59,7 +60,7 @@ def test_every_pod_has_no_rights_and_a_read_only_root(name):
         assert container["image"] in {image["name"] for image in KUSTOMIZATION["images"]}
 
 
-@pytest.mark.parametrize("name", PODS)
+@pytest.mark.parametrize("name", sorted(PODS.keys() - {PROXY}))
 def test_a_pod_has_its_secrets_as_files_and_no_other(name):
     """Nothing that it starts inherits them, and none is the cluster's own."""
     pod = PODS[name]
@@ -72,6 +73,13 @@ def test_a_pod_has_its_secrets_as_files_and_no_other(name):
     volume = next(volume for volume in pod["volumes"] if volume["name"] == "secrets")
     assert volume["secret"]["secretName"] == next(each for each in DOCUMENTS if each["kind"] == "Secret")["metadata"]["name"]
     assert volume["secret"]["defaultMode"] & 0o007 == 0
+
+
+def test_the_proxy_has_no_secret_but_its_certificate():
+    pod = PODS[PROXY]
+    assert pod["automountServiceAccountToken"] is False
+    assert [volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume] == ["tls"]
+    assert "envFrom" not in pod["containers"][0]
 
 
 def test_every_secret_is_in_the_secret_alone():
@@ -115,11 +123,11 @@ def test_nothing_goes_in_or_out_that_no_policy_names():
     assert deny["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     assert {label for policy in POLICIES for label in chosen(policy)} == LABELS
     assert {label for policy in POLICIES if "ingress" in policy["spec"] for label in chosen(policy)} == {
-        label for label in LABELS if label == "api" or label.startswith("worker")
+        label for label in LABELS if label in ("api", "proxy") or label.startswith("worker")
     }
 
 
-@pytest.mark.parametrize("app", sorted(LABELS))
+@pytest.mark.parametrize("app", sorted(LABELS - {"proxy"}))
 def test_every_pod_reaches_database_and_broker(app):
     assert reaches(app, "10.1.2.3", 5432)
     assert reaches(app, "10.1.2.3", 6379)
@@ -145,7 +153,13 @@ def test_no_pod_reaches_another_service_inside(app, address):
     assert not reaches(app, address, 80)
 
 
-@pytest.mark.parametrize("app", sorted(LABELS))
+def test_the_proxy_reaches_the_api_alone():
+    (policy,) = [policy for policy in POLICIES if chosen(policy) == {"proxy"}]
+    assert policy["spec"]["egress"][0]["to"] == [{"podSelector": {"matchLabels": {"app": "api"}}}]
+    assert not any(reaches("proxy", address, 443) for address in ("10.1.2.3", "93.184.215.14"))
+
+
+@pytest.mark.parametrize("app", sorted(LABELS - {"proxy"}))
 def test_only_the_courier_reaches_any_port_outside(app):
     assert reaches(app, "93.184.215.14", 443)
     assert reaches(app, "93.184.215.14", 8443) == (app == "courier")

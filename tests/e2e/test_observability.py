@@ -66,7 +66,7 @@ def test_the_dashboard_asks_for_figures_that_there_are(production, owner, source
 
     wait_for(lambda: "aiao_job_seconds_bucket" in of_the_worker(), "the worker counts no job")  # a moment after its end
     worker = of_the_worker()
-    job = owner.models.register(source, name="queued", options={"steps": 100_000}).job
+    job = owner.models.register(source, name="queued", options={"steps": 20_000}).job
     known = figures(httpx.get(f"{production.url}/metrics").text, worker)
     owner.jobs.cancel(job.id)
     panels = json.loads(DASHBOARD.read_text())["panels"]

@@ -1,5 +1,6 @@
 """The receiver of the examples, as a user runs it, and what our courier sends."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from service.kit.database import utc_now
 from service.kit.ids import new_id
 from service.processes.courier import http_client, post
 from service.tables.webhooks import Delivery, Webhook
+from service.webhooks.addresses import Address
 from tests.support.places import EXAMPLES
 
 pytestmark = pytest.mark.process
@@ -49,9 +51,13 @@ def listening(monkeypatch) -> Iterator[Listening]:
 
 def test_a_message_of_our_courier_is_believed_and_printed_once(listening):
     delivery, webhook = Delivery(id=new_id("dlv"), body=BODY), Webhook(url=f"{listening.url}/aiao")
-    with http_client() as client:
-        assert [post(client, webhook, SECRET, delivery, private=True) for _ in range(2)] == [204, 204]
-        assert post(client, webhook, "whsec_" + "b3RoZXIh" * 4, delivery, private=True) == 400
+    place = Address.of(webhook.url, private=True).resolved()
+
+    async def deliver(secrets: list[str]) -> list[int]:
+        async with http_client() as client:
+            return [await post(client, webhook, secret, delivery, place) for secret in secrets]
+
+    assert asyncio.run(deliver([SECRET, SECRET, "whsec_" + "b3RoZXIh" * 4])) == [204, 204, 400]
     assert listening.printed() == ["job.succeeded verify job_1 A match."]
 
 

@@ -10,11 +10,11 @@ from aiao_core.options import EmbeddingOptions
 from service.jobs import service as jobs
 from service.jobs.repository import LeaseRepository
 from service.kit.ids import new_id
-from tests.support import liars
+from tests.support import attempts, liars
 from tests.support.tiny import TENANT, save
 from tests.support.tiny_models import make_tiny_model
 from worker import confined, reading
-from worker.running import Work, run
+from worker.running import Work
 
 pytestmark = [pytest.mark.process, pytest.mark.xdist_group("worker")]
 
@@ -26,7 +26,7 @@ def ended(context):
     def end(task) -> tuple[str, str]:
         with context.database.session() as session:
             job_id = jobs.create(session, TENANT, "verify", new_id("ver"), None).id
-        run(job_id, task)
+        attempts.run(job_id, task)
         with context.database.session() as session:
             job = LeaseRepository(session).get(job_id)
         assert job.state == "failed"

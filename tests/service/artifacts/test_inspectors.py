@@ -17,6 +17,7 @@ import pytest
 
 from service.artifacts import service
 from service.artifacts.inspectors import Inspectors
+from service.kit.credentials import Credentials
 from service.kit.errors import InvalidArtifact, NotReady
 from service.kit.storage import Storage
 from tests.support import uploads
@@ -58,7 +59,7 @@ def inspectors(monkeypatch) -> Iterator[Inspectors]:
 
 @pytest.fixture
 def storage(tmp_path) -> Storage:
-    return Storage((tmp_path / "storage").as_uri())
+    return Storage((tmp_path / "storage").as_uri(), Credentials())
 
 
 def received(storage: Storage, content: bytes) -> service.ReceivedFile:

@@ -392,12 +392,13 @@ def test_a_quota_is_kept(caller, backstage):
     http.delete(f"/v1/direct-uploads/{upload['id']}").raise_for_status()
     http.delete(f"/v1/direct-uploads/{begin(http, content)['id']}").raise_for_status()
     digest = hashlib.sha256(content).hexdigest()
-    send(http, content).raise_for_status()
+    kept = send(http, content).raise_for_status().json()["id"]
     again = begin(http, content, sha256=digest)
     for size in (len(content), len(content) + 1):  # of its own length one at a time, of another length none
         body = {"filename": "a", "size": size, "sha256": digest}
         problem(post(http, "/v1/direct-uploads", body), 403, "quota-exceeded")
     http.delete(f"/v1/direct-uploads/{again['id']}").raise_for_status()
+    http.delete(f"/v1/artifacts/{kept}").raise_for_status()
 
 
 @pytest.mark.parametrize(
