@@ -110,7 +110,7 @@ def parts(context: Context, upload: DirectUpload, after: int, limit: int) -> lis
 
 
 def _changeable(session: Session, caller: Caller, upload_id: str) -> DirectUpload:
-    """Return an upload, locked, of which the caller may send parts, or which it may give up.
+    """Return an upload, locked, of which the caller may send parts, or which it may abort.
 
     A wrong part ends an upload too. One from before its maker was noted, a day ago at most, is open to all of its tenant.
     """
