@@ -1,7 +1,8 @@
 """Dependencies of endpoints: the context, and the caller with its scopes."""
 
+import time
 from collections.abc import Callable, Coroutine
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request, Response, Security
@@ -25,6 +26,10 @@ AT_ONCE = CapacityLimiter(2)
 """Tokens that are looked up at a time: more threads, for many strangers, would take the interpreter from the event loop."""
 
 
+GOOD_SECONDS = 1
+"""How long a token that was looked up stays good for the same call: its body may take minutes, and the token be revoked."""
+
+
 async def get_context(request: Request) -> Context:
     context: Context = request.app.state.context
     return context
@@ -43,11 +48,14 @@ Credentials = Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]
 
 
 async def get_caller(request: Request, context: ContextDep, recent: RecentCallersDep, credentials: Credentials) -> Caller:
-    if known := getattr(request.state, "admitted", None):  # by CallerFirst, or for another dependency of this call
-        return cast("Caller", known)
+    known: Caller | None = getattr(request.state, "admitted", None)  # by CallerFirst, or for another dependency of this call
+    if known and time.monotonic() < request.state.good_until:
+        return known
     secret = _secret(credentials)
     caller = await to_thread.run_sync(_authenticated, context, recent, secret, limiter=AT_ONCE)
-    request.state.admitted = await _admitted(request, context, caller)
+    request.state.good_until = time.monotonic() + GOOD_SECONDS
+    if known is None:
+        request.state.admitted = await _admitted(request, context, caller)
     return caller
 
 

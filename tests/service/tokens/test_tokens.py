@@ -1,4 +1,6 @@
 import json
+import socket
+import time
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -7,6 +9,7 @@ import sqlalchemy as sa
 
 from service import admin
 from service.auth.authentication import USE_SECONDS
+from service.auth.dependencies import GOOD_SECONDS
 from service.kit.database import utc_now
 from service.tables.tokens import Token
 from service.tokens.service import PREFIX
@@ -79,6 +82,21 @@ def test_a_token_in_use_writes_nothing_once_revoked_and_soon_reads_nothing(api, 
     refused = httpx.post(f"{api.url}/v1/tokens", json={"name": "heir", "scopes": ["read"]}, headers=headers)
     problem(refused, 401, "unauthorized")
     wait_for(lambda: status(api, answer["secret"]) == 401, "a revoked token still reads", seconds=5)
+
+
+def test_a_token_that_is_revoked_while_its_body_comes_writes_nothing(api, http):
+    """A caller could otherwise keep calls open, and end them after its token was taken away."""
+    answer, body = issue(http, scopes=["admin"]), b'{"name": "heir", "scopes": ["read"]}'
+    head = (
+        f"POST /v1/tokens HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+        f"authorization: Bearer {answer['secret']}\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", int(api.settings["AIAO_PORT"])), timeout=20) as connection:
+        connection.sendall(head.encode() + body[:1])
+        time.sleep(GOOD_SECONDS + 0.5)
+        http.delete(f"/v1/tokens/{answer['token']['id']}").raise_for_status()
+        connection.sendall(body[1:])
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 401")
 
 
 def test_an_expired_token_is_refused(api, http, backstage):
