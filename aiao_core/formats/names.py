@@ -50,8 +50,10 @@ FAMILIES = (
     Family(
         "a ControlNet", ("control_model", "input_hint_block", "zero_convs", "controlnet_cond_embedding", "controlnet_blocks")
     ),
-    Family("Chroma", ("distilled_guidance_layer",)),
-    Family("FLUX.2", ("double_stream_modulation_img", "single_stream_modulation")),
+    Family("Chroma", ("distilled_guidance_layer",), "ChromaTransformer2DModel"),
+    Family("FLUX.2", ("double_stream_modulation_img", "single_stream_modulation"), "Flux2Transformer2DModel"),
+    Family("Z-Image", ("x_pad_token", "cap_pad_token"), "ZImageTransformer2DModel"),
+    Family("Wan", ("text_embedding", "time_projection"), "WanTransformer3DModel"),
     Family("Stable Diffusion", ("input_blocks", "middle_block", "output_blocks"), "UNet2DConditionModel"),
     Family("Stable Diffusion 3", ("joint_blocks",), "SD3Transformer2DModel"),
     Family("FLUX", ("double_blocks", "single_blocks"), "FluxTransformer2DModel"),

@@ -1,39 +1,39 @@
-"""Convert single files in the original layout of Stable Diffusion, Stable Diffusion 3 and FLUX to diffusers' names.
+"""Read and write single files in the original layout of a family: the names and rows of the program that first trained it.
 
-The conversion is diffusers' own. It is given the configuration of the registered model, never one from the file.
+The registered model's tensors decide what has a place, never a configuration from the file.
 """
 
-import re
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import torch
-from diffusers.loaders.single_file_utils import (
-    convert_flux_transformer_checkpoint_to_diffusers,
-    convert_ldm_unet_checkpoint,
-    convert_sd3_transformer_checkpoint_to_diffusers,
-)
 from torch import Tensor
 
 from aiao_core.errors import InvalidCheckpoint, WrongArchitecture
-from aiao_core.formats.names import DIFFUSERS, MAX_NAME_CHARACTERS, Family
+from aiao_core.formats import layout_tables as tables
+from aiao_core.formats.layout_unet import unet_names
+from aiao_core.formats.layouts import OriginalNames
+from aiao_core.formats.names import DIFFUSERS
+from aiao_core.formats.other_inputs import optional_tensors
 from aiao_core.formats.quantized import check_plain
 from aiao_core.formats.recognize import UNKNOWN, Recognized
 from aiao_core.formats.weight_files import Weights
 
-MAX_TENSORS = 4096
-"""Of a denoiser: the largest known one has fewer than half as many, and the conversion takes quadratic time."""
+LAYOUTS: dict[str, Callable[[Mapping[str, Tensor]], OriginalNames]] = {
+    "UNet2DConditionModel": unet_names,
+    "SD3Transformer2DModel": tables.SD3.names,
+    "FluxTransformer2DModel": tables.FLUX.names,
+    "ChromaTransformer2DModel": tables.CHROMA.names,
+    "Flux2Transformer2DModel": tables.FLUX2.names,
+    "WanTransformer3DModel": tables.WAN.names,
+    "ZImageTransformer2DModel": tables.Z_IMAGE.names,
+}
+"""By the class of the denoiser in diffusers. A class without one has the same names in both, or no layout that is read here."""
 
-Config = dict[str, Any]
 
-
-class _Part(Weights):
-    """The tensors of one denoiser. A converter takes out what it uses; ``last`` says where it was when it failed."""
-
-    last = "its blocks"
-
-    def pop(self, name: str) -> Tensor:  # type: ignore[override]
-        self.last = name
-        return super().pop(name)
+def original_names(class_name: str, registered: Mapping[str, Tensor]) -> OriginalNames:
+    """Return the original names of a denoiser with the ``registered`` tensors; none for a class without a layout."""
+    names = LAYOUTS.get(class_name)
+    return names(registered) if names else OriginalNames({}, {})
 
 
 def check_layout(recognized: Recognized, class_name: str) -> None:
@@ -42,6 +42,8 @@ def check_layout(recognized: Recognized, class_name: str) -> None:
     Raises :class:`WrongArchitecture` for another kind of model or half of one, and :class:`InvalidCheckpoint` for a layout that
     diffusers does not read.
     """
+    if recognized.foreign:
+        raise WrongArchitecture(f"this is {recognized.foreign}; submit the denoiser, or an adapter merged into its base model")
     if recognized.inferred != UNKNOWN:
         raise _wrong(recognized.inferred, class_name)
     family = recognized.family
@@ -50,9 +52,9 @@ def check_layout(recognized: Recognized, class_name: str) -> None:
     found = ", ".join(head for head in family.heads if head in recognized.heads)
     if family.class_name != class_name:
         raise _wrong(f"{family.words} ({found})", class_name)
-    if family.class_name not in CONVERTERS:
+    if family.class_name not in LAYOUTS:
         raise InvalidCheckpoint(
-            f"this is {family.words} in its original layout ({found}), which diffusers does not read; convert it with the "
+            f"this is {family.words} in its original layout ({found}), which is not read here; convert it with the "
             "script that diffusers has for it and submit the folder that the script writes"
         )
     if not recognized.heads.issuperset(family.heads):
@@ -65,72 +67,19 @@ def _wrong(found: str, class_name: str) -> WrongArchitecture:
     )
 
 
-def to_diffusers(weights: Weights, recognized: Recognized, config: Config) -> Weights:
+def to_diffusers(weights: Weights, recognized: Recognized, class_name: str, registered: Weights) -> tuple[Weights, str | None]:
     """Return the denoiser's weights by their diffusers names, from every layout that :func:`check_layout` lets pass.
 
-    VAE, text encoders and, beside other weights, moving averages are left out; a tensor that the file lacks may be missing in
-    the result. Raises :class:`WrongArchitecture` if the file holds tensors that the conversion does not know or lacks some that
-    it needs, and :class:`InvalidCheckpoint` for tensors that only claim memory.
+    The second is the original layout in words, if the weights had it. VAE, text encoders and, beside other weights, moving
+    averages are left out; a tensor that the file lacks is missing in the result. Raises :class:`WrongArchitecture` if the file
+    holds tensors that have no place, and :class:`InvalidCheckpoint` for tensors that only claim memory.
     """
     part = recognized.part(weights)
-    if recognized.family is None or recognized.layout is None:
-        return part
-    return _convert(recognized.family, _Part(part), config)
-
-
-def _convert(family: Family, part: _Part, config: Config) -> Weights:
-    if len(part) > MAX_TENSORS:
-        raise WrongArchitecture(f"the denoiser has {len(part)} tensors; no {family.class_name} has more than {MAX_TENSORS}")
-    for name in part:
-        # A converter looks for the blocks, and cuts out the prefix, wherever they stand in a name.
-        if len(name) > MAX_NAME_CHARACTERS or "diffusion_model." in name or sum(name.count(head) for head in family.heads) > 1:
-            raise WrongArchitecture(f"the tensor {name[:MAX_NAME_CHARACTERS]} does not belong to a denoiser; remove it")
+    registered = {name: torch.empty(0, device="meta") for name in optional_tensors(class_name)} | registered
+    names = original_names(class_name, registered)
+    # Some original layouts share most names with diffusers' own, so that these fit too.
+    if sum(name in names.rows for name in part) <= sum(name in registered for name in part):
+        return part, None
     check_plain(part)
-    try:
-        converted = CONVERTERS[family.class_name](part, config)
-    except KeyError as error:
-        raise WrongArchitecture(
-            f"the tensor {error.args[0]} of {family.words} is missing; the checkpoint is incomplete or of another architecture"
-        ) from error
-    except Exception as error:  # what a converter may raise for names and shapes that no author would write
-        raise WrongArchitecture(
-            f"this is no {family.words} of the registered configuration, see {part.last}: {error}"
-        ) from error
-    if part:
-        raise WrongArchitecture(
-            f"the tensor {next(iter(part))}, and {len(part) - 1} more, has no place in the architecture, or its layer is "
-            "incomplete; remove what does not belong to the denoiser"
-        )
-    return converted
-
-
-def _unet(part: _Part, config: Config) -> Weights:
-    original = {f"model.diffusion_model.{name}": value for name, value in part.items()}
-    converted = convert_ldm_unet_checkpoint(original, {"layers_per_block": 2} | config)  # 2 is diffusers' default
-    used = {id(value) for value in converted.values()}
-    for name in [name for name, value in part.items() if id(value) in used]:
-        del part[name]
-    return {name: value for name, value in converted.items() if value is not None}  # None stands for a missing bias
-
-
-def _sd3(part: _Part, config: Config) -> Weights:
-    converted: Weights = convert_sd3_transformer_checkpoint_to_diffusers(part)
-    return converted
-
-
-def _flux(part: _Part, config: Config) -> Weights:
-    """diffusers' conversion, but for ``linear1``: diffusers splits it for the width of FLUX.1 (3072), not for the model's."""
-    fused = {name: value for name, value in part.items() if re.fullmatch(r"single_blocks\.\d+\.linear1\.(weight|bias)", name)}
-    part.update(dict.fromkeys(fused, torch.empty(7 * 3072, device="meta")))
-    converted: Weights = convert_flux_transformer_checkpoint_to_diffusers(part)
-    width = config.get("num_attention_heads", 24) * config.get("attention_head_dim", 128)
-    for name, value in fused.items():
-        part.last = name
-        _, block, _, kind = name.split(".")
-        pieces = value.split_with_sizes([width, width, width, 4 * width])
-        for target, piece in zip(("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"), pieces, strict=True):
-            converted[f"single_transformer_blocks.{block}.{target}.{kind}"] = piece
-    return converted
-
-
-CONVERTERS = {"UNet2DConditionModel": _unet, "SD3Transformer2DModel": _sd3, "FluxTransformer2DModel": _flux}
+    words = recognized.layout or f"single file in the original layout of a {class_name}"
+    return names.to_diffusers(part, registered, words), words

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from diffusers.loaders.single_file_utils import infer_diffusers_model_type
 
 from aiao_core.formats import names
-from aiao_core.formats.adapter_names import is_adapter
+from aiao_core.formats.adapter_names import foreign_kind, is_adapter, is_beside_denoiser
 from aiao_core.formats.names import COMPANIONS, DIFFUSERS, Family
 from aiao_core.formats.quantized import check_plain
 from aiao_core.formats.weight_files import Weights
@@ -36,11 +36,13 @@ class Recognized:
     """The first words of the names of the family's tensors."""
     inferred: str = UNKNOWN
     """What diffusers takes tensors of no known family for."""
+    foreign: str | None = None
+    """What the file is in words, if it is beside a denoiser or changes one in a way that is not read: an IP-Adapter, say."""
 
     @property
     def is_companion(self) -> bool:
-        """Whether these are a VAE or text encoders alone, as pipelines keep them beside their denoiser."""
-        return self.family in COMPANIONS
+        """Return whether these are what people keep beside a denoiser: a VAE, text encoders, an adapter that is not read."""
+        return self.family in COMPANIONS or self.foreign is not None
 
     @property
     def layout(self) -> str | None:
@@ -69,9 +71,12 @@ def recognize(weights: Weights, registered: Collection[str]) -> Recognized:
         if family := names.family_of(part):
             heads = frozenset(names.heads(part))
             if family is DIFFUSERS:
-                return Recognized(prefix=common, family=family, heads=heads)
+                return Recognized(prefix=common, family=family, heads=heads, foreign=foreign_kind(weights))
             return Recognized(prefix=prefix, averages=averages, family=family, heads=heads)
-    return Recognized(prefix=common, inferred=_infer(weights))
+    embeddings = (
+        "embeddings of words, which come with an adapter" if weights and all(map(is_beside_denoiser, weights)) else None
+    )
+    return Recognized(prefix=common, inferred=_infer(weights), foreign=foreign_kind(weights) or embeddings)
 
 
 def _parts(weights: Weights) -> Iterator[tuple[str, bool, Weights]]:

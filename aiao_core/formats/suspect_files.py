@@ -11,6 +11,7 @@ from aiao_core.errors import InvalidCheckpoint, WrongArchitecture
 from aiao_core.formats.identify import Kind, identify_path
 from aiao_core.formats.names import with_today_words
 from aiao_core.formats.original_layouts import check_layout, to_diffusers
+from aiao_core.formats.other_inputs import with_registered_inputs
 from aiao_core.formats.pipelines import build, check_fit
 from aiao_core.formats.quantized import FP8, dequantize, read_gguf
 from aiao_core.formats.recognize import Recognized, recognize
@@ -81,9 +82,11 @@ class RegisteredDenoiser:
         """Return the weights in floating point and by the denoiser's names, every one checked, and their form in words."""
         self.check(file.weights, file.recognized)
         weights, quantized = dequantize(file.weights)
-        weights = with_today_words(to_diffusers(weights, file.recognized, self.architecture.config), self.tensors)
+        weights, layout = to_diffusers(weights, file.recognized, self.architecture.class_name, self.tensors)
+        weights = with_today_words(weights, self.tensors)
+        weights, other_inputs = with_registered_inputs(weights, self.tensors, self.architecture.class_name)
         check_fit(weights, self.tensors)
-        return weights, ", ".join(word for word in (file.form, quantized, file.recognized.layout) if word)
+        return weights, ", ".join(word for word in (file.form, quantized, layout, *other_inputs) if word)
 
 
 def _adapter_config(file: Path, kind: Kind | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import nn
 
 from aiao_core.denoisers.weights import digest
 from aiao_core.errors import AdapterWithoutBase, InvalidCheckpoint, WrongArchitecture, printable
-from aiao_core.formats.adapter_names import is_for_text_encoder
+from aiao_core.formats.adapter_names import is_beside_denoiser
 from aiao_core.formats.adapters import merge
 from aiao_core.formats.archives import Limits, unpacked
 from aiao_core.formats.identify import Kind, identify_path
@@ -148,14 +148,15 @@ def _parse(path: Path, kind: Kind | None, registered: RegisteredDenoiser, base: 
         weights, form, name = _read_base(base, registered)
     else:
         raise submission.error(registered.architecture.class_name)
-    aside = [f"{name}: not used, {_cause(error)}" for name, error in (submission.aside | submission.failed).items()]
-    parsed = _merge(weights, form, name, [(f"{name}: ", file) for name, file in submission.adapters.items()])
-    return replace(parsed, form="; ".join([parsed.form, *aside]), base_given=submission.full is None)
+    aside = submission.aside | submission.failed
+    parsed = _merge(weights, form, name, submission.adapters, registered, aside if submission.full else None)
+    unused = [f"{name}: not used, {_cause(error)}" for name, error in aside.items()]
+    return replace(parsed, form="; ".join([parsed.form, *unused]), base_given=submission.full is None)
 
 
 def _parse_file(file: SuspectFile, registered: RegisteredDenoiser, base: Base | None) -> _ParsedWeights:
     if file.recognized.adapter:
-        return replace(_merge(*_read_base(base, registered), [("", file)]), base_given=True)
+        return replace(_merge(*_read_base(base, registered), {"": file}, registered), base_given=True)
     weights, form = registered.weights_of(file)
     return _ParsedWeights(weights, form, digest(weights))
 
@@ -218,7 +219,7 @@ class _Submission:
                 if not file.recognized.adapter:
                     weights, form = registered.weights_of(file)
                     denoisers[name] = weights, f"{name}: {form}"
-                elif all(map(is_for_text_encoder, file.weights)):
+                elif all(map(is_beside_denoiser, file.weights)):
                     aside[name] = InvalidCheckpoint("an adapter for text encoders alone")
                 else:
                     adapters[name] = file
@@ -255,22 +256,45 @@ def _read_base(base: Base | None, registered: RegisteredDenoiser) -> tuple[Weigh
         raise type(error)(f"the base model cannot be used: {error}") from error
 
 
-def _merge(weights: Weights, form: str, name: str, adapters: list[tuple[str, SuspectFile]]) -> _ParsedWeights:
-    """Merge every adapter into a denoiser; the form is that of the whole."""
-    known = digest(weights)
-    if not adapters:
-        return _ParsedWeights(weights, form, known)
-    base, forms, digests = weights, [form], [known]
-    for label, file in adapters:
-        merged = merge(weights, file.weights, file.config)
+def _merge(
+    weights: Weights,
+    form: str,
+    name: str,
+    adapters: dict[str, SuspectFile],
+    registered: RegisteredDenoiser,
+    aside: dict[str, InvalidCheckpoint] | None = None,
+) -> _ParsedWeights:
+    """Merge every adapter into a denoiser; the form is that of the whole.
+
+    An adapter for another base goes to ``aside``, if there is such a place. Raises :class:`InvalidCheckpoint` for two adapters
+    that change the same layers: several saves of one training, or one adapter in two formats, are not to be added up.
+    """
+    base, forms, digests = weights, [form], [digest(weights)]
+    changed_by: dict[str, str] = {}
+    for label, file in adapters.items():
+        try:
+            merged = merge(weights, file.weights, file.config, registered.architecture.class_name)
+        except WrongArchitecture as error:
+            if aside is None:
+                raise
+            aside[label] = error
+            continue
+        if twice := next((changed_by[layer] for layer in sorted(merged.changed) if layer in changed_by), None):
+            raise InvalidCheckpoint(
+                f"the submission holds several adapters for the same layers ({twice}, {label}), which may be saves of one "
+                "training; submit one of them"
+            )
+        changed_by |= dict.fromkeys(merged.changed, label)
         weights = merged.weights
         scaled = file.config or any(tensor.endswith("alpha") for tensor in file.weights)
         scale = "" if scaled else " with scale 1, for nothing says another"
-        left_out = f", {merged.text_tensors} tensors for text encoders left out" if merged.text_tensors else ""
-        forms.append(f"{label}{merged.form} ({file.form}), merged{scale}{left_out}")
+        left_out = f", {merged.left_out} tensors for text encoders left out" if merged.left_out else ""
+        forms.append(f"{label + ': ' if label else ''}{merged.form} ({file.form}), merged{scale}{left_out}")
         # Of what was merged alone: nobody has checked the sizes of tensors for text encoders.
-        used = {tensor: value for tensor, value in file.weights.items() if not is_for_text_encoder(tensor)}
+        used = {tensor: value for tensor, value in file.weights.items() if not is_beside_denoiser(tensor)}
         digests += [digest(used), json.dumps(file.config, sort_keys=True)]
+    if len(digests) == 1:
+        return _ParsedWeights(weights, form, digests[0])
     whole = hashlib.sha256("\0".join(digests).encode()).hexdigest()
     return _ParsedWeights(weights, "; ".join(forms), f"sha256:{whole}", base, name)
 

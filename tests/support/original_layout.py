@@ -4,13 +4,24 @@ reads.
 Written out by hand from the original programs' layouts, so that it shares no code with diffusers' conversion.
 """
 
+import functools
+import json
 import re
 
 import torch
-from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
+from diffusers import (
+    ChromaTransformer2DModel,
+    Flux2Transformer2DModel,
+    FluxTransformer2DModel,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+    WanTransformer3DModel,
+    ZImageTransformer2DModel,
+)
 from torch import Tensor, nn
 
 from aiao_core.formats import original_layouts
+from aiao_core.formats.pipelines import build
 from aiao_core.formats.recognize import recognize
 from aiao_core.key import Architecture
 
@@ -168,6 +179,65 @@ def tiny_flux(**config) -> nn.Module:
     )
 
 
+def tiny_chroma() -> nn.Module:
+    return ChromaTransformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        axes_dims_rope=(4, 4, 8),
+        approximator_num_channels=8,
+        approximator_hidden_dim=16,
+        approximator_layers=2,
+    )
+
+
+def tiny_flux2() -> nn.Module:
+    return Flux2Transformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        axes_dims_rope=(4, 4, 4, 4),
+    )
+
+
+def tiny_wan(**config) -> nn.Module:
+    return WanTransformer3DModel(
+        **{
+            "num_attention_heads": 2,
+            "attention_head_dim": 12,
+            "in_channels": 4,
+            "out_channels": 4,
+            "text_dim": 16,
+            "freq_dim": 16,
+            "ffn_dim": 32,
+            "num_layers": 2,
+            "rope_max_seq_len": 32,
+            "cross_attn_norm": True,
+        }
+        | config
+    )
+
+
+def tiny_z_image() -> nn.Module:
+    return ZImageTransformer2DModel(
+        in_channels=4,
+        dim=32,
+        n_layers=2,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=16,
+        axes_dims=[8, 4, 4],
+        axes_lens=[256, 32, 32],
+    )
+
+
 def architecture_of(denoiser: nn.Module) -> Architecture:
     config = {name: value for name, value in denoiser.config.items() if not name.startswith("_")}
     return Architecture(class_name=type(denoiser).__name__, config=config)
@@ -250,5 +320,11 @@ def to_diffusers(weights: Weights, architecture: Architecture) -> tuple[Weights,
     """What the library makes of weights whose names are not the registered denoiser's; None if it converts nothing."""
     recognized = recognize(weights, registered=())
     original_layouts.check_layout(recognized, architecture.class_name)
-    converted = original_layouts.to_diffusers(weights, recognized, architecture.config)
-    return (converted, recognized.layout) if recognized.layout else None
+    registered = _tensors(architecture.class_name, json.dumps(architecture.config))
+    converted, layout = original_layouts.to_diffusers(weights, recognized, architecture.class_name, registered)
+    return (converted, layout) if layout else None
+
+
+@functools.cache
+def _tensors(class_name: str, config: str) -> Weights:
+    return build(Architecture(class_name=class_name, config=json.loads(config))).state_dict() if json.loads(config) else {}

@@ -2,6 +2,7 @@ import contextlib
 import copy
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -11,18 +12,21 @@ from diffusers.utils.state_dict_utils import convert_state_dict_to_kohya
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lycoris import create_lycoris
-from peft import LoHaConfig, LoKrConfig, LoraConfig, get_peft_model
+from peft import LoHaConfig, LoKrConfig, LoraConfig, OFTConfig, get_peft_model
 from peft.utils import get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from aiao_core.errors import InvalidCheckpoint, WrongArchitecture
-from aiao_core.formats.adapter_names import is_adapter, layer_names
-from aiao_core.formats.adapters import MAX_RANK, merge
+from aiao_core.formats.adapter_layers import MAX_RANK
+from aiao_core.formats.adapter_names import is_adapter
+from aiao_core.formats.adapters import layer_names, merge
+from aiao_core.formats.original_layouts import original_names
 from tests.support.families import CONDITIONED, make
 
 QUERY = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 TARGETS = ["to_q", "to_out.0", "ff.net.0.proj", "proj_in", "conv1", "conv_shortcut", "time_emb_proj", "conv_in"]
 
 
@@ -49,7 +53,9 @@ def randomise(module: nn.Module) -> None:
                 parameter.mul_(torch.rand_like(parameter) + 0.5)
             elif name.endswith(".scalar"):
                 parameter.fill_(0.7)
-            elif any(kind in name for kind in ("lora_", "hada_", "lokr_")):
+            elif name.endswith((".rescale", ".w_norm", ".b_norm")) or re.fullmatch(r"lycoris_\w+\.(weight|bias)", name):
+                parameter.add_(0.3 * torch.rand_like(parameter))
+            elif any(kind in name for kind in ("lora_", "hada_", "lokr_", "oft_")):
                 parameter.normal_(std=0.4)
 
 
@@ -94,6 +100,11 @@ PEFT = {
     "LoKr of low rank": LoKrConfig(
         r=1, alpha=3, decompose_both=True, decompose_factor=4, use_effective_conv2d=True, target_modules=TARGETS
     ),
+    "OFT": OFTConfig(r=0, oft_block_size=4, target_modules=ATTENTION),
+    "OFT by the exact transform": OFTConfig(r=0, oft_block_size=8, use_cayley_neumann=False, target_modules=ATTENTION),
+    "OFT of three terms": OFTConfig(r=0, oft_block_size=4, num_cayley_neumann_terms=3, target_modules=ATTENTION),
+    "OFT with shared blocks": OFTConfig(r=0, oft_block_size=4, block_share=True, target_modules=ATTENTION),
+    "OFT with bounds": OFTConfig(r=0, oft_block_size=4, coft=True, eps=0.5, target_modules=ATTENTION),
 }
 
 
@@ -107,10 +118,10 @@ def test_peft_forward(unet, base, tmp_path, name):
     adapter = load_file(tmp_path / "adapter_model.safetensors")
     merged = merge(base, adapter, json.loads((tmp_path / "adapter_config.json").read_text()))
     check(merged, UNet2DConditionModel.from_config(unet.config).eval(), output(unet), base)
-    assert merged.kind == name[:4].replace("DoRA", "LoRA")
+    assert merged.kind == name.split()[0].replace("DoRA", "LoRA")
     assert merged.layout == "PEFT"
     assert merged.form.startswith(f"PEFT {merged.kind}")
-    assert merged.text_tensors == 0
+    assert merged.left_out == 0
     assert is_adapter(adapter)
 
 
@@ -128,6 +139,11 @@ LYCORIS = {
     "LoKr of low rank": {"algo": "lokr", "factor": 8, "decompose_both": True, "linear_dim": 1, "conv_dim": 1},
     "LoKr with Tucker convolutions": {"algo": "lokr", "use_tucker": True, "conv_dim": 1, "unbalanced_factorization": True},
     "LoKr with DoRA": {"algo": "lokr", "dora_wd": True},
+    "OFT": {"algo": "diag-oft"},
+    "OFT with a bound and lengths": {"algo": "diag-oft", "constraint": 0.01, "rescaled": True},
+    "OFT of butterflies": {"algo": "boft"},
+    "full difference": {"algo": "full"},
+    "LoRA and norms": {"algo": "lora", "train_norm": True},
 }
 
 
@@ -143,7 +159,7 @@ def test_lycoris_forward(unet, base, tmp_path, name):
     adapter = load_file(tmp_path / "adapter.safetensors")
     merged = merge(base, adapter)
     check(merged, plain, output(unet), base)
-    assert merged.kind == name[:4]
+    assert name.partition(" with ")[0].partition(" of ")[0] in (merged.kind, "LoRA and norms")
     assert merged.layout == "kohya"
     assert merged.layers == len(network.loras)
     assert is_adapter(adapter)
@@ -184,10 +200,9 @@ def test_save_lora_weights_of_diffusers(unet, base, tmp_path):
     file = tmp_path / "pytorch_lora_weights.safetensors"
     merged = merge(base, load_file(file), read_metadata(file))
     check(merged, plain, output(unet), base)
-    assert merged.text_tensors == len(TEXT_ENCODER)
+    assert merged.left_out == len(TEXT_ENCODER)
 
 
-ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 OLD_NAMES = {
     "lora": [(".lora_A.", ".lora.down."), (".lora_B.", ".lora.up.")],
     "lora_linear_layer": [(".lora_A.", ".lora_linear_layer.down."), (".lora_B.", ".lora_linear_layer.up.")],
@@ -265,13 +280,13 @@ def test_the_names_of_sdxl_files_as_diffusers_loads_them():
     unet = UNet2DConditionModel(**CONDITIONED | blocks | sdxl).eval()
     condition = {"text_embeds": torch.ones(2, 8), "time_ids": torch.ones(2, 6)}
     plain, base = copy.deepcopy(unet), {name: value.clone() for name, value in unet.state_dict().items()}
-    table, adapter = layer_names(base), {}
+    table, adapter = layer_names(base, original_names("UNet2DConditionModel", base)), {}
     for name in SGM_NAMES:
-        out, *rest = base[f"{table[name][0]}.weight"].shape
+        out, *rest = base[f"{table[name][0].parts[0]}.weight"].shape
         adapter[f"lora_unet_{name}.lora_down.weight"] = torch.randn(2, *rest)
         adapter[f"lora_unet_{name}.lora_up.weight"] = torch.randn(out, 2, *[1] * (len(rest) - 1))
         adapter[f"lora_unet_{name}.alpha"] = torch.tensor(0.5)
-    merged = merge(base, adapter)
+    merged = merge(base, adapter, class_name="UNet2DConditionModel")
     converted, alphas = StableDiffusionXLLoraLoaderMixin.lora_state_dict(dict(adapter), unet_config=unet.config)
     StableDiffusionXLLoraLoaderMixin.load_lora_into_unet(converted, alphas, unet)
     check(merged, plain, output(unet, condition), base, condition)
@@ -335,7 +350,7 @@ def test_the_base_is_kept_and_shared(base):
     adapter = lora() | {"lora_te1_text_model_encoder.lora_down.weight": torch.full((1,), torch.nan)}
     merged = merge(half, adapter)
     assert merged.form == "kohya LoRA of rank 2 for 1 layer"
-    assert (merged.layers, merged.text_tensors, len(adapter)) == (1, 1, 3)
+    assert (merged.layers, merged.left_out, len(adapter)) == (1, 1, 3)
     assert all(torch.equal(half[name], value) for name, value in before.items())
     changed = [name for name, value in merged.weights.items() if value is not half[name]]
     assert changed == [f"{QUERY}.weight"]
@@ -364,7 +379,7 @@ ERRORS = [
         "a kohya LoRA of rank 2 to 3 for 2 layers, but it targets layer lora_unet_mid_block_other_to_q .* does not have; "
         "it was made for another base model",
     ),
-    (lora("conv_norm_out"), WrongArchitecture, "targets layer lora_unet_conv_norm_out"),
+    (lora("conv_norm_out"), WrongArchitecture, r"layer conv_norm_out: .* does not fit the shape \(8,\)"),
     (lora("input_blocks.9.1.proj_in"), WrongArchitecture, "targets layer lora_unet_input_blocks_9_1_proj_in"),
     (lora(size=320), WrongArchitecture, rf"layer {QUERY}: {UP} has the shape \(320, 2\), .* \(16, 16\) in the base model"),
     (lora() | {DOWN: torch.ones(2, 320)}, WrongArchitecture, rf"{DOWN} has the shape \(2, 320\)"),
@@ -386,11 +401,26 @@ ERRORS = [
     ({f"text_encoder.{n}": v for n, v in TEXT_ENCODER.items()}, InvalidCheckpoint, "all 2 tensors .* text encoders"),
     ({f"lora_te2_{n}": v for n, v in lora().items()}, InvalidCheckpoint, "submit the base model instead"),
     (
-        lora() | {f"{NAME}.oft_blocks": torch.ones(1)},
+        lora() | {f"{NAME}.a1.weight": torch.ones(1)},
         InvalidCheckpoint,
-        f"{NAME}.oft_blocks .* no part of a LoRA, LoHa or LoKr",
+        f"the tensor {NAME}.a1.weight .* belongs to a GLoRA adapter; merge it",
     ),
-    ({"lycoris_conv_norm_out.w_norm": torch.ones(8)}, InvalidCheckpoint, "a kohya adapter for 0 layers, .*w_norm"),
+    (
+        lora() | {f"{NAME}.glue": torch.ones(1)},
+        InvalidCheckpoint,
+        f"the tensor {NAME}.glue .* belongs to a kind of adapter that is not read; merge it",
+    ),
+    (lora() | {f"{NAME}.oft_blocks": torch.ones(1)}, InvalidCheckpoint, "oft_blocks does not go with its other tensors"),
+    ({"lycoris_conv_norm_out.w_norm": torch.ones(9)}, WrongArchitecture, r"w_norm has the shape \(9,\), .* \(8,\) in the base"),
+    ({f"{NAME}.diff": torch.ones(16, 15)}, WrongArchitecture, r"diff has the shape \(16, 15\)"),
+    ({f"{NAME}.diff_b": torch.ones(16)}, WrongArchitecture, "has no bias in the base model"),
+    ({f"{NAME}.oft_blocks": torch.ones(2, 4, 4)}, WrongArchitecture, r"oft_blocks has the shape \(2, 4, 4\)"),
+    ({f"{NAME}.oft_blocks": torch.ones(2, 8, 4)}, WrongArchitecture, r"oft_blocks has the shape \(2, 8, 4\)"),
+    ({f"{NAME}.oft_blocks": torch.ones(9, 8, 2, 2)}, WrongArchitecture, r"oft_blocks has the shape \(9, 8, 2, 2\)"),
+    ({f"{NAME}.oft_blocks": HUGE.expand(16, 1, -1)}, WrongArchitecture, "oft_blocks has the shape"),
+    ({f"{NAME}.oft_R.weight": torch.ones(2, 27)}, WrongArchitecture, r"oft_R.weight has the shape \(2, 27\)"),
+    ({f"{NAME}.oft_R.weight": HUGE.expand(2, -1)}, WrongArchitecture, "oft_R.weight has the shape"),
+    ({f"{NAME}.rescale": torch.ones(16, 1)}, InvalidCheckpoint, "an rescale only; the file is incomplete"),
     (lora() | {f"{NAME}.lokr_t1": torch.ones(2, 2)}, InvalidCheckpoint, "lokr_t1 does not go with its other tensors"),
     (lora() | HADA, InvalidCheckpoint, "hada_w1_a does not go with its other tensors"),
     (lora() | {f"lycoris_{n[10:]}": v for n, v in lora().items()}, InvalidCheckpoint, f"{NAME[10:]} has two adapters"),
@@ -420,7 +450,7 @@ ERRORS = [
 def test_a_wrong_adapter_says_what_it_is_and_what_is_wrong(base, adapter, error, words):
     with pytest.raises(error, match=words):
         merge(base, adapter)
-    assert is_adapter(adapter) or "alpha only" in words
+    assert is_adapter(adapter) or "alpha only" in words or "rescale only" in words
 
 
 @pytest.mark.parametrize(
@@ -453,7 +483,8 @@ def test_parameters_of_a_pickle_ask_for_no_gradients(base):
 @pytest.mark.parametrize("layer", [QUERY, "middle_block.1.transformer_blocks.0.attn1.to_q"])
 def test_prefixes_of_dotted_names(base, prefix, layer):
     down, up = lora().values()
-    merged = merge(base, {f"{prefix}{layer}.lora_A.default.weight": down, f"{prefix}{layer}.lora_B.default.weight": up})
+    adapter = {f"{prefix}{layer}.lora_A.default.weight": down, f"{prefix}{layer}.lora_B.default.weight": up}
+    merged = merge(base, adapter, class_name="UNet2DConditionModel")
     torch.testing.assert_close(merged.weights[f"{QUERY}.weight"], base[f"{QUERY}.weight"] + up @ down)
 
 
@@ -464,6 +495,7 @@ def test_an_underscore_that_may_be_a_dot(base):
 
 
 PEFT_LORA = {f"{QUERY}.lora_A.weight": torch.ones(2, 16), f"{QUERY}.lora_B.weight": torch.ones(16, 2)}
+PEFT_OFT = {f"{QUERY}.oft_R.weight": torch.ones(2, 28)}
 FULL_LOKR = {f"{QUERY}.lokr_w1": torch.ones(4, 4), f"{QUERY}.lokr_w2": torch.ones(4, 4)}
 
 
@@ -475,12 +507,16 @@ FULL_LOKR = {f"{QUERY}.lokr_w1": torch.ones(4, 4), f"{QUERY}.lokr_w2": torch.one
         (PEFT_LORA, {"lora_alpha": math.nan}, "no usable number for lora_alpha"),
         (PEFT_LORA, {"unet.lora_alpha": 10**400}, "no usable number for lora_alpha"),
         (PEFT_LORA, {"lora_alpha": 8, "alpha_pattern": {"to_q": None}}, "no usable number for lora_alpha or alpha_pattern"),
-        (PEFT_LORA, {"lora_alpha": 8, "alpha_pattern": {"(a+)+$": 1}}, "alpha_pattern that is no table of layer names"),
-        (PEFT_LORA, {"lora_alpha": 8, "alpha_pattern": ["to_q"]}, "alpha_pattern that is no table of layer names"),
+        (PEFT_LORA, {"lora_alpha": 8, "alpha_pattern": {"(a+)+$": 1}}, "alpha_pattern that is not a table of layer names"),
+        (PEFT_LORA, {"lora_alpha": 8, "alpha_pattern": ["to_q"]}, "alpha_pattern that is not a table of layer names"),
         (FULL_LOKR, {"alpha": 8}, "no rank r of at least 1"),
         (FULL_LOKR, {"alpha": 8, "r": -2}, "no rank r of at least 1"),
         (PEFT_LORA, {"init_lora_weights": "pissa_niter_4"}, "path_initial_model_for_weight_conversion"),
         (PEFT_LORA, {"init_lora_weights": []}, "path_initial_model_for_weight_conversion"),
+        (PEFT_OFT, {"num_cayley_neumann_terms": 10**9}, "no num_cayley_neumann_terms from 1 to 64"),
+        (PEFT_OFT, {"num_cayley_neumann_terms": True}, "no num_cayley_neumann_terms from 1 to 64"),
+        (PEFT_OFT, {"coft": True, "eps": "1"}, r"bounds the rotations \(coft\) by no usable eps"),
+        (PEFT_OFT, {"coft": True, "eps": 10**400}, r"bounds the rotations \(coft\) by no usable eps"),
     ],
 )
 def test_a_configuration_that_cannot_be_used(base, adapter, config, words):
@@ -496,6 +532,13 @@ PART_NAMES = [
     "dora_scale",
     "lora_B.bias",
     "lora_magnitude_vector",
+    "diff",
+    "diff_b",
+    "w_norm",
+    "b_norm",
+    "oft_blocks",
+    "rescale",
+    "oft_R.weight",
 ]
 PART_NAMES += [
     f"{kind}_{part}" for kind in ("hada", "lokr") for part in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t1", "t2")

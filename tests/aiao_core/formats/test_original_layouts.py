@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 from aiao_core.errors import InvalidCheckpoint, WrongArchitecture
-from aiao_core.formats.original_layouts import MAX_TENSORS
 from aiao_core.key import Architecture
 from tests.support.original_layout import architecture_of, tiny_flux, tiny_sd3, tiny_sdxl, tiny_unet, to_diffusers, to_original
 
@@ -155,7 +154,7 @@ def test_a_file_without_such_a_denoiser_is_named(tensor, words, registered):
     [("t_block.1.weight", "PixArtTransformer2DModel"), ("y_embedder.embedding_table.weight", "DiTTransformer2DModel")],
 )
 def test_a_layout_without_a_converter_is_named(tensor, class_name):
-    with pytest.raises(InvalidCheckpoint, match=r"in its original layout .* which diffusers does not read; convert it"):
+    with pytest.raises(InvalidCheckpoint, match=r"in its original layout .* which is not read here; convert it"):
         to_diffusers({tensor: torch.ones(2)}, Architecture(class_name=class_name, config={}))
 
 
@@ -168,29 +167,21 @@ def test_a_control_net_shares_names_with_a_denoiser():
 
 
 def test_the_registered_configuration_decides():
-    found, _ = to_diffusers(ORIGINALS["one layer per block"], architecture("SD 1"))
-    assert found.keys() != DENOISERS["SD 1"].state_dict().keys()
-    with pytest.raises(WrongArchitecture, match=r"label_emb\.0\.0\.weight of Stable Diffusion is missing"):
-        to_diffusers(ORIGINALS["SD 1"], architecture("SDXL"))
-    with pytest.raises(WrongArchitecture, match=r"label_emb\.0\.0\.weight.* has no place"):
+    with pytest.raises(WrongArchitecture, match=r"the tensor .* has no place in a single file .* registered configuration"):
         to_diffusers(ORIGINALS["SDXL"], architecture("SD 1"))
-    with pytest.raises(WrongArchitecture, match=r"see single_blocks\.0\.linear1\.weight"):
+    with pytest.raises(WrongArchitecture, match=r"the tensor .* has the shape .* rows in the"):
         to_diffusers(ORIGINALS["FLUX"], architecture_of(tiny_flux(num_attention_heads=1)))
 
 
 @given(name=st.sampled_from(list(DENOISERS)), data=st.data())
 @settings(max_examples=100, deadline=None)
-def test_a_missing_tensor_is_named_or_missing_in_the_result(name, data):
+def test_only_what_a_missing_tensor_holds_is_missing_in_the_result(name, data):
     lost = data.draw(st.sampled_from(list(ORIGINALS[name])))
     weights = {tensor: value for tensor, value in ORIGINALS[name].items() if tensor != lost}
-    try:
-        found, _ = to_diffusers(weights, architecture(name))
-    except WrongArchitecture as error:
-        assert lost.rpartition(".")[0] in str(error)  # noqa: PT017
-    else:
-        expected = DENOISERS[name].state_dict()
-        assert len(expected.keys() - found.keys()) == 1
-        assert all(torch.equal(found[tensor], expected[tensor]) for tensor in found)
+    found, _ = to_diffusers(weights, architecture(name))
+    expected = DENOISERS[name].state_dict()
+    assert sum(expected[tensor].numel() for tensor in expected.keys() - found.keys()) == ORIGINALS[name][lost].numel()
+    assert all(torch.equal(found[tensor], expected[tensor]) for tensor in found)
 
 
 @pytest.mark.parametrize("name", ["SD 1", "SD 3", "FLUX"])
@@ -224,15 +215,6 @@ def test_hostile_numbers_in_names(name, number):
 def test_what_does_not_belong_to_the_denoiser_is_refused(name, stranger):
     with pytest.raises(WrongArchitecture, match=stranger):
         to_diffusers(prefixed(ORIGINALS[name] | {stranger: torch.ones(1)}), architecture(name))
-
-
-def test_names_of_many_blocks_do_not_multiply_the_work():
-    nested = {f"input_blocks.{i}.0.output_blocks.{i}.0.middle_block.{i}.w": torch.ones(1) for i in range(2000)}
-    with pytest.raises(WrongArchitecture, match="does not belong"):
-        to_diffusers(ORIGINALS["SD 1"] | nested, architecture("SD 1"))
-    many = {f"input_blocks.{i}.0.in_layers.0.weight": torch.ones(1) for i in range(MAX_TENSORS)}
-    with pytest.raises(WrongArchitecture, match="no UNet2DConditionModel has more than"):
-        to_diffusers(ORIGINALS["SD 1"] | many, architecture("SD 1"))
 
 
 def test_a_tensor_that_only_claims_memory_is_not_copied():

@@ -142,17 +142,42 @@ def test_an_adapter_beside_another_denoiser_is_not_merged_into_the_base(tmp_path
         load_suspect(tmp_path, architecture("SD"), base_of("SD"))
 
 
-def test_two_adapters_are_merged_one_after_the_other(tmp_path):
+def test_two_adapters_for_the_same_layers_are_not_guessed(tmp_path):
     save_file(truth("SD"), tmp_path / "model.safetensors")
-    changes = []
     for number, kind in enumerate(("LoRA", "LoKr")):
-        merged = adapt(tmp_path / str(number), "SD", kind, seed=number)
-        changes.append({name: merged[name] - value for name, value in truth("SD").items()})
+        adapt(tmp_path / str(number), "SD", kind, seed=number)
+    words = r"several adapters for the same layers \(0/adapter_model.safetensors, 1/adapter_model.safetensors\).*; submit one"
+    with pytest.raises(InvalidCheckpoint, match=words):
+        load_suspect(tmp_path, architecture("SD"))
+
+
+def lora_for(layer: str, seed: int) -> tuple[dict, torch.Tensor]:
+    """A LoRA for one layer of SD, and what it adds."""
+    generator = torch.Generator().manual_seed(seed)
+    down, up = (torch.randn(shape, generator=generator) for shape in ((2, 16), (16, 2)))
+    return {f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": up}, up @ down
+
+
+def test_two_adapters_for_other_layers_are_merged_both(tmp_path):
+    save_file(truth("SD"), tmp_path / "model.safetensors")
+    expected = truth("SD")
+    for number, part in enumerate(("to_q", "to_k")):
+        layer = f"mid_block.attentions.0.transformer_blocks.0.attn1.{part}"
+        adapter, change = lora_for(layer, number)
+        save_file(adapter, tmp_path / f"{part}.safetensors")
+        expected = expected | {f"{layer}.weight": expected[f"{layer}.weight"] + change}
+    check_merged(load_suspect(tmp_path, architecture("SD")), expected, "SD")
+
+
+def test_an_adapter_for_another_model_beside_a_denoiser_is_put_aside(tmp_path):
+    save_file(truth("SD"), tmp_path / "model.safetensors")
+    adapter, _ = lora_for("transformer_blocks.0.attn.to_q", seed=0)
+    save_file(adapter, tmp_path / "strange.safetensors")
     suspect = load_suspect(tmp_path, architecture("SD"))
-    for name, value in suspect.denoiser.state_dict().items():
-        torch.testing.assert_close(value, truth("SD")[name] + changes[0][name] + changes[1][name], atol=1e-5, rtol=1e-5)
-    assert "0/adapter_model.safetensors: PEFT LoRA" in suspect.form
-    assert "1/adapter_model.safetensors: PEFT LoKr" in suspect.form
+    check(suspect, truth("SD"))
+    assert "strange.safetensors: not used, this is a PEFT LoRA of rank 2 for 1 layer, but it targets" in suspect.form
+    with pytest.raises(WrongArchitecture, match="made for another base model"):
+        load_suspect(tmp_path / "strange.safetensors", architecture("SD"), base_of("SD"))
 
 
 def test_two_checkpoints_are_not_guessed(tmp_path):

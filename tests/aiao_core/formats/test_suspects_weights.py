@@ -205,7 +205,10 @@ def test_of_an_adapter_beside_a_full_model_that_model_is_the_base(tmp_path):
 
 def test_several_adapters_are_one_suspect_and_each_counts(tmp_path):
     for number in range(2):
-        adapt(tmp_path / str(number), "SD", seed=number)
+        layer = f"mid_block.attentions.0.transformer_blocks.0.attn1.to_{'qk'[number]}"
+        (tmp_path / str(number)).mkdir()
+        lora = {f"{layer}.lora_A.weight": torch.ones(2, 16), f"{layer}.lora_B.weight": torch.ones(16, 2)}
+        save_file(lora, tmp_path / str(number) / "lora.safetensors")
     both = load_suspect(tmp_path, architecture("SD"), base_of("SD"))
     assert digest(both.base.state_dict()) == digest(truth("SD"))
     each = [weights_of(tmp_path / str(number), "SD", base_of("SD")) for number in range(2)]
