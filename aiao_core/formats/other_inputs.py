@@ -12,6 +12,8 @@ from torch import Tensor
 
 from aiao_core.formats.weight_files import Weights
 
+EMBEDDER = ("linear_1.weight", "linear_1.bias", "linear_2.weight", "linear_2.bias")
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -19,24 +21,27 @@ class Inputs:
 
     first: str
     """The tensor whose columns are the input channels: those of x_t come first."""
-    optional: tuple[str, ...] = ()
-    """Layers of a further input, which some models of this class have: what they compute is added to the others."""
+    guidance: str = ""
+    """The layer of the input for guidance, which some models of this class have: what it computes is added to the others."""
+    parts: tuple[str, ...] = EMBEDDER
+    """The tensors of that layer."""
 
-
-def _embedder(layer: str) -> tuple[str, ...]:
-    return tuple(f"{layer}.linear_{number}.{kind}" for number in (1, 2) for kind in ("weight", "bias"))
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """The names of tensors that some models of this class have and others do not."""
+        return tuple(f"{self.guidance}.{part}" for part in self.parts) if self.guidance else ()
 
 
 INPUTS = {
-    "UNet2DConditionModel": Inputs("conv_in.weight", ("time_embedding.cond_proj.weight",)),
+    "UNet2DConditionModel": Inputs("conv_in.weight", "time_embedding.cond_proj", ("weight",)),
     "SD3Transformer2DModel": Inputs("pos_embed.proj.weight"),
     "PixArtTransformer2DModel": Inputs("pos_embed.proj.weight"),
-    "FluxTransformer2DModel": Inputs("x_embedder.weight", _embedder("time_text_embed.guidance_embedder")),
-    "Flux2Transformer2DModel": Inputs("x_embedder.weight", _embedder("time_guidance_embed.guidance_embedder")),
+    "FluxTransformer2DModel": Inputs("x_embedder.weight", "time_text_embed.guidance_embedder"),
+    "Flux2Transformer2DModel": Inputs("x_embedder.weight", "time_guidance_embed.guidance_embedder"),
     "ChromaTransformer2DModel": Inputs("x_embedder.weight"),
     "QwenImageTransformer2DModel": Inputs("img_in.weight"),
     "WanTransformer3DModel": Inputs("patch_embedding.weight"),
-    "HunyuanVideoTransformer3DModel": Inputs("x_embedder.proj.weight", _embedder("time_text_embed.guidance_embedder")),
+    "HunyuanVideoTransformer3DModel": Inputs("x_embedder.proj.weight", "time_text_embed.guidance_embedder"),
 }
 
 
@@ -59,21 +64,20 @@ def with_registered_inputs(weights: Weights, registered: Mapping[str, Tensor], c
     inputs = INPUTS.get(class_name)
     if inputs is None:
         return weights, words
-    value, expected = weights.get(inputs.first), registered[inputs.first]
-    if value is not None and _is_wider(value, expected):
+    value, expected = weights.get(inputs.first), registered.get(inputs.first)
+    if value is not None and expected is not None and _is_wider(value, expected):
         weights[inputs.first] = value[:, : expected.shape[1]]
         further = value.shape[1] - expected.shape[1]
         words.append(f"its {further} further input channels, as models for inpainting or editing have them, left out")
-    layer = inputs.optional[0].rpartition(".")[0].removesuffix(".linear_1") if inputs.optional else ""
     extra = [name for name in inputs.optional if name in weights and name not in registered]
     for name in extra:
         del weights[name]
     if extra:
-        words.append(f"{layer}, an input for guidance that the registered model does not have, left out")
+        words.append(f"{inputs.guidance}, an input for guidance that the registered model does not have, left out")
     lost = [name for name in inputs.optional if name in registered]
     if lost and not any(name in weights for name in lost):
         weights |= {name: torch.zeros(registered[name].shape) for name in lost}
-        words.append(f"without {layer}, the registered model's input for guidance: nothing is added in its place")
+        words.append(f"without {inputs.guidance}, the registered model's input for guidance: nothing is added in its place")
     return weights, words
 
 
