@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
@@ -16,6 +16,7 @@ from aiao_core.progress import ProgressCallback, silent
 
 if TYPE_CHECKING:  # all of them are slow to load
     from aiao_core.denoisers.model import DiffusionModel
+    from aiao_core.formats.single_files import RegisteredModel
     from aiao_core.reports import verification
     from aiao_core.reports.verdicts import Verdict
 
@@ -106,10 +107,11 @@ class Report:
 class Model:
     """A diffusion model, read by :func:`load`."""
 
-    def __init__(self, folder: Path, unpacked: "tempfile.TemporaryDirectory[str] | None" = None) -> None:
-        self.folder = folder
-        """The pipeline folder it was read from; of an archive, a temporary copy."""
-        self._unpacked = unpacked  # which lives as long as this
+    def __init__(self, registered: "RegisteredModel", kept: ExitStack) -> None:
+        self.folder = registered.folder
+        """The pipeline folder it was read from; of an archive or a single file, a temporary copy."""
+        self._registered = registered
+        self._kept = kept  # which holds the temporary copy as long as this lives
         self.marked = False
         """Whether :func:`embed` has put a watermark in it."""
         self.restore()
@@ -125,22 +127,30 @@ class Model:
         """Denoiser, noise schedule and architecture, as :mod:`aiao_core` has them."""
         self.marked = False
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, target: str | Path) -> Path:
         """Save the model as a new diffusers pipeline folder, in the precision it came in, and return its path.
 
-        Everything but the denoiser's weights is copied. Raises :class:`aiao.ClientError` if the folder exists.
+        Everything but the denoiser's weights is copied. A model that was read from a single file can be saved as one: name a
+        new ``.safetensors`` file. Raises :class:`aiao.ClientError` if the target exists.
         """
         from aiao_core.formats.pipelines import save_model
+        from aiao_core.formats.single_files import write_marked_file
 
-        folder = Path(folder)
-        if folder.exists():
-            raise ClientError(f"{folder} exists and is not overwritten; name another folder")
-        if not folder.parent.is_dir():
-            raise ClientError(f"{folder.parent} is not a folder; name a new folder in one that exists")
-        with tempfile.TemporaryDirectory(prefix=".aiao-", dir=folder.parent) as scratch:  # goes, if the disk is full
-            save_model(self.content.denoiser, self.folder, Path(scratch) / folder.name)
-            (Path(scratch) / folder.name).rename(folder)
-        return folder
+        target, single = Path(target), self._registered.file
+        if target.exists():
+            raise ClientError(f"{target} exists and is not overwritten; name another")
+        if not target.parent.is_dir():
+            raise ClientError(f"{target.parent} is not a folder; name a target in one that exists")
+        if target.suffix == ".safetensors" and single is None:
+            raise ClientError("the model was not read from a single file; name a folder, which becomes a diffusers pipeline")
+        with tempfile.TemporaryDirectory(prefix=".aiao-", dir=target.parent) as scratch:  # goes, if the disk is full
+            partial = Path(scratch) / target.name
+            if target.suffix == ".safetensors" and single:
+                write_marked_file(single, self.content.denoiser, partial)
+            else:
+                save_model(self.content.denoiser, self.folder, partial)
+            partial.rename(target)
+        return target
 
 
 class EmbeddingKeywords(TypedDict, total=False):
@@ -163,22 +173,24 @@ class EmbeddingKeywords(TypedDict, total=False):
 
 
 def load(path: str | Path) -> Model:
-    """Read a diffusers pipeline folder, or a .zip or .tar of one. Nothing in it is executed.
+    """Read a diffusers pipeline folder, a .zip or .tar of one, or a single .safetensors or .ckpt file. Nothing is executed.
+
+    A single file is one of a published model that is known here (Stable Diffusion, FLUX.1, Chroma), or lies packed beside its
+    ``unet/config.json`` or ``transformer/config.json`` and ``scheduler/scheduler_config.json``.
 
     Raises :class:`aiao.InvalidCheckpoint` or :class:`aiao.UnsafeArchive` for files that cannot be used, and
     :class:`aiao.MissingDependency` without torch.
     """
     with _torch_installed():
-        import aiao_core.formats.pipelines  # noqa: F401
-    from aiao_core.formats.archives import is_archive, unpack
+        from aiao_core.formats.single_files import registered_model
 
     path = Path(path)
     if not path.exists():
-        raise InvalidCheckpoint(f"{path} does not exist; name a diffusers pipeline folder, or a .zip or .tar of one")
-    if path.is_dir() or not is_archive(path):
-        return Model(path.absolute())
-    unpacked = tempfile.TemporaryDirectory(prefix="aiao-")
-    return Model(unpack(path, Path(unpacked.name) / "content"), unpacked)
+        raise InvalidCheckpoint(
+            f"{path} does not exist; name a diffusers pipeline folder, a .zip or .tar of one, or a single file"
+        )
+    kept = ExitStack()
+    return Model(kept.enter_context(registered_model(path.absolute())), kept)
 
 
 def load_key(file: str | Path) -> Key:

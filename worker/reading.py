@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from aiao_core.data.owner_data import load_examples, uncaptioned
 from aiao_core.errors import AiaoError
-from aiao_core.formats.archives import Limits, opened, pack
-from aiao_core.formats.pipelines import load_model, save_model, scheduler_config
+from aiao_core.formats.archives import Limits, pack
+from aiao_core.formats.pipelines import load_model, scheduler_config
+from aiao_core.formats.single_files import registered_model
 from aiao_core.formats.suspects import base_in, load_source, load_suspect
 from aiao_core.key import Architecture
 
@@ -63,10 +64,10 @@ def read_source(source: str, like: Json, limits: Json, target: str) -> Json:
 @telling
 def read_model(model: str, limits: Json, target: str) -> Json:
     """Write a pipeline's denoiser to the file ``target``; return its architecture and its scheduler's configuration."""
-    with opened(Path(model), Limits(**limits)) as folder:
-        loaded = load_model(folder)
+    with registered_model(Path(model), Limits(**limits)) as registered:
+        loaded = load_model(registered.folder)
         _save(loaded.denoiser, target)
-        return {"architecture": loaded.architecture.model_dump(mode="json"), "scheduler": scheduler_config(folder)}
+        return {"architecture": loaded.architecture.model_dump(mode="json"), "scheduler": scheduler_config(registered.folder)}
 
 
 @telling
@@ -77,7 +78,8 @@ def read_examples(model: str, images: str | None, count: int, limits: Json, targ
     are alike, of one.
     """
     allowed = Limits(**limits)
-    with opened(Path(model), allowed) as folder:
+    with registered_model(Path(model), allowed) as registered:
+        folder = registered.folder
         loaded = load_model(folder)
         if images is None:
             clean, conditions = {}, uncaptioned(folder, loaded, count)
@@ -91,12 +93,15 @@ def read_examples(model: str, images: str | None, count: int, limits: Json, targ
 
 @telling
 def write_marked(model: str, weights: str, limits: Json, target: str) -> Json:
-    """Pack the pipeline ``model`` with other ``weights`` of its denoiser, a file of ours, as the archive ``target``."""
+    """Pack a model with other ``weights`` of its denoiser, a file of ours, as the archive ``target``.
+
+    It holds a pipeline folder, and beside its parts the single file, if the model came as one.
+    """
     room = Path(target).parent
-    with opened(Path(model), Limits(**limits)) as folder:
-        denoiser = load_model(folder).denoiser
+    with registered_model(Path(model), Limits(**limits)) as registered:
+        denoiser = load_model(registered.folder).denoiser
         denoiser.load_state_dict(load_file(weights))
-        save_model(denoiser, folder, room / "marked")
+        registered.save(denoiser, room / "marked")
     pack(room / "marked", Path(target))
     return {}
 

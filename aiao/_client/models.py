@@ -29,7 +29,7 @@ class Models:
         custody: str = "service",
         progress: TransferProgress | None = None,
     ) -> Registration:
-        """Upload a diffusers pipeline folder (or an archive of one) and start embedding a watermark in it.
+        """Upload a pipeline folder, an archive of one or a single file, and start embedding a watermark in it.
 
         ``images`` is an optional image set to embed with; ``options`` are those of :class:`aiao.EmbeddingOptions`. The secret
         key of the answer is never shown again. With ``custody`` ``"owner"`` the service forgets it after the embedding, and
@@ -91,6 +91,8 @@ class Models:
         self, model_id: str, target: str | Path, *, overwrite: bool = True, progress: TransferProgress | None = None
     ) -> Path:
         """Save the watermarked checkpoint, a diffusers pipeline folder as .zip, and check its SHA-256.
+
+        Of a model that came as a single file the archive holds ``marked.safetensors`` too.
 
         Until all of it is there and right, it lies beside ``target`` under a name of its own. A key file is never overwritten,
         another file if ``overwrite``. Raises :class:`ClientError` for a damaged download, which leaves ``target`` as it was.

@@ -1,4 +1,4 @@
-"""The size of an uploaded pipeline folder's denoiser, read without torch: enough to estimate the memory of its jobs.
+"""The size of an uploaded model's denoiser, read without torch: enough to estimate the memory of its jobs.
 
 All of it is the client's word. A lie misleads the estimate of the client's own jobs; a worker checks everything.
 """
@@ -17,6 +17,8 @@ from typing import IO, Any, BinaryIO
 
 from aiao_core.errors import UnsafeArchive
 from aiao_core.formats.archives import plain_tar, plain_zip
+from aiao_core.formats.identify import read_header
+from aiao_core.formats.names import COMPANION_PREFIXES, EMA_PREFIX, PREFIXES, family_of
 from aiao_core.sizing import UNKNOWN, DenoiserSize
 
 DENOISERS = ("unet", "transformer")
@@ -51,7 +53,11 @@ Entry = tuple[PurePosixPath, int, Callable[[], IO[bytes] | None]]
 
 
 def inspect(file: BinaryIO) -> DenoiserSize:
-    """Return the size of the denoiser of the pipeline folder that is packed in ``file``; ``UNKNOWN`` for a damaged one."""
+    """Return the size of the denoiser in ``file``: a packed pipeline folder or a safetensors file. ``UNKNOWN`` for another."""
+    start = file.read(9)
+    file.seek(0)
+    if start[8:] == b"{":
+        return _in_single_file(file)
     config: Any = {}
     numbers: dict[PurePosixPath, int] = {}
     headers = 0
@@ -76,6 +82,24 @@ def inspect(file: BinaryIO) -> DenoiserSize:
         )
     except UNREADABLE:
         return UNKNOWN
+
+
+def _in_single_file(file: BinaryIO) -> DenoiserSize:
+    """Return the size of the denoiser in a single file, by the names and sizes in its header."""
+    try:
+        header = {name: tensor for name, tensor in read_header(file).items() if name != "__metadata__"}
+        part = {name: value for name, value in header.items() if not name.startswith((*COMPANION_PREFIXES, EMA_PREFIX))}
+        parameters = sum(map(_numbers_in, part.values()))
+    except UNREADABLE:
+        return UNKNOWN
+    prefix = next((prefix for prefix in PREFIXES if any(name.startswith(prefix) for name in part)), "")
+    family = family_of(name.removeprefix(prefix) for name in part)
+    return DenoiserSize(family.class_name if family else "", min(MAX_PARAMETERS, parameters), DEFAULT_SIDE**2, 0)
+
+
+def _numbers_in(tensor: dict[str, Any]) -> int:
+    start, end = tensor["data_offsets"]
+    return max(0, int(end - start)) // WIDTHS.get(tensor["dtype"], 1)
 
 
 def _entries(file: BinaryIO) -> Iterator[Entry]:
@@ -103,8 +127,7 @@ def _numbers(open_entry: Callable[[], IO[bytes] | None], size: int) -> int:
     count = 0
     for name, tensor in header.items():
         if name != "__metadata__":
-            start, end = tensor["data_offsets"]
-            count += int(end - start) // WIDTHS.get(tensor["dtype"], 1)
+            count += _numbers_in(tensor)
     if not 0 <= count <= size:
         raise ValueError("the header announces more than the file holds")
     return count

@@ -112,12 +112,12 @@ class _Asked(RawIOBase):
 
 
 def _recognized(file: BinaryIO, size: int, filename: str) -> Answer:
-    """Say the kind, and of an archive the size of its model."""
+    """Say the kind, and of an archive or safetensors file the size of its model."""
     try:
         kind = identify(file, size, filename)
     except InvalidCheckpoint as error:
         return {"invalid": str(error)}
-    return {"kind": kind, "denoiser": asdict(inspect(file)) if kind == "archive" else None}
+    return {"kind": kind, "denoiser": asdict(inspect(file)) if kind in ("archive", "safetensors") else None}
 
 
 def _denoiser(file: BinaryIO, _size: int, _filename: str) -> Answer:

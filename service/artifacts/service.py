@@ -34,7 +34,7 @@ class ReceivedFile:
     size: int
     kind: Kind
     denoiser: DenoiserSize | None
-    """Of an archive."""
+    """Of an archive or a safetensors file."""
     object_name: str
 
 

@@ -99,12 +99,15 @@ def retire(model_id: ModelId, context: ContextDep, caller: ModelWriter) -> None:
     response_class=StreamingResponse,
     responses=conditional(
         content={"application/zip": {"schema": {"type": "string", "format": "binary"}}},
-        description="A diffusers pipeline folder as .zip.",
+        description="A diffusers pipeline folder as .zip, with `marked.safetensors` if the model came as a single file.",
     )
     | responses(401, 404, 409, 422),
 )
 def checkpoint(model_id: ModelId, context: ContextDep, caller: Reader, precondition: PreconditionDep) -> StreamingResponse:
-    """The pipeline folder with marked weights, which any diffusers user loads unchanged. Publish this, not the source."""
+    """The pipeline folder with marked weights, which any diffusers user loads unchanged. Publish this, not the source.
+
+    A model that came as a single file is in it as such a file too: `marked.safetensors`.
+    """
     with context.database.session() as session:
         model = ModelRepository(session, caller.tenant_id).get(model_id)
         if model.checkpoint_object is None or model.checkpoint_sha256 is None:

@@ -23,7 +23,9 @@ class ModelIn(BaseModel):
     )
 
     name: Name
-    artifact_id: str = Field(pattern=pattern("art"), description="A diffusers pipeline folder, packed as .zip or .tar.")
+    artifact_id: str = Field(
+        pattern=pattern("art"), description="A diffusers pipeline folder, packed as .zip or .tar, or a single file."
+    )
     images_artifact_id: str | None = Field(
         None, pattern=pattern("art"), description="Images to embed with; without them the model draws its own."
     )

@@ -10,6 +10,7 @@ from aiao_core import sizing
 from aiao_core.key import OwnerKey
 from aiao_core.options import EmbeddingOptions
 from aiao_core.reports.parts import BitTest
+from service.artifacts.adapters import is_adapter
 from service.artifacts.repository import ArtifactRepository
 from service.artifacts.service import denoiser_of
 from service.context import Context
@@ -38,8 +39,15 @@ def register(
     _check_length(request.options, context.settings.max_steps)
     artifacts = ArtifactRepository(session, tenant_id)
     source = artifacts.get_for_use(request.artifact_id)
-    if source.kind != "archive":
-        raise InvalidArtifact("artifact_id must be a diffusers pipeline folder, packed as .zip or .tar")
+    if source.kind not in ("archive", "safetensors", "pickle"):
+        raise InvalidArtifact(
+            "artifact_id must be a diffusers pipeline folder, packed as .zip or .tar, or a single .safetensors or .ckpt file; "
+            "of a GGUF file register what it was quantized from"
+        )
+    if is_adapter(context.storage, source):
+        raise InvalidArtifact(
+            "artifact_id is an adapter, which changes a base model; register the model that it is merged into"
+        )
     if request.images_artifact_id and artifacts.get_for_use(request.images_artifact_id).kind not in ("images", "archive"):
         raise InvalidArtifact("images_artifact_id must be an image set: a .zip or .tar of images, or an .npz")
     model_id = new_id("mdl")

@@ -26,7 +26,9 @@ Wait = Annotated[bool, typer.Option(help="Follow the embedding to its end.")]
 
 @app.command()
 def register(
-    path: Annotated[Path, typer.Argument(help="Diffusers pipeline folder, or a .zip or .tar of one.")],
+    path: Annotated[
+        Path, typer.Argument(help="Diffusers pipeline folder, a .zip or .tar of one, or a single .safetensors or .ckpt file.")
+    ],
     name: Annotated[str, typer.Option(help="Name of the model.")],
     key_file: Annotated[Path | None, typer.Option(help="File for the secret key. Default: NAME.key.json.")] = None,
     images: Annotated[
