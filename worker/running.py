@@ -3,6 +3,7 @@
 import errno
 import logging
 import math
+import re
 import tempfile
 import threading
 import time
@@ -44,6 +45,8 @@ STOPPING = threading.Event()
 TRANSIENT_ERRORS = (OperationalError, InterfaceError, BaseError, VaultError)
 """The database, the storage or the key service does not answer: by no fault of the job."""
 
+ARTIFACT_ID = re.compile(r"\bart_\w+")
+
 OUT_OF_MEMORY = {
     "code": "out-of-memory",
     "detail": "the worker, or its GPU, has not the memory that this job needs; for an embedding choose a smaller batch_size or "
@@ -61,6 +64,8 @@ class Work:
     def __init__(self, context: Context, job: Job, lease: Lease, scratch: Path) -> None:
         self.context, self.job, self.lease, self.scratch = context, job, lease, scratch
         self.pace = Pace()
+        self.filenames: dict[str, str] = {}
+        """Of the artifacts that were fetched, by id: what the client calls the files."""
         self.limits = Limits(total_bytes=context.settings.max_unpacked_bytes)
 
     def artifact(self, artifact_id: str) -> Artifact:
@@ -70,6 +75,7 @@ class Work:
     def fetch(self, artifact: Artifact) -> Path:
         """Return the artifact as a file in the scratch folder, under its id and not the name that the client gave it."""
         path = self.scratch / artifact.id
+        self.filenames[artifact.id] = artifact.filename
         if not path.exists():  # what was read is mapped, and must stay as it is
             self.download(artifact.object_name, path)
         return path
@@ -82,6 +88,11 @@ class Work:
     def download(self, key: str, file: Path) -> None:
         """Write the object ``key`` to ``file``."""
         self.context.storage.download(key, file)
+
+    def by_clients_names(self, sentence: str) -> str:
+        """Return a sentence of an error with the client's names of the files that were fetched, in the place of their ids."""
+        renamed = ARTIFACT_ID.sub(lambda match: self.filenames.get(match[0], match[0]), sentence)
+        return str(AiaoError(renamed))  # printable, and not too long: a name is the client's word
 
     def progress(self, progress: Progress) -> None:
         """Keep the figures of a step for the heartbeat, and raise if this attempt should stop. No step costs a query."""
@@ -157,6 +168,7 @@ def run(lease: Lease, task: Task) -> None:
 def _attempt(context: Context, lease: Lease, task: Task) -> str:
     """Run ``task``, note in the database how it ended, and return that in a word."""
     job_id, settings = lease.job_id, context.settings
+    work: Work | None = None
     try:
         with scratch_folder(settings.scratch_dir, job_id) as scratch:
             work = Work(context, lease.job, lease, scratch)
@@ -177,7 +189,8 @@ def _attempt(context: Context, lease: Lease, task: Task) -> str:
     except AiaoError as error:
         telemetry.failed(error)
         with _ending(job_id):
-            lease.fail({"code": error.code, "detail": without_folders(str(error), settings.scratch_dir, settings.data_dir)})
+            detail = without_folders(str(error), settings.scratch_dir, settings.data_dir)
+            lease.fail({"code": error.code, "detail": work.by_clients_names(detail) if work else detail})
         return "refused"
     except Exception as error:
         telemetry.failed(error)

@@ -19,7 +19,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from aiao_core.errors import InvalidImages, UnsafeArchive, in_words
-from aiao_core.formats.archives import MAX_ENTRIES, UNREADABLE, Limits, is_archive, opened, plain_zip
+from aiao_core.formats.archive_members import MAX_ENTRIES, UNREADABLE, plain_zip
+from aiao_core.formats.archives import Limits, is_archive, opened
+from aiao_core.formats.folders import files_in
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
@@ -101,7 +103,7 @@ def check_expansion(images: ImageSet, needed: int, limits: Limits | None = None)
 
 
 def _in_folder(folder: Path, to_tensor: ToTensor) -> ImageSet:
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    files = [file for file in files_in(folder) if file.suffix.lower() in SUFFIXES]
     _check_count(len(files))
     held = sum(file.stat().st_size for file in files)
     return ImageSet(len(files), held, _captions(folder, files), lambda: (_read(file, to_tensor) for file in files))

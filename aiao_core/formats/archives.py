@@ -1,56 +1,29 @@
 """Unpack archives that an attacker may have made, and pack the ones we hand out."""
 
-import bz2
 import errno
-import gzip
-import lzma
 import shutil
 import sys
 import tarfile
 import tempfile
 import zipfile
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, cast
+from typing import IO
 
-from aiao_core.errors import UnsafeArchive, in_words
+from aiao_core.errors import InvalidCheckpoint, UnsafeArchive, in_words
+from aiao_core.formats.archive_members import CHUNK_BYTES, UNREADABLE, begins_as_tar, plain_zip, tar_members, zip_members
+from aiao_core.formats.folders import model_root
 
-CHUNK_BYTES = 1 << 20
-DECOMPRESSORS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
-"""By the first bytes of a compressed file."""
-
-MAX_PAX_BYTES = 4096
-"""Most bytes of a member's extended header, which holds long names and times."""
-
-MAX_DIRECTORY_BYTES = 32 << 20
-"""Most bytes of a ZIP archive's directory, which ``zipfile`` reads whole, at once: 400,000 entries of 80 bytes each."""
-
-MAX_ENTRIES = 400_100
-"""Most files and folders of a ZIP archive: the largest image set has 200,000 images, perhaps with a caption beside each."""
+MAX_LINK_STEPS = 4
+"""Most links that lead to each other before a file: a cache of the hub has one."""
 
 MAX_DEPTH = 32
 """Most folders in each other: each costs the disk something, and none is counted."""
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 """The disk is at fault, not the archive."""
-
-UNREADABLE = (
-    OSError,
-    EOFError,
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    zlib.error,
-    lzma.LZMAError,
-    RuntimeError,
-    NotImplementedError,
-    ValueError,
-    LookupError,
-    OverflowError,
-)
-"""What the libraries raise for archives that no packer wrote."""
 
 
 @dataclass(frozen=True)
@@ -77,42 +50,18 @@ def is_archive(path: Path) -> bool:
         return True  # unpacking it says what is wrong
 
 
-def is_compressed(stream: IO[bytes]) -> bool:
-    """Return whether a file, open at its beginning, is compressed as TAR archives are."""
-    return _decompressor(stream) is not None
-
-
 def is_tar(path: Path) -> bool:
     """Return whether a file is a TAR archive."""
     with path.open("rb") as stream:
         return begins_as_tar(stream)
 
 
-def begins_as_tar(stream: IO[bytes]) -> bool:
-    """Return whether a file, open at its beginning, is a TAR archive.
-
-    By its first header alone: ``tarfile`` would read as much as that header claims.
-    """
-    decompressor = _decompressor(stream)
-    try:
-        header = (decompressor(stream, "rb") if decompressor else stream).read(tarfile.BLOCKSIZE)
-        tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
-    except UNREADABLE:
-        return False
-    return True
-
-
-def _decompressor(stream: IO[bytes]) -> Callable[..., Any] | None:
-    start = stream.read(6)
-    stream.seek(0)
-    return next((opener for magic, opener in DECOMPRESSORS.items() if start.startswith(magic)), None)
-
-
 def unpack(archive: Path, into: Path, limits: Limits | None = None) -> Path:
     """Unpack a ZIP or TAR (optionally compressed) into the new folder ``into`` and return the root of its content.
 
-    A single top-level folder is taken as the root. Only plain files and folders come out: absolute paths, ``..``, links and
-    devices are refused, as is anything beyond ``limits``. On an error nothing stays behind. Raises :class:`UnsafeArchive`.
+    A single top-level folder is taken as the root. Only plain files and folders come out: a link becomes the file of the
+    archive to which it leads, and notes that macOS and Windows leave beside files stay out. Absolute paths, ``..``, other links
+    and devices are refused, as is anything beyond ``limits``. On an error nothing stays behind. Raises :class:`UnsafeArchive`.
     """
     limits = limits or Limits()
     into.mkdir(parents=True)
@@ -120,14 +69,20 @@ def unpack(archive: Path, into: Path, limits: Limits | None = None) -> Path:
         budget = _Budget(limits, archive.stat().st_size)
         if zipfile.is_zipfile(archive):
             budget.count_declared(archive)
-            members = _zip_members(archive)
+            members = zip_members(archive)
         else:
-            members = _tar_members(archive)
-        for name, stream in members:
-            budget.count_member()
-            if stream is not None:
-                _write(stream, _safe_path(into, name), budget)
-    except UnsafeArchive:
+            members = tar_members(archive)
+        links: dict[str, str] = {}
+        for member in members:
+            budget.count_member(member.is_note)
+            if member.target is not None:
+                links[member.name] = member.target
+            elif member.stream is not None and not member.is_note:
+                _write(member.stream, _safe_path(into, member.name), budget)
+        _follow(links, into, budget)
+        children = list(into.iterdir())
+        return model_root(children[0] if len(children) == 1 and children[0].is_dir() else into)
+    except (UnsafeArchive, InvalidCheckpoint):
         shutil.rmtree(into)
         raise
     except UNREADABLE as error:
@@ -137,14 +92,14 @@ def unpack(archive: Path, into: Path, limits: Limits | None = None) -> Path:
         raise UnsafeArchive(
             f"the archive cannot be read ({in_words(error)}); pack it again as .zip or .tar and upload it whole"
         ) from error
-    children = list(into.iterdir())
-    return children[0] if len(children) == 1 and children[0].is_dir() else into
 
 
 @contextmanager
 def opened(path: Path, limits: Limits | None = None) -> Iterator[Path]:
-    """Yield ``path`` itself, or, if it is an archive, the root of its content, as :func:`unpacked` does."""
-    if path.is_dir() or not is_archive(path):
+    """Yield the root of the folder or archive at ``path``, as :func:`unpacked` does, or the file itself if it is another."""
+    if path.is_dir():
+        yield model_root(path)
+    elif not is_archive(path):
         yield path
     else:
         with unpacked(path, limits) as folder:
@@ -155,7 +110,7 @@ def opened(path: Path, limits: Limits | None = None) -> Iterator[Path]:
 def unpacked(archive: Path, limits: Limits | None = None) -> Iterator[Path]:
     """Yield the root of an archive's content, in a folder that lives as long as the block."""
     with tempfile.TemporaryDirectory(prefix="aiao-") as scratch:
-        yield unpack(archive, Path(scratch) / "content", limits)
+        yield unpack(archive, Path(scratch) / archive.name, limits)  # messages name the folder
 
 
 def pack(folder: Path, archive: Path) -> None:
@@ -169,15 +124,25 @@ def pack(folder: Path, archive: Path) -> None:
                     shutil.copyfileobj(source, sink, CHUNK_BYTES)
 
 
+def has_slow_tar_headers() -> bool:
+    """Return whether this Python takes time by the square of an extended header's length (CVE-2024-6232).
+
+    Distributions fix it in older versions, which then have the new pattern.
+    """
+    fixed = sys.version_info >= (3, 12, 6) or (3, 11, 10) <= sys.version_info < (3, 12)
+    return not fixed and not hasattr(tarfile, "_header_length_prefix_re")
+
+
 class _Budget:
     def __init__(self, limits: Limits, packed_bytes: int) -> None:
-        self.limits, self.members, self.bytes = limits, 0, 0
+        self.limits, self.members, self.notes, self.bytes = limits, 0, 0, 0
         self.allowed = min(limits.total_bytes, limits.slack_bytes + int(limits.ratio * packed_bytes))
 
-    def count_member(self) -> None:
-        """Count a file or a folder."""
-        self.members += 1
-        if self.members > self.limits.files:
+    def count_member(self, is_note: bool) -> None:
+        """Count a file or a folder. Notes of an operating system count apart: there may be one for each file."""
+        self.members += not is_note
+        self.notes += is_note
+        if max(self.members, self.notes) > self.limits.files:
             raise UnsafeArchive(f"the archive holds more than {self.limits.files} files and folders; pack only the checkpoint")
 
     def count_declared(self, archive: Path) -> None:
@@ -197,93 +162,27 @@ class _Budget:
             )
 
 
-def _zip_members(path: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
-    """Yield each member's name, and its content if it is a file and not a folder."""
-    with path.open("rb") as file, plain_zip(file) as archive:
-        for entry in archive.infolist():
-            kind = (entry.external_attr >> 16) & 0o170000
-            if kind not in (0, 0o100000, 0o040000):
-                raise UnsafeArchive(f"the archive holds {entry.filename!r}, a link or device; pack plain files only")
-            if entry.is_dir():
-                yield entry.filename, None
-                continue
-            with archive.open(entry) as stream:
-                yield entry.filename, stream
+def _follow(links: dict[str, str], root: Path, budget: "_Budget") -> None:
+    """Copy files to the places of the links that lead to them: a process that reads a stranger's archive may make no links."""
+    for _ in range(MAX_LINK_STEPS):
+        ready = {name: found for name, target in links.items() if (found := _file_in(root, target))}
+        for name, found in ready.items():
+            with found.open("rb") as stream:
+                _write(stream, _safe_path(root, name), budget)
+            del links[name]
+    for name, target in links.items():
+        raise UnsafeArchive(
+            f"the archive holds {name!r}, a link to {target!r}, which is not a file of the archive; pack the files that the "
+            "links lead to: tar -h, or zip without -y"
+        )
 
 
-def _tar_members(path: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
-    with path.open("rb") as file:
-        decompressor = _decompressor(file)
-        with plain_tar(decompressor(file, "rb") if decompressor else file) as archive:
-            for entry in archive:
-                if entry.isdir():
-                    yield entry.name, None
-                    continue
-                content = archive.extractfile(entry) if entry.isreg() else None
-                if content is None:
-                    raise UnsafeArchive(f"the archive holds {entry.name!r}, a link or device; pack plain files only")
-                with content:
-                    yield entry.name, content
-
-
-def plain_zip(file: IO[bytes]) -> zipfile.ZipFile:
-    """Open a ZIP archive. Raises :class:`UnsafeArchive` before much of its directory is read, and for too many entries.
-
-    The limit holds where ``zipfile`` reads the directory, of the size that it found: there are several places where an archive
-    can state one (its last record, one in a comment, ZIP64's), and a second reader of them could be led to another.
-    """
-    archive = zipfile.ZipFile(cast("IO[bytes]", _ShortReads(file, MAX_DIRECTORY_BYTES)))
-    if len(archive.infolist()) > MAX_ENTRIES:
-        raise UnsafeArchive(f"the archive holds more than {MAX_ENTRIES} files and folders; pack only the checkpoint or images")
-    if not all(entry.filename for entry in archive.infolist()):
-        raise UnsafeArchive("the archive holds an entry without a name; pack it again")
-    return archive
-
-
-def plain_tar(stream: IO[bytes]) -> tarfile.TarFile:
-    """Open a TAR archive without compression, which raises :class:`UnsafeArchive` before much is read at once."""
-    return tarfile.open(fileobj=_ShortReads(stream, CHUNK_BYTES), mode="r:", tarinfo=_Entry)
-
-
-def has_slow_tar_headers() -> bool:
-    """Return whether this Python takes time by the square of an extended header's length (CVE-2024-6232).
-
-    Distributions fix it in older versions, which then have the new pattern.
-    """
-    fixed = sys.version_info >= (3, 12, 6) or (3, 11, 10) <= sys.version_info < (3, 12)
-    return not fixed and not hasattr(tarfile, "_header_length_prefix_re")
-
-
-class _Entry(tarfile.TarInfo):
-    """A member of a TAR archive, whose extended header must be short: see :func:`has_slow_tar_headers`."""
-
-    def _proc_pax(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
-        if self.size > MAX_PAX_BYTES:
-            raise UnsafeArchive(f"the archive holds an extended header of {self.size} bytes; pack it again with ordinary names")
-        return super()._proc_pax(archive)  # type: ignore[misc,no-any-return]
-
-
-class _ShortReads:
-    """A stream that refuses to read much at once.
-
-    ``tarfile`` takes a long name whole, and ``zipfile`` a directory, however long the archive says that these are.
-    """
-
-    def __init__(self, stream: IO[bytes], most: int) -> None:
-        self._stream, self._most = stream, most
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def read(self, size: int = -1) -> bytes:
-        """Read ``size`` bytes; without a size all that follow, of which there must be few."""
-        content = self._stream.read(min(size, self._most + 1) if size >= 0 else self._most + 1)
-        if max(size, len(content)) > self._most:
-            raise UnsafeArchive(
-                f"the archive holds a name, header or directory of more than {self._most} bytes; pack fewer files, with "
-                "ordinary names"
-            )
-        return content
+def _file_in(root: Path, name: str) -> Path | None:
+    try:
+        path = _safe_path(root, name)
+    except UnsafeArchive:
+        return None
+    return path if path.is_file() else None
 
 
 def _safe_path(root: Path, name: str) -> Path:

@@ -9,7 +9,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Literal
 
 from aiao_core.errors import InvalidCheckpoint, UnsafeArchive, in_words
-from aiao_core.formats.archives import UNREADABLE, begins_as_tar, is_compressed, plain_zip
+from aiao_core.formats import foreign
+from aiao_core.formats.archive_members import UNREADABLE, begins_as_tar, is_compressed, plain_zip, slashed
+from aiao_core.formats.folders import is_note_of_a_system
 
 Kind = Literal["archive", "safetensors", "pickle", "gguf", "images"]
 """``images`` is an archive of images alone, or of arrays."""
@@ -24,13 +26,17 @@ GGUF_ENTRY_BYTES = 32
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
+class _UnknownFile(InvalidCheckpoint):
+    """A file whose first bytes and name tell nothing."""
+
+
 def identify(file: BinaryIO, size: int, name: str = "") -> Kind:
     """Return the kind of ``file``, which is open at its beginning and has ``size`` bytes.
 
     ``name`` only decides which error a file of no known kind gets. Raises :class:`InvalidCheckpoint` for such a file, and for
     a broken one.
     """
-    start = file.read(9)
+    start = file.read(foreign.START_BYTES)
     file.seek(0)
     if start.startswith(b"PK"):
         return _zip_kind(file)
@@ -42,12 +48,15 @@ def identify(file: BinaryIO, size: int, name: str = "") -> Kind:
     file.seek(0)
     if is_compressed(file):
         raise InvalidCheckpoint("this compressed file is no readable TAR archive; pack the folder again")
-    if start[8:9] == b"{" or PurePosixPath(name).suffix == ".safetensors":
+    if not foreign.may_be_safetensors(start):
+        if start.startswith(b"\x80"):
+            return "pickle"
+        if recognized := foreign.in_words(start, size, name):
+            raise InvalidCheckpoint(recognized)
+    if start[8:9] == b"{" or PurePosixPath(name).suffix.lower() in (".safetensors", ".sft"):
         _check_safetensors(file, size)
         return "safetensors"
-    if start.startswith(b"\x80"):
-        return "pickle"
-    raise InvalidCheckpoint(
+    raise _UnknownFile(
         "this is no .safetensors or GGUF file, no PyTorch checkpoint, no .zip or .tar archive and no .npz image set; "
         "pack a diffusers folder as .zip or .tar"
     )
@@ -59,7 +68,8 @@ def identify_path(path: Path) -> Kind:
         with path.open("rb") as file:
             return identify(file, path.stat().st_size, path.name)
     except InvalidCheckpoint as error:
-        raise InvalidCheckpoint(f"{path.name}: {error}") from error
+        place = foreign.by_place(path) if isinstance(error, _UnknownFile) else None
+        raise InvalidCheckpoint(f"{path.name}: {place or error}") from error
 
 
 def read_header(file: BinaryIO) -> dict[str, Any]:
@@ -77,13 +87,19 @@ def read_header(file: BinaryIO) -> dict[str, Any]:
 def _zip_kind(file: BinaryIO) -> Kind:
     try:
         with plain_zip(file) as archive:
-            names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
+            names = [
+                name for entry in archive.infolist() if not is_note_of_a_system(name := slashed(entry)) and name[-1] != "/"
+            ]
     except (*UNREADABLE, UnsafeArchive) as error:
         raise InvalidCheckpoint(f"this ZIP archive is broken or incomplete ({in_words(error)}); upload it again") from error
     if not names:
         raise InvalidCheckpoint("this ZIP archive is empty")
     suffixes = {PurePosixPath(name).suffix.lower() for name in names}
     if any(name.endswith("/data.pkl") for name in names):
+        if any(name.endswith("/constants.pkl") for name in names):
+            raise InvalidCheckpoint(
+                "this is a TorchScript module, whose code is never run; submit the state_dict() of the model"
+            )
         return "pickle"
     return "images" if suffixes == {".npy"} or suffixes <= IMAGE_SUFFIXES else "archive"
 

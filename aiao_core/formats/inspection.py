@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 from typing import IO, Any, BinaryIO
 
 from aiao_core.errors import UnsafeArchive
-from aiao_core.formats.archives import plain_tar, plain_zip
+from aiao_core.formats.archive_members import plain_tar, plain_zip, slashed
 from aiao_core.formats.identify import read_header
 from aiao_core.formats.names import COMPANION_PREFIXES, EMA_PREFIX, PREFIXES, family_of
 from aiao_core.sizing import UNKNOWN, DenoiserSize
@@ -106,7 +106,7 @@ def _entries(file: BinaryIO) -> Iterator[Entry]:
     if zipfile.is_zipfile(file):
         with plain_zip(file) as archive:
             for entry in archive.infolist():
-                yield PurePosixPath(entry.filename), entry.file_size, partial(archive.open, entry)
+                yield PurePosixPath(slashed(entry)), entry.file_size, partial(archive.open, entry)
         return
     file.seek(0)
     with plain_tar(file) as tar:  # a compressed one, which would have to be read whole, raises an error

@@ -1,4 +1,4 @@
-"""How programs name the tensors of a model: the prefixes, and the words that tell one kind of model from another.
+"""How programs name the tensors of a model: prefixes, wrappers, and the words that tell one kind of model from another.
 
 Torch-free. How adapters name theirs is in :mod:`aiao_core.formats.adapter_names`.
 """
@@ -6,7 +6,10 @@ Torch-free. How adapters name theirs is in :mod:`aiao_core.formats.adapter_names
 import re
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TypeVar
+
+from aiao_core.errors import InvalidCheckpoint
 
 PREFIXES = (
     "model.diffusion_model.",
@@ -21,6 +24,15 @@ PREFIXES = (
 """What training frameworks and image programs put before the names of a denoiser's tensors. The first ones are looked for
 first."""
 
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
+"""What torch.compile, sharding, checkpointing and Lightning put into the names of layers that they wrap, anywhere in these."""
+
+MARKERS = ("v_pred", "ztsnr", "edm_vpred.sigma_max", "edm_vpred.sigma_min", "edm_mean", "edm_std")
+"""Tensors by which merge programs note how a model was trained. No weight is among them."""
+
+AVERAGE = re.compile(r"(?:^|[._])(?:ema|avg|averaged?|averages|shadow|swa)(?:$|[._\d])")
+"""A word by which trainers call moving averages of weights."""
+
 EMA_PREFIX = "model_ema.diffusion_model"
 """What Stable Diffusion's trainer puts before the names of moving averages, from which it also removes the dots."""
 
@@ -29,6 +41,9 @@ COMPANION_PREFIXES = ("first_stage_model.", "cond_stage_model.", "conditioner.",
 
 MAX_NAME_CHARACTERS = 256
 """Of a tensor's name: messages repeat it."""
+
+MAX_PREFIXES = 16
+"""Most prefixes of one file that are looked at: those before most tensors."""
 
 OLD_WORDS = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """Names that the first releases of diffusers gave to the layers of an attention in a UNet, and those that it gives them now."""
@@ -72,6 +87,9 @@ FAMILIES = (
 COMPANIONS = FAMILIES[-2:]
 """What pipelines keep beside their denoiser."""
 
+_HEADS = frozenset(head for family in FAMILIES for head in family.heads)
+_DENOISER_HEADS = frozenset(head for family in FAMILIES if family.class_name or family is DIFFUSERS for head in family.heads)
+
 
 def heads(names: Iterable[str]) -> set[str]:
     """Return the first words of the names."""
@@ -84,10 +102,56 @@ def family_of(names: Iterable[str]) -> Family | None:
     return next((family for family in FAMILIES if found.intersection(family.heads)), None)
 
 
-def common_prefix(names: Container[str], expected: Iterable[str]) -> str:
+def is_average(name: str) -> bool:
+    """Return whether something of this name is a moving average of weights, as many trainers keep beside the weights."""
+    return bool(AVERAGE.search(name))
+
+
+def check_names(names: Iterable[str], file_name: str) -> None:
+    """Raise :class:`InvalidCheckpoint` for a tensor's name that a message cannot repeat."""
+    for name in names:
+        if len(name) > MAX_NAME_CHARACTERS or not name.isprintable():
+            raise InvalidCheckpoint(f"{file_name} holds a tensor of the name {name[:40]!r}…, which no model has; remove it")
+
+
+def unwrapped(tensors: Mapping[str, _Value], file_name: str) -> dict[str, _Value]:
+    """Return the tensors without the words of wrappers in their names. Raises :class:`InvalidCheckpoint` if two become one."""
+    found: dict[str, _Value] = {}
+    for name, value in tensors.items():
+        plain = ".".join(word for word in name.split(".") if word not in WRAPPERS)
+        if plain in found:
+            raise InvalidCheckpoint(f"{file_name} holds {plain} twice, as wrapped for training and not; save one of them alone")
+        found[plain] = value
+    return found
+
+
+def prefixes_in(names: Iterable[str]) -> list[str]:
+    """Return what stands before the denoisers whose layers are among the names: the most frequent first, averages last.
+
+    Any words may: a trainer's names for its own modules, and those of wrappers. Raises :class:`InvalidCheckpoint` if two
+    denoisers are there, and nothing says which one is meant.
+    """
+    parts: dict[str, set[str]] = {}
+    for name in names:
+        words = name.split(".")
+        first = next((number for number, word in enumerate(words) if word in _HEADS), None)
+        if first is not None and words[first] in _DENOISER_HEADS:
+            parts.setdefault("".join(f"{word}." for word in words[:first]), set()).add(".".join(words[first:]))
+    common = sorted(parts, key=lambda prefix: -len(parts[prefix]))[:MAX_PREFIXES]
+    averages = [prefix for prefix in common if is_average(prefix)]
+    models = [prefix for prefix in common if prefix not in averages]
+    for larger, smaller in combinations(models or averages, 2):
+        if 2 * len(parts[larger] & parts[smaller]) > len(parts[larger]):
+            both = " and ".join(f"{prefix}…" if prefix else "bare names" for prefix in (larger, smaller))
+            raise InvalidCheckpoint(f"this holds two models, under {both}; submit one of them alone")
+    return models + averages
+
+
+def common_prefix(names: Iterable[str], expected: Iterable[str]) -> str:
     """Return what stands before most of the ``expected`` names; nothing, if that is as good as anything else."""
-    expected = list(expected)
-    return max(("", *PREFIXES), key=lambda prefix: sum(prefix + name in names for name in expected))
+    names, expected = set(names), list(expected)
+    known = ("", *PREFIXES, *prefixes_in(names))
+    return max(known, key=lambda prefix: sum(prefix + name in names for name in expected))
 
 
 def without_prefix(tensors: Mapping[str, _Value], prefix: str) -> dict[str, _Value]:

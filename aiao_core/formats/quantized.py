@@ -15,8 +15,8 @@ from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from aiao_core.errors import InvalidCheckpoint, in_words
-from aiao_core.formats.names import COMPANION_PREFIXES
-from aiao_core.formats.weight_files import Weights, check_names
+from aiao_core.formats.names import COMPANION_PREFIXES, check_names
+from aiao_core.formats.weight_files import Weights
 
 FP8 = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz)
 SCALE_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -109,7 +109,7 @@ def read_gguf(path: Path, check: Callable[[Weights], Checked]) -> tuple[Weights,
             reader = _Reader(path)
             if sum(tensor.n_bytes for tensor in reader.tensors) > path.stat().st_size:
                 raise ValueError("its tensors overlap")
-            check_names([tensor.name for tensor in reader.tensors], path)
+            check_names([tensor.name for tensor in reader.tensors], path.name)
             found = check({tensor.name: torch.empty(tensor.shape[::-1].tolist(), device="meta") for tensor in reader.tensors})
             return {tensor.name: _read_tensor(reader, tensor) for tensor in reader.tensors}, found
     except InvalidCheckpoint:

@@ -81,7 +81,7 @@ def recognize(weights: Weights, registered: Collection[str]) -> Recognized:
 
 def _parts(weights: Weights) -> Iterator[tuple[str, bool, Weights]]:
     """Yield what may be a denoiser, its prefix, and whether it is a moving average. The whole file comes last."""
-    for prefix in names.PREFIXES:
+    for prefix in (*names.PREFIXES, *names.prefixes_in(weights)):
         yield prefix, False, names.without_prefix(weights, prefix)
     yield "", True, names.averages(weights)
     yield "", False, weights

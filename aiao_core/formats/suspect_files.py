@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-
 from aiao_core.errors import InvalidCheckpoint, WrongArchitecture
-from aiao_core.formats.identify import Kind, identify_path
+from aiao_core.formats.identify import Kind, identify_path, read_header
 from aiao_core.formats.names import with_today_words
 from aiao_core.formats.original_layouts import check_layout, to_diffusers
 from aiao_core.formats.other_inputs import with_registered_inputs
@@ -95,8 +93,9 @@ def _adapter_config(file: Path, kind: Kind | None) -> dict[str, Any]:
         return read_json(beside, MAX_ADAPTER_CONFIG_BYTES)
     if kind != "safetensors":
         return {}
-    with safe_open(file, "pt") as opened:
-        text = (opened.metadata() or {}).get("lora_adapter_metadata", "{}")
+    with file.open("rb") as opened:
+        notes = read_header(opened).get("__metadata__")
+    text = notes.get("lora_adapter_metadata", "{}") if isinstance(notes, dict) else "{}"
     try:
         config = json.loads(text) if len(text) <= MAX_ADAPTER_CONFIG_BYTES else None
     except (ValueError, RecursionError):

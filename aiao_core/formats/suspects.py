@@ -5,7 +5,7 @@ Everything here is attacker-made. A suspect's own configuration decides nothing:
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,17 +17,18 @@ from aiao_core.errors import AdapterWithoutBase, InvalidCheckpoint, WrongArchite
 from aiao_core.formats.adapter_names import is_beside_denoiser
 from aiao_core.formats.adapters import merge
 from aiao_core.formats.archives import Limits, unpacked
+from aiao_core.formats.folders import files_in, model_root
 from aiao_core.formats.identify import Kind, identify_path
 from aiao_core.formats.pipelines import build, by_names_of, check_fit, denoiser_folder, fill
 from aiao_core.formats.suspect_files import RegisteredDenoiser, SuspectFile
 from aiao_core.formats.weight_files import (
     WEIGHTS,
     Weights,
-    is_index,
-    is_weights,
+    no_weights,
     read_folder,
     read_json,
-    shards,
+    weights_among,
+    weights_by_content,
     weights_file,
 )
 from aiao_core.key import Architecture
@@ -128,7 +129,9 @@ def _filled(like: Architecture, weights: Weights) -> nn.Module:
 def _content(path: Path, limits: Limits | None) -> Iterator[tuple[Path, Kind | None]]:
     """Yield the folder at ``path``, or in the archive there; or the file itself, with its kind."""
     kind = None if path.is_dir() else identify_path(path)
-    if kind in ("archive", "images"):
+    if kind is None:
+        yield model_root(path), None
+    elif kind in ("archive", "images"):
         with unpacked(path, limits) as folder:
             yield folder, None
     else:
@@ -140,7 +143,8 @@ def _parse(path: Path, kind: Kind | None, registered: RegisteredDenoiser, base: 
     files = _files(path, registered.architecture.class_name)
     if len(files) == 1:
         return _parse_file(registered.read(files[0], kind), registered, base)
-    submission = _Submission.of({printable(file.relative_to(path).as_posix()): file for file in files}, registered)
+    named = {printable(file.relative_to(path).as_posix()): file for file in files}
+    submission = _Submission.of(named, registered, of_pipeline=files[0].parent == denoiser_folder(path))
     if submission.full:
         weights, form = submission.full
         name = form.partition(": ")[0]
@@ -169,12 +173,14 @@ def _files(path: Path, class_name: str) -> list[Path]:
     if _check_class(part, class_name):
         chosen = weights_file(part)
         variants = WEIGHTS.partition(".")[0]
-        beside = [file for file in _weights_among(path.glob("*")) if file != chosen and not file.name.startswith(variants)]
+        top = [file for file in files_in(path) if file.parent == path]
+        beside = [file for file in weights_among(top) if file != chosen and not file.name.startswith(variants)]
         files = [chosen, *beside]
     else:
-        files = _weights_among(path.rglob("*"))
+        inside = list(files_in(path))
+        files = weights_among(inside) or weights_by_content(inside)
     if not files:
-        raise InvalidCheckpoint(f"the folder {path.name} holds no weights: no .safetensors, .ckpt, .bin, .pt or .gguf file")
+        raise no_weights(path)
     if len(files) > MAX_FILES:
         raise InvalidCheckpoint(f"the folder {path.name} holds {len(files)} files of weights; submit at most {MAX_FILES}")
     return files
@@ -186,13 +192,6 @@ def _check_class(part: Path, class_name: str) -> bool:
     if described not in (None, class_name):
         raise WrongArchitecture(f"config.json describes a {described!s:.100}, but the registered model is a {class_name}")
     return bool(described)
-
-
-def _weights_among(files: Iterable[Path]) -> list[Path]:
-    """Return files of weights, and for shards their index."""
-    found = sorted(file for file in files if is_weights(file.name) and file.is_file())
-    in_shards = {index.parent / name for index in found if is_index(index.name) for name in shards(index)}
-    return [file for file in found if file not in in_shards]
 
 
 @dataclass(frozen=True)
@@ -207,7 +206,8 @@ class _Submission:
     """What may have been meant as the denoiser, but is of another kind or cannot be read."""
 
     @classmethod
-    def of(cls, files: dict[str, Path], registered: RegisteredDenoiser) -> "_Submission":
+    def of(cls, files: dict[str, Path], registered: RegisteredDenoiser, *, of_pipeline: bool) -> "_Submission":
+        """Read the files. ``of_pipeline``: the first one is a pipeline's own denoiser, and counts before others beside it."""
         denoisers: dict[str, tuple[Weights, str]] = {}
         adapters: dict[str, SuspectFile] = {}
         aside: dict[str, InvalidCheckpoint] = {}
@@ -217,6 +217,8 @@ class _Submission:
             try:
                 file = registered.read(path)
                 if not file.recognized.adapter:
+                    if denoisers and of_pipeline:
+                        raise InvalidCheckpoint(f"because {next(iter(denoisers))} is the pipeline's own denoiser")
                     weights, form = registered.weights_of(file)
                     denoisers[name] = weights, f"{name}: {form}"
                 elif all(map(is_beside_denoiser, file.weights)):

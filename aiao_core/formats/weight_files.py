@@ -1,34 +1,42 @@
 """Read files of weights that an attacker may have made. Nothing in them runs.
 
-The content says what a file is. safetensors is read by its own library, by memory map; a pickle by
-``torch.load(weights_only=True)`` alone; a configuration is data.
+The content says what a file is. safetensors is read by its own library, by memory map; a pickle as data, see
+:mod:`aiao_core.formats.pickles`; a configuration is data.
 """
 
 import json
-import zipfile
+import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from aiao_core.errors import InvalidCheckpoint, in_words
+from aiao_core.formats import foreign
+from aiao_core.formats.folders import files_in
 from aiao_core.formats.identify import Kind, identify_path
-from aiao_core.formats.names import MAX_NAME_CHARACTERS
+from aiao_core.formats.names import MARKERS, MAX_NAME_CHARACTERS, check_names, unwrapped
+from aiao_core.formats.pickled_weights import read_pickle
+from aiao_core.formats.safetensors_files import read_safetensors
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 PLAIN = (WEIGHTS, "model.safetensors")
 """Names of the plain file of a component's weights: by diffusers and by transformers."""
 
+SAFETENSORS = {".safetensors", ".sft"}
 PICKLES = {".bin", ".pt", ".pth", ".ckpt"}
-IN_PICKLES = ("state_dict", "model_state_dict", "model", "unet", "ema", "module")
-"""Where trainers keep the weights among other things."""
+"""The ends of names of files of weights. They say where to look; what a file is, its content says."""
 
-SHARED = 4
-"""How many times as many bytes as its file has a pickle's tensors may be: some are tied to others."""
+SHARD = re.compile(r"(?P<before>.*)-(?P<number>\d{1,6})-of-(?P<count>\d{1,6})(?P<after>\..+)")
+"""The name of one of several files of a checkpoint, with its number and how many there are."""
+
+MAX_SHARDS = 1000
+
+MAX_LOOKED_AT = 1000
+"""Most files of a folder that are looked into to find weights."""
 
 MAX_CONFIG_BYTES = 64 << 10
 MAX_INDEX_BYTES = 16 << 20
@@ -53,12 +61,33 @@ def read_json(file: Path, max_bytes: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
 
 def is_weights(name: str) -> bool:
     """Return whether a file of this name may hold weights, or the index of such files."""
-    return Path(name).suffix in {".safetensors", ".gguf", *PICKLES} or is_index(name)
+    return Path(name).suffix.lower() in {".gguf", *SAFETENSORS, *PICKLES} or is_index(name)
 
 
 def is_index(name: str) -> bool:
     """Return whether a file of this name says which tensors are in which shard."""
     return ".index." in name and name.endswith(".json")
+
+
+def weights_among(files: Iterable[Path]) -> list[Path]:
+    """Return the files of weights, each checkpoint once: of shards the index, or the first one if there is no index."""
+    found = sorted(file for file in files if is_weights(file.name) and file.is_file())
+    in_shards = {index.parent / name for index in found if is_index(index.name) for name in shards(index)}
+    firsts: dict[tuple[Path, str], Path] = {}
+    for file in found:
+        if file not in in_shards and (match := SHARD.fullmatch(file.name)):
+            in_shards.add(file)
+            firsts.setdefault((file.parent, f"{match['before']} {match['count']}{match['after']}"), file)
+    return [file for file in found if file not in in_shards or file in firsts.values()]
+
+
+def weights_by_content(files: Iterable[Path]) -> list[Path]:
+    """Return the files of weights among files whose names say nothing."""
+    found = []
+    for _, file in zip(range(MAX_LOOKED_AT), files, strict=False):
+        with suppress(InvalidCheckpoint):
+            found += [file] if identify_path(file) in ("safetensors", "gguf", "pickle") else []
+    return found
 
 
 def weights_file(folder: Path) -> Path:
@@ -67,16 +96,25 @@ def weights_file(folder: Path) -> Path:
     safetensors or pickle, in any variant (``.fp16.``); where several are there, the plain one counts. Raises
     :class:`InvalidCheckpoint` if there is none, or several and none of them is plain.
     """
-    files = sorted(file for file in folder.iterdir() if file.is_file())
+    files = weights_among(file for file in folder.iterdir() if not file.name.startswith("."))
     indices = sorted((file for file in files if is_index(file.name)), key=lambda file: len(file.name))  # the plain one first
-    candidates = [file for file in files if file.suffix == ".safetensors"] or [file for file in files if file.suffix in PICKLES]
+    candidates = [file for file in files if file.suffix.lower() in SAFETENSORS]
+    candidates = candidates or [file for file in files if file.suffix.lower() in PICKLES]
     preferred = [file for file in candidates if file.name in PLAIN] or indices[:1] or candidates
     if not preferred:
-        raise InvalidCheckpoint(f"the folder {folder.name} holds no weights: no .safetensors, .bin, .pt or .ckpt file")
+        raise no_weights(folder)
     if len(preferred) > 1:
         names = ", ".join(file.name for file in preferred)
         raise InvalidCheckpoint(f"the folder {folder.name} holds several checkpoints ({names}); submit one of them")
     return preferred[0]
+
+
+def no_weights(folder: Path) -> InvalidCheckpoint:
+    """Return the error for a folder without weights, which names what it holds instead."""
+    return InvalidCheckpoint(
+        f"the folder {folder.name} holds no weights: no .safetensors, .ckpt, .bin, .pt or .gguf file"
+        f"{foreign.instead(folder, files_in(folder))}"
+    )
 
 
 def read_folder(folder: Path) -> tuple[Weights, str]:
@@ -92,12 +130,23 @@ def read_weights(file: Path, kind: Kind | None = None) -> tuple[Weights, str]:
     tensors without plain numbers in memory.
     """
     if is_index(file.name):
-        return _read_shards(file), f"sharded {'safetensors' if '.safetensors' in file.name else 'PyTorch pickle'}"
-    match kind or identify_path(file):
+        weights, form = _read_shards(file, _named_shards(file))
+    elif (match := SHARD.fullmatch(file.name)) and int(match["count"]) > 1:
+        weights, form = _read_shards(file, _counted_shards(file, match))
+    else:
+        weights, form = _read_file(file, kind or identify_path(file))
+    return {name: value for name, value in weights.items() if name not in MARKERS and value.numel()}, form
+
+
+def _read_file(file: Path, kind: Kind) -> tuple[Weights, str]:
+    match kind:
         case "pickle":
-            return _read_pickle(file), "PyTorch pickle"
+            weights, left_out = read_pickle(file)
+            return unwrapped(weights, file.name), f"PyTorch pickle{left_out}"
         case "safetensors":
-            return _read_safetensors(file), "safetensors"
+            weights = read_safetensors(file)
+            check_names(weights, file.name)
+            return unwrapped(weights, file.name), "safetensors"
         case "gguf":
             raise InvalidCheckpoint(f"{file.name} is a GGUF file, which cannot be a part of a model; save it as safetensors")
         case _:
@@ -112,27 +161,51 @@ def shards(index: Path) -> list[str]:
     return sorted(set(mapping.values()))
 
 
-def check_names(names: Iterable[str], file: Path) -> None:
-    """Raise :class:`InvalidCheckpoint` for a tensor's name that a message cannot repeat."""
-    for name in names:
-        if len(name) > MAX_NAME_CHARACTERS or not name.isprintable():
-            raise InvalidCheckpoint(f"{file.name} holds a tensor of the name {name[:40]!r}…, which no model has; remove it")
-
-
 def is_floating(value: Tensor) -> bool:
     """Return whether the numbers can become float32; those of packed types cannot."""
     return value.is_floating_point() and value.dtype != torch.float4_e2m1fn_x2
 
 
-def _read_shards(index: Path) -> Weights:
-    weights: Weights = {}
+def _named_shards(index: Path) -> list[Path]:
+    """Return the shards that an index names. Raises :class:`InvalidCheckpoint` if one is not there."""
     for name in shards(index):
         if not _is_beside(index, name):
             raise InvalidCheckpoint(
                 f"{index.name} names the shard {name[:MAX_NAME_CHARACTERS]!r}, which is not in its folder; upload all shards"
             )
-        weights |= read_weights(index.with_name(name))[0]
-    return weights
+    return [index.with_name(name) for name in shards(index)]
+
+
+def _counted_shards(file: Path, match: re.Match[str]) -> list[Path]:
+    """Return all shards, by the name of one. Raises :class:`InvalidCheckpoint` if one is not there."""
+    count, digits = int(match["count"]), len(match["number"])
+    if count > MAX_SHARDS:
+        raise InvalidCheckpoint(f"{file.name} is said to be one of {count} shards; at most {MAX_SHARDS} are read")
+    # Some programs count from zero.
+    first = 0 if file.with_name(_shard_name(match, 0, digits)).is_file() else 1
+    names = [_shard_name(match, number, digits) for number in range(first, first + count)]
+    missing = [name for name in names if not file.with_name(name).is_file()]
+    if missing:
+        raise InvalidCheckpoint(
+            f"{file.name} is one of {count} shards, and {missing[0]} is not in its folder (nor are {len(missing) - 1} more); "
+            "submit all of them in one folder or archive"
+        )
+    return [file.with_name(name) for name in names]
+
+
+def _shard_name(match: re.Match[str], number: int, digits: int) -> str:
+    return f"{match['before']}-{number:0{digits}}-of-{match['count']}{match['after']}"
+
+
+def _read_shards(named: Path, files: list[Path]) -> tuple[Weights, str]:
+    weights: Weights = {}
+    form = ""
+    for file in files:
+        more, form = _read_file(file, identify_path(file))
+        if twice := weights.keys() & more.keys():
+            raise InvalidCheckpoint(f"the shards of {named.name} hold {min(twice)} twice; save the checkpoint again")
+        weights |= more
+    return weights, f"sharded {form}"
 
 
 def _is_beside(index: Path, name: str) -> bool:
@@ -141,48 +214,3 @@ def _is_beside(index: Path, name: str) -> bool:
         return Path(name).name == name and not is_index(name) and index.with_name(name).is_file()
     except (OSError, ValueError):  # for a name that no file system takes
         return False
-
-
-def _read_safetensors(file: Path) -> Weights:
-    try:
-        weights = load_file(file)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InvalidCheckpoint(f"{file.name} is no complete safetensors file ({in_words(error)}); upload it again") from error
-    check_names(weights, file)
-    return weights
-
-
-def _unpickled(file: Path) -> Any:
-    if file.suffix != ".safetensors":
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    with file.open("rb") as stream:  # given the path, torch would go by the name
-        return torch.load(stream, map_location="cpu", weights_only=True)
-
-
-def _read_pickle(file: Path) -> Weights:
-    try:
-        content = _unpickled(file)
-    except Exception as error:  # a hostile pickle may raise anything, and runs nothing
-        raise InvalidCheckpoint(
-            f"{file.name} is no pickle of plain weights, and nothing else in it is ever loaded; save the weights as safetensors"
-        ) from error
-    for _ in range(2):
-        for name in IN_PICKLES:
-            if isinstance(content, dict) and isinstance(content.get(name), dict):
-                content = content[name]
-    if not isinstance(content, dict):
-        raise InvalidCheckpoint(f"{file.name} holds no dictionary of weights; save the denoiser's state_dict()")
-    weights = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
-    if not weights:
-        raise InvalidCheckpoint(f"{file.name} holds no weights; save the denoiser's state_dict()")
-    check_names(weights, file)
-    for name, value in weights.items():
-        if value.layout != torch.strided or value.device.type != "cpu" or value.is_nested or value.is_quantized:
-            raise InvalidCheckpoint(f"{file.name}: {name} is no plain tensor; save the weights as safetensors")
-    described, held = sum(value.nbytes for value in weights.values()), file.stat().st_size
-    if described > SHARED * held:
-        raise InvalidCheckpoint(
-            f"{file.name} has {held} bytes and describes {described} bytes of weights, each of them many times; save the "
-            "weights as safetensors"
-        )
-    return {name: value.detach() for name, value in weights.items()}

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiao_core.errors import UnsafeArchive
-from aiao_core.formats import archives
-from aiao_core.formats.archives import MAX_DIRECTORY_BYTES, Limits, is_archive, opened, pack, unpack
+from aiao_core.errors import InvalidCheckpoint, UnsafeArchive
+from aiao_core.formats import archive_members
+from aiao_core.formats.archive_members import MAX_DIRECTORY_BYTES
+from aiao_core.formats.archives import Limits, is_archive, opened, pack, unpack
 
 
 def make_zip(path: Path, entries: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
@@ -48,21 +49,122 @@ def test_a_path_outside_is_refused_and_nothing_stays(tmp_path, name, form):
     assert not list(tmp_path.rglob("out.txt"))
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
-def test_a_link_or_device_is_refused(tmp_path, kind):
-    entry = tarfile.TarInfo("link")
-    entry.type, entry.linkname = kind, "/etc/passwd"
-    with pytest.raises(UnsafeArchive, match="link or device"):
+@pytest.mark.parametrize("kind", [tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
+def test_a_device_is_refused(tmp_path, kind):
+    entry = tarfile.TarInfo("device")
+    entry.type = kind
+    with pytest.raises(UnsafeArchive, match="'device', a device"):
         unpack(make_tar(tmp_path / "evil.tar", [(entry, b"")]), tmp_path / "content")
-
-
-def test_a_link_in_a_zip_is_refused(tmp_path):
-    entry = zipfile.ZipInfo("link")
-    entry.external_attr = 0o120777 << 16
+    entry = zipfile.ZipInfo("device")
+    entry.external_attr = 0o020777 << 16
     with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
-        archive.writestr(entry, "/etc/passwd")
-    with pytest.raises(UnsafeArchive, match="link or device"):
+        archive.writestr(entry, b"")
+    with pytest.raises(UnsafeArchive, match="'device', a device"):
         unpack(tmp_path / "evil.zip", tmp_path / "content")
+
+
+def linking(path: Path, links: dict[str, str], form: str, files: dict[str, bytes] | None = None) -> Path:
+    """An archive in which links stay links: as of `zip -y`, or of `tar` with symbolic or hard links."""
+    if form == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, target in links.items():
+                entry = zipfile.ZipInfo(name)
+                entry.external_attr = 0o120777 << 16
+                archive.writestr(entry, target)
+            for name, content in (files or {}).items():
+                archive.writestr(name, content)
+        return path
+    entries = []
+    for name, target in links.items():
+        entry = tarfile.TarInfo(name)
+        entry.type, entry.linkname = {"tar": tarfile.SYMTYPE, "tar of hard links": tarfile.LNKTYPE}[form], target
+        entries.append((entry, b""))
+    return make_tar(path, entries + [(tarfile.TarInfo(name), content) for name, content in (files or {}).items()])
+
+
+@pytest.mark.parametrize("form", ["zip", "tar", "tar of hard links"])
+@pytest.mark.parametrize("target", ["/etc/passwd", "../outside", "../../../etc/passwd", "missing", ".", "link", "a/b:c", ""])
+def test_a_link_that_leads_to_no_file_of_the_archive_is_refused(tmp_path, target, form):
+    (tmp_path / "outside").write_text("a secret")
+    archive = linking(tmp_path / "evil", {"link": target}, form, {"file": b""})
+    with pytest.raises(UnsafeArchive, match="tar -h, or zip without -y"):
+        unpack(archive, tmp_path / "content")
+    assert not (tmp_path / "content").exists()
+
+
+@pytest.mark.parametrize("form", ["zip", "tar"])
+def test_a_link_becomes_the_file_that_it_leads_to(tmp_path, form):
+    links = {"model/a/link": "../blobs/1", "model/b/link": "../a/link"}
+    folder = unpack(linking(tmp_path / "model", links, form, {"model/blobs/1": b"content"}), tmp_path / "content")
+    assert [(folder / name / "link").read_bytes() for name in "ab"] == [b"content"] * 2
+    assert not any(path.is_symlink() for path in folder.rglob("*"))
+
+
+def test_links_that_lead_to_each_other_have_an_end(tmp_path):
+    chain = {f"{number}": f"{number + 1}" for number in range(2000)}
+    with pytest.raises(UnsafeArchive, match="a link to"):
+        unpack(linking(tmp_path / "chain", chain, "tar", {"2000": b""}), tmp_path / "content")
+
+
+def test_what_links_bring_in_counts_as_files_do(tmp_path):
+    """One large file, and a thousand links to it, would fill the disk."""
+    links = {f"{number}": "large" for number in range(1000)}
+    archive = linking(tmp_path / "links", links, "tar", {"large": bytes(1 << 20)})
+    with pytest.raises(UnsafeArchive, match="expands beyond"):
+        unpack(archive, tmp_path / "content", Limits(total_bytes=100 << 20))
+    assert not (tmp_path / "content").exists()
+
+
+NOTES = ["__MACOSX/model/._a", "__MACOSX/._model", "model/._a", "model/.DS_Store", "model/Thumbs.db", "model/desktop.ini"]
+
+
+@pytest.mark.parametrize("form", ["zip", "tar"])
+def test_notes_of_an_operating_system_stay_out(tmp_path, form):
+    files = {"model/a": b"1"} | dict.fromkeys(NOTES, b"\0\5\x16\7")
+    if form == "zip":
+        archive = make_zip(tmp_path / "a.zip", files)
+    else:
+        archive = make_tar(tmp_path / "a.tar", [(tarfile.TarInfo(name), content) for name, content in files.items()])
+    folder = unpack(archive, tmp_path / "content", Limits(files=len(NOTES)))
+    assert folder.name == "model"
+    assert [path.name for path in folder.rglob("*")] == ["a"]
+
+
+def test_a_large_file_is_not_left_out_for_its_name(tmp_path):
+    weights = os.urandom(archive_members.MAX_NOTE_BYTES + 1)
+    assert (unpack(make_zip(tmp_path / "a.zip", {"._a": weights, "b": b""}), tmp_path / "c") / "._a").read_bytes() == weights
+
+
+def test_notes_are_not_counted_without_an_end(tmp_path):
+    archive = make_zip(tmp_path / "many.zip", {f"._{number}": b"" for number in range(11)})
+    with pytest.raises(UnsafeArchive, match="more than 10 files"):
+        unpack(archive, tmp_path / "content", Limits(files=10))
+
+
+def test_backslashes_of_windows_are_folders(tmp_path):
+    with zipfile.ZipFile(tmp_path / "windows.zip", "w") as archive:
+        for name, content in {"model\\": b"", "model\\unet\\config.json": b"{}", "model\\model_index.json": b"1"}.items():
+            entry = zipfile.ZipInfo("x")
+            entry.filename = name
+            archive.writestr(entry, content)
+    folder = unpack(tmp_path / "windows.zip", tmp_path / "content")
+    assert folder.name == "model"
+    assert (folder / "unet" / "config.json").read_bytes() == b"{}"
+
+
+def test_of_a_cache_of_the_hub_the_current_revision_is_the_root(tmp_path):
+    cache = {"models--a--b/blobs/1": b"1", "models--a--b/refs/main": b"new", "models--a--b/snapshots/old/a": b"old"}
+    entries = cache | {"models--a--b/snapshots/new/a": b"new"}
+    assert (unpack(make_zip(tmp_path / "a.zip", entries), tmp_path / "a") / "a").read_bytes() == b"new"
+    del entries["models--a--b/refs/main"]
+    with pytest.raises(InvalidCheckpoint, match=r"a cache of the hub with several revisions \(new, old\)"):
+        unpack(make_zip(tmp_path / "b.zip", entries), tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_folder_of_images_called_snapshots_is_not_a_cache(tmp_path):
+    root = unpack(make_zip(tmp_path / "a.zip", {"snapshots/monday/a.png": b"1", "snapshots/b.png": b"2"}), tmp_path / "content")
+    assert sorted(path.name for path in root.rglob("*.png")) == ["a.png", "b.png"]
 
 
 @pytest.mark.parametrize("form", ["zip", "tar.gz"])
@@ -230,7 +332,7 @@ def test_a_large_directory_of_a_zip_is_refused_before_it_is_read(tmp_path, zip64
 
 
 def test_a_zip_of_too_many_entries_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "MAX_ENTRIES", 2)
+    monkeypatch.setattr(archive_members, "MAX_ENTRIES", 2)
     path = make_zip(tmp_path / "evil.zip", dict.fromkeys("abc", b""))
     with pytest.raises(UnsafeArchive, match="more than 2 files and folders"):
         unpack(path, tmp_path / "content")

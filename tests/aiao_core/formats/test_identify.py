@@ -51,9 +51,9 @@ def header(document: object, weights: bytes = b"") -> bytes:
 
 STARTS = [b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b\x08", b"BZh9", b"\xfd7zXZ\0", bytes(8) + b"{", b""]
 BAD = {
-    "nothing": (b"", "no .safetensors or GGUF file"),
+    "nothing": (b"", "an empty file"),
     "text": (b"this is no model\n", "no .safetensors or GGUF file"),
-    "zeros": (bytes(20_480), "no .safetensors or GGUF file"),
+    "zeros": (bytes(20_480), "begins with zero bytes alone"),
     "random": (bytes(range(40, 250)), "no .safetensors or GGUF file"),
     "text.safetensors": (b"this is no model\n", "no complete safetensors"),
     "short.safetensors": (b"abc", "no complete safetensors"),

@@ -175,7 +175,7 @@ def test_wrong_weights_name_the_layer(folder, tmp_path, architecture, change, er
         load_suspect(tmp_path / "suspect.safetensors", architecture)
 
 
-@pytest.mark.parametrize("cut", [0, 5, 100, -1])
+@pytest.mark.parametrize("cut", [5, 100, -1])
 def test_truncated_safetensors(folder, architecture, cut):
     file = folder / "unet" / WEIGHTS
     file.write_bytes(file.read_bytes()[:cut])
@@ -198,7 +198,7 @@ def test_a_pickle_that_would_run_code_does_not(tmp_path, architecture, wrap):
         torch.save({"conv_in.weight": Evil(marker)}, file)
     else:
         file.write_bytes(pickle.dumps(Evil(marker)))
-    with pytest.raises(InvalidCheckpoint, match="no pickle of plain weights"):
+    with pytest.raises(InvalidCheckpoint, match=r"holds .*(builtins\.getattr|pathlib\.Path\.touch)"):
         load_suspect(file, architecture)
     assert not marker.exists()
 

@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, StableDiffu
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from aiao_core.errors import InvalidCheckpoint, WrongArchitecture
+from aiao_core.errors import InvalidCheckpoint
 from aiao_core.formats.archives import opened
 from aiao_core.formats.suspects import load_suspect
 from tests.support.families import make
@@ -225,8 +225,23 @@ def test_shards_in_a_plain_folder(tmp_path):
     suspect = load_suspect(tmp_path, architecture("FLUX"))
     check(suspect, truth("FLUX"))
     assert suspect.form == "sharded safetensors"
+
+
+@pytest.mark.parametrize("safe", [True, False])
+def test_shards_without_an_index_are_read_if_all_are_there(tmp_path, safe):
+    denoiser("FLUX").save_pretrained(tmp_path, max_shard_size="20KB", safe_serialization=safe)
     next(tmp_path.glob("*.index.json")).unlink()
-    with pytest.raises(WrongArchitecture, match=r"none of the files is the denoiser of a FluxTransformer2DModel: .*is missing"):
+    form = "sharded safetensors" if safe else "sharded PyTorch pickle"
+    for path in (tmp_path, next(tmp_path.glob("*-00002-of-*"))):  # a shard means its model
+        suspect = load_suspect(path, architecture("FLUX"))
+        check(suspect, truth("FLUX"))
+        assert suspect.form == form
+    (tmp_path / "config.json").unlink()
+    check(load_suspect(tmp_path, architecture("FLUX")), truth("FLUX"))
+    next(tmp_path.glob("*-00002-of-*")).unlink()
+    with pytest.raises(
+        InvalidCheckpoint, match=r"is one of \d+ shards, and diffusion_pytorch_model-00002-of-\d+\..* not in its"
+    ):
         load_suspect(tmp_path, architecture("FLUX"))
 
 
