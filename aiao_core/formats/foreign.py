@@ -49,7 +49,7 @@ ONNX = re.compile(rb"\x08[\x01-\x20]\x12([\x01-\x40])([\x20-\x7e]{4})|\x08[\x01-
 """Its version, and then its producer's name or at once the graph."""
 CORE_ML = re.compile(rb"\x08[\x01-\x20]\x12[\x02-\xff][\x00-\x7f]{0,2}\x0a")
 """Its version, and then the description of its inputs."""
-MSGPACK = re.compile(rb"[\x81-\x8f](?:[\xa1-\xbf]|\xd9.)[\x20-\x7e]")
+MSGPACK = re.compile(rb"(?:[\x81-\x8f]|\xde..)(?:[\xa1-\xbf]|\xd9.)[\x20-\x7e]", re.DOTALL)
 
 SUFFIXES = {
     ".msgpack": ("a Flax msgpack file", _PYTORCH),
@@ -102,11 +102,6 @@ MAX_LOOKED_AT = 1000
 def in_words(start: bytes, size: int, name: str) -> str | None:
     """Return what a file is and what to do; None if neither its first bytes, ``start``, nor the end of its name tells."""
     return _sentence(_named(start, size) or SUFFIXES.get(PurePosixPath(name).suffix.lower()))
-
-
-def may_be_safetensors(start: bytes) -> bool:
-    """Return whether a file begins as a safetensors file does whose header is short enough to be read: with any three bytes."""
-    return start[3:9] == b"\0\0\0\0\0{"
 
 
 def by_place(path: Path) -> str | None:

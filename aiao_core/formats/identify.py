@@ -38,6 +38,9 @@ def identify(file: BinaryIO, size: int, name: str = "") -> Kind:
     """
     start = file.read(foreign.START_BYTES)
     file.seek(0)
+    if _may_be_safetensors(start):
+        _check_safetensors(file, size)
+        return "safetensors"
     if start.startswith(b"PK"):
         return _zip_kind(file)
     if start.startswith(GGUF_MAGIC):
@@ -48,11 +51,10 @@ def identify(file: BinaryIO, size: int, name: str = "") -> Kind:
     file.seek(0)
     if is_compressed(file):
         raise InvalidCheckpoint("this compressed file is no readable TAR archive; pack the folder again")
-    if not foreign.may_be_safetensors(start):
-        if start.startswith(b"\x80"):
-            return "pickle"
-        if recognized := foreign.in_words(start, size, name):
-            raise InvalidCheckpoint(recognized)
+    if start.startswith(b"\x80"):
+        return "pickle"
+    if recognized := foreign.in_words(start, size, name):
+        raise InvalidCheckpoint(recognized)
     if start[8:9] == b"{" or PurePosixPath(name).suffix.lower() in (".safetensors", ".sft"):
         _check_safetensors(file, size)
         return "safetensors"
@@ -82,6 +84,11 @@ def read_header(file: BinaryIO) -> dict[str, Any]:
     if not isinstance(header, dict):
         raise ValueError("its header is not a JSON object")
     return header
+
+
+def _may_be_safetensors(start: bytes) -> bool:
+    """Return whether a file begins with the length of a header that is short enough to be read: any three bytes may be first."""
+    return start[3:9] == b"\0\0\0\0\0{"
 
 
 def _zip_kind(file: BinaryIO) -> Kind:

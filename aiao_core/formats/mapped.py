@@ -25,4 +25,6 @@ class MappedFile:
         if not 0 <= start <= start + size <= self.size:
             raise ValueError("it ends too early")
         part: torch.UntypedStorage = self._whole[start : start + size]
-        return part if part.data_ptr() % ALIGNMENT_BYTES == 0 else cast("torch.UntypedStorage", part.clone())
+        if part.data_ptr() % ALIGNMENT_BYTES == 0:
+            return part
+        return cast("torch.UntypedStorage", part.clone())  # type: ignore[no-untyped-call]

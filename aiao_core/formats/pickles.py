@@ -192,6 +192,8 @@ class _Machine:
         self.fill(items)
 
     def find(self, name: str) -> Global:
+        for old, new in PYTHON_2:
+            name = new + name.removeprefix(old) if name.startswith(old) else name
         return self._globals.setdefault(name, Global(name))
 
     def find_by_stack(self) -> None:
@@ -217,7 +219,7 @@ class _Machine:
         """Return what a call stands for: one of the few that are known as data, or a stand-in."""
         if not isinstance(arguments, tuple) or len(arguments) > MAX_ARGUMENTS:
             return StandIn(name)
-        match name.replace("__builtin__.", "builtins.").replace("copy_reg.", "copyreg."), arguments:
+        match name, arguments:
             case "collections.OrderedDict", (list() as pairs,):  # as Python 2 wrote it
                 self.count(len(pairs))  # the same list may be given to many calls
                 return {pair[0]: pair[1] for pair in pairs if isinstance(pair, list | tuple) and type(pair[0]) is str}
@@ -286,6 +288,9 @@ def _described(
         return DescribedTensor(storage, offset, shape, strides, dtype.name if dtype else None)
     return None
 
+
+PYTHON_2 = (("__builtin__.", "builtins."), ("copy_reg.", "copyreg."))
+"""Modules by the names that they had in Python 2, for which torch.save() writes."""
 
 REBUILD = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3")
 """Calls that describe a tensor by its storage, offset, shape and strides."""
