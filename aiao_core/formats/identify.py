@@ -87,7 +87,7 @@ def read_header(file: BinaryIO) -> dict[str, Any]:
 
 
 def _may_be_safetensors(start: bytes) -> bool:
-    """Return whether a file begins with the length of a header that is short enough to be read: any three bytes may be first."""
+    """Return whether a file begins with the length of a header that is short enough to be read: any three bytes may do."""
     return start[3:9] == b"\0\0\0\0\0{"
 
 

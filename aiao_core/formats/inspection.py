@@ -90,16 +90,18 @@ def _in_single_file(file: BinaryIO) -> DenoiserSize:
         header = {name: tensor for name, tensor in read_header(file).items() if name != "__metadata__"}
         part = {name: value for name, value in header.items() if not name.startswith((*COMPANION_PREFIXES, EMA_PREFIX))}
         parameters = sum(map(_numbers_in, part.values()))
+        if not 0 <= parameters <= MAX_PARAMETERS:
+            raise ValueError("the header announces what no file holds")
     except UNREADABLE:
         return UNKNOWN
     prefix = next((prefix for prefix in PREFIXES if any(name.startswith(prefix) for name in part)), "")
     family = family_of(name.removeprefix(prefix) for name in part)
-    return DenoiserSize(family.class_name if family else "", min(MAX_PARAMETERS, parameters), DEFAULT_SIDE**2, 0)
+    return DenoiserSize(family.class_name if family else "", parameters, DEFAULT_SIDE**2, 0)
 
 
 def _numbers_in(tensor: dict[str, Any]) -> int:
     start, end = tensor["data_offsets"]
-    return max(0, int(end - start)) // WIDTHS.get(tensor["dtype"], 1)
+    return int(end - start) // WIDTHS.get(tensor["dtype"], 1)
 
 
 def _entries(file: BinaryIO) -> Iterator[Entry]:

@@ -26,7 +26,7 @@ from aiao_core.formats.original_layouts import check_layout, original_names, to_
 from aiao_core.formats.pipelines import build, check_fit, denoiser_folder, save_model, scheduler_config
 from aiao_core.formats.quantized import FP8, dequantize
 from aiao_core.formats.recognize import Recognized, recognize
-from aiao_core.formats.weight_files import WEIGHTS, Weights, is_weights, read_json, read_weights
+from aiao_core.formats.weight_files import WEIGHTS, Weights, is_weights, read_json, read_tensors, without_markers
 from aiao_core.key import Architecture
 
 MARKED = "marked.safetensors"
@@ -100,15 +100,16 @@ def read_single_file(path: Path, folder: Path | None = None) -> SingleFile:
     :class:`InvalidCheckpoint` for another file that cannot be registered.
     """
     tensors = _read(path)
+    weights_in_file = without_markers(tensors)
     described = _described(folder)
     causes: dict[str, str] = {}
     for model in [described] if described else KNOWN_MODELS:
         architecture = Architecture(class_name=model.class_name, config=model.config)
         registered = build(architecture).state_dict()
-        recognized = recognize(tensors, registered)
+        recognized = recognize(weights_in_file, registered)
         try:
             check_layout(recognized, model.class_name)
-            weights, layout = to_diffusers(tensors, recognized, model.class_name, registered)
+            weights, layout = to_diffusers(weights_in_file, recognized, model.class_name, registered)
             check_fit(weights, registered)
         except WrongArchitecture as error:
             causes.setdefault(model.class_name, str(error))
@@ -118,7 +119,7 @@ def read_single_file(path: Path, folder: Path | None = None) -> SingleFile:
         return SingleFile(path, _scheduled(model, tensors), recognized, tensors, weights, layout is not None)
     if described:
         raise WrongArchitecture(causes[described.class_name])
-    family = recognize(tensors, ()).family
+    family = recognize(weights_in_file, ()).family
     cause = causes.get(family.class_name if family else "", next(iter(causes.values())))
     raise WrongArchitecture(
         f"{path.name} is not one of {', '.join(model.name for model in KNOWN_MODELS)}: {cause}. Pack it together with "
@@ -172,8 +173,8 @@ def _read(path: Path) -> Weights:
             f"{path.name} is a GGUF file, whose numbers are rounded to a few bits: training cannot write a watermark into "
             "them. Register the safetensors that it was made from, and quantize the marked model"
         )
-    tensors, _ = read_weights(path)
-    recognized = recognize(tensors, ())
+    tensors, _ = read_tensors(path)
+    recognized = recognize(without_markers(tensors), ())
     if recognized.adapter:
         raise AdapterWithoutBase(
             f"{path.name} is an adapter, which changes a base model; register the model with the adapter merged into it"

@@ -124,18 +124,27 @@ def read_folder(folder: Path) -> tuple[Weights, str]:
 
 
 def read_weights(file: Path, kind: Kind | None = None) -> tuple[Weights, str]:
-    """Read the tensors of one file by name, or of all shards of an index, and say in words which form that is.
+    """Read the weights in one file by name, or of all shards of an index, and say in words which form that is.
 
     ``kind`` is the file's, if it was identified already. Raises :class:`InvalidCheckpoint` if the file cannot be read, and for
     tensors without plain numbers in memory.
     """
+    tensors, form = read_tensors(file, kind)
+    return without_markers(tensors), form
+
+
+def without_markers(tensors: Weights) -> Weights:
+    """Return the weights among tensors: those that mark how a model was trained, and empty ones, are not."""
+    return {name: value for name, value in tensors.items() if name not in MARKERS and value.numel()}
+
+
+def read_tensors(file: Path, kind: Kind | None = None) -> tuple[Weights, str]:
+    """Read all tensors of a file or of shards as :func:`read_weights` does, those that are not weights too."""
     if is_index(file.name):
-        weights, form = _read_shards(file, _named_shards(file))
-    elif (match := SHARD.fullmatch(file.name)) and int(match["count"]) > 1:
-        weights, form = _read_shards(file, _counted_shards(file, match))
-    else:
-        weights, form = _read_file(file, kind or identify_path(file))
-    return {name: value for name, value in weights.items() if name not in MARKERS and value.numel()}, form
+        return _read_shards(file, _named_shards(file))
+    if (match := SHARD.fullmatch(file.name)) and int(match["count"]) > 1:
+        return _read_shards(file, _counted_shards(file, match))
+    return _read_file(file, kind or identify_path(file))
 
 
 def _read_file(file: Path, kind: Kind) -> tuple[Weights, str]:

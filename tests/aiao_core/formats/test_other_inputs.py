@@ -111,7 +111,7 @@ def test_part_of_an_input_for_guidance_is_an_incomplete_checkpoint(tmp_path):
         load(tmp_path / "copy.safetensors", model)
 
 
-@pytest.mark.parametrize("shape", [(8, 3, 3, 3), (9, 9, 3, 3), (8, 9, 1, 1), (8, 9), (8,), (), (8, 0, 3, 3)])
+@pytest.mark.parametrize("shape", [(8, 3, 3, 3), (9, 9, 3, 3), (8, 9, 1, 1), (8, 9), (8,), ()])
 def test_another_difference_of_the_first_layer_is_another_architecture(tmp_path, shape):
     model = registered(tiny_unet)
     save_file(model.state_dict() | {"conv_in.weight": torch.zeros(shape)}, tmp_path / "copy.safetensors")

@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, StableDiffu
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from aiao_core.errors import InvalidCheckpoint
+from aiao_core.errors import InvalidCheckpoint, WrongArchitecture
 from aiao_core.formats.archives import opened
 from aiao_core.formats.suspects import load_suspect
 from tests.support.families import make
