@@ -170,7 +170,7 @@ def _files(path: Path, class_name: str) -> list[Path]:
     if not path.is_dir():
         return [path]
     part = denoiser_folder(path) or path
-    if _check_class(part, class_name):
+    if _check_class(part, class_name) and weights_among(part.iterdir()):  # else a single file beside its configurations
         chosen = weights_file(part)
         variants = WEIGHTS.partition(".")[0]
         top = [file for file in files_in(path) if file.parent == path]

@@ -68,12 +68,23 @@ def test_no_token_is_kept_in_the_clear(api, http, backstage):
     assert token not in api.log("api")
 
 
-@pytest.mark.parametrize("content", [uploads.safetensors(), uploads.pickle(), uploads.npz()])
-def test_only_a_pipeline_folder_can_be_registered(http, backstage, content):
+LORA = uploads.safetensors("lora_unet_conv.lora_down.weight", "lora_unet_conv.lora_up.weight")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(uploads.npz(), "pipeline folder"), (uploads.gguf(), "of a GGUF file register what"), (LORA, "an adapter")],
+)
+def test_what_is_no_model_is_refused_before_there_is_a_job(http, backstage, content, words):
     before = count(backstage, "jobs")
     answer = post(http, "/v1/models", {"name": "a", "artifact_id": upload(http, content)})
-    assert "pipeline folder" in problem(answer, 422, "invalid-artifact")
+    assert words in problem(answer, 422, "invalid-artifact")
     assert count(backstage, "jobs") == before
+
+
+@pytest.mark.parametrize("content", [uploads.safetensors(), uploads.pickle()])
+def test_a_single_file_can_be_registered(http, content):
+    assert post(http, "/v1/models", {"name": "a", "artifact_id": upload(http, content)}).status_code == 202
 
 
 def test_images_must_be_an_image_set(http):
