@@ -62,7 +62,7 @@ class DenoiserSize:
     parameters: int | None
     """Parameters of the denoiser; 0 if the archive holds none, None if unknown, as in a compressed TAR archive."""
     positions: int
-    """Height times width of x_t, at the size that the model is made for."""
+    """Positions of x_t in training: of an image its height times width, at the size that the model is made for."""
     text_parameters: int
     """Parameters of the text encoders."""
 
@@ -99,7 +99,12 @@ def activation_bytes(class_name: str) -> int:
     and twice the activations. Counted for the backward pass: 15.6 for Stable Diffusion 1.5, 16.6 for XL, 17.8 for 3, 37.4 for
     FLUX. Measured steps of small models take 1.4 to 1.8 times the counted bytes (memory.txt).
     """
-    return _stated().get(class_name, OTHER_ACTIVATION_BYTES)
+    return _stated().get(class_name, {}).get("activation_bytes", OTHER_ACTIVATION_BYTES)
+
+
+def positions(class_name: str) -> int | None:
+    """Return the positions of x_t that a family of denoisers states; None if the model's ``sample_size`` tells."""
+    return _stated().get(class_name, {}).get("positions")
 
 
 def _activations(model: DenoiserSize, parameters: int, samples: int) -> int:
@@ -111,8 +116,8 @@ def _with_text(model: DenoiserSize, parameters: int) -> int:
 
 
 @cache
-def _stated() -> dict[str, int]:
-    """What each family's class states as its ``activation_bytes``, by the class name of its denoiser.
+def _stated() -> dict[str, dict[str, int]]:
+    """What each family's class and its bases state as plain numbers, by the class name of its denoiser.
 
     Read from the source text of the families' modules, as setuptools reads a version: to import them takes torch, which the API
     process does not have.
@@ -120,18 +125,25 @@ def _stated() -> dict[str, int]:
     package = "aiao_core.denoisers"
     built_in = [f"{package}.{module.name}" for module in iter_modules(_find(package).submodule_search_locations)]
     installed = [entry_point.module for entry_point in entry_points(group="aiao.denoisers")]
-    return {name: stated for module in (*built_in, *installed) for name, stated in _stated_in(module)}
+    classes = {each.name: each for module in (*built_in, *installed) for each in _classes_in(module)}
+    found = {}
+    for each in classes.values():
+        bodies = [classes[base].body for base in map(_last_name, each.bases) if base in classes] + [each.body]
+        family = {ast.unparse(line.targets[0]): line.value for body in bodies for line in body if isinstance(line, ast.Assign)}
+        if denoiser := family.get("denoiser"):
+            numbers = {name: value.value for name, value in family.items() if isinstance(value, ast.Constant)}
+            found[_last_name(denoiser)] = {name: value for name, value in numbers.items() if type(value) is int}
+    return found
 
 
-def _stated_in(module: str) -> Iterator[tuple[str, int]]:
+def _classes_in(module: str) -> Iterator[ast.ClassDef]:
     loader = _find(module).loader
     source = loader.get_source(module) if isinstance(loader, InspectLoader) else None
-    for node in ast.parse(source or "").body:
-        if isinstance(node, ast.ClassDef):
-            family = {ast.unparse(each.targets[0]): each.value for each in node.body if isinstance(each, ast.Assign)}
-            denoiser, stated = family.get("denoiser"), family.get("activation_bytes")
-            if denoiser and isinstance(stated, ast.Constant) and type(stated.value) is int:
-                yield ast.unparse(denoiser).rpartition(".")[2], stated.value
+    return (node for node in ast.parse(source or "").body if isinstance(node, ast.ClassDef))
+
+
+def _last_name(node: ast.expr) -> str:
+    return ast.unparse(node).rpartition(".")[2]
 
 
 def _find(module: str) -> ModuleSpec:

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from torch import nn
 
 from aiao_core.denoisers.model import DiffusionModel
-from aiao_core.denoisers.schedules import noise_schedule
+from aiao_core.denoisers.scheduler_configs import noise_schedule
 from aiao_core.errors import InvalidCheckpoint
 from aiao_core.formats.pipelines import build, fill, try_out
 from aiao_core.key import Architecture

@@ -6,14 +6,14 @@ from torch import nn
 from aiao_core.attacks.thief import Thief
 from aiao_core.key import Layer
 from aiao_core.method.inputs import plain_noise
-from aiao_core.method.tracing import eligible_layers
+from aiao_core.method.tracing import Convolution, eligible_layers
 
-Weighted = nn.Conv2d | nn.Linear
+Weighted = Convolution | nn.Linear
 
 
 def weighted_layers(denoiser: nn.Module) -> list[Weighted]:
     """List every convolution and linear layer, time and text embeddings too: layers found without a run of the model."""
-    return [module for module in denoiser.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    return [module for module in denoiser.modules() if isinstance(module, Weighted)]
 
 
 def key_layers(thief: Thief) -> list[Layer]:
@@ -26,4 +26,4 @@ def key_layers(thief: Thief) -> list[Layer]:
 def modules_of(denoiser: nn.Module, layers: list[Layer]) -> list[Weighted]:
     """Look up the modules of ``layers``."""
     named = dict(denoiser.named_modules())
-    return [module for layer in layers if isinstance(module := named[layer.name], nn.Conv2d | nn.Linear)]
+    return [module for layer in layers if isinstance(module := named[layer.name], Weighted)]

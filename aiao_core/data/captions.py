@@ -53,6 +53,8 @@ def encode_captions(folder: Path, model: DiffusionModel, captions: Sequence[str]
     Raises :class:`InvalidImages` for a caption that the model cannot take, and :class:`InvalidCheckpoint` for text encoders
     that are missing or cannot be read.
     """
+    if not family_of(model.denoiser).takes_captions:
+        raise InvalidImages(f"captions for a {type(model.denoiser).__name__} cannot be encoded here; leave them out")
     text = load_text(folder)
     with torch.no_grad():
         parts = [encode(model, text, list(captions[start : start + BATCH])) for start in range(0, len(captions), BATCH)]

@@ -9,6 +9,7 @@ from aiao_core.data.images import check_expansion, open_images
 from aiao_core.data.latents import downsampling, encode_images, load_autoencoder
 from aiao_core.denoisers import Conditions, family_of
 from aiao_core.denoisers.model import DiffusionModel
+from aiao_core.errors import InvalidImages
 from aiao_core.formats.archives import Limits
 from aiao_core.method.embedding import own_examples
 from aiao_core.method.fine_tuning import Examples
@@ -26,7 +27,7 @@ def load_examples(folder: Path, model: DiffusionModel, images: Path, limits: Lim
     :class:`aiao_core.errors.InvalidImages`, :class:`aiao_core.errors.UnsafeArchive` or
     :class:`aiao_core.errors.InvalidCheckpoint`.
     """
-    channels, height, width = family_of(model.denoiser).shape(model.architecture.config)
+    channels, height, width = _size_of_images(model)
     autoencoder = load_autoencoder(folder)
     size = height * downsampling(autoencoder) if autoencoder else height
     with open_images(images, size=size, channels=3 if autoencoder else channels, limits=limits) as given:
@@ -42,6 +43,17 @@ def load_examples(folder: Path, model: DiffusionModel, images: Path, limits: Lim
     return Examples(clean, conditions)
 
 
+def _size_of_images(model: DiffusionModel) -> tuple[int, int, int]:
+    shape = family_of(model.denoiser).shape(model.architecture.config)
+    if len(shape) != 3:
+        raise InvalidImages(
+            f"a {type(model.denoiser).__name__} draws videos or sounds and takes no images; register it without images, and it "
+            "draws its own examples"
+        )
+    channels, height, width = shape
+    return channels, height, width
+
+
 def draw_examples(
     folder: Path, model: DiffusionModel, options: EmbeddingOptions, progress: ProgressCallback = silent
 ) -> Examples:
@@ -50,9 +62,9 @@ def draw_examples(
 
 
 def uncaptioned(folder: Path, model: DiffusionModel, count: int) -> Conditions:
-    """Return the conditions of an empty caption if the folder has a text encoder, else random ones."""
+    """Return the conditions of an empty caption if the family reads the folder's text encoders, else random ones."""
     family = family_of(model.denoiser)
-    text = load_text(folder)
+    text = load_text(folder) if family.takes_captions else {}
     with torch.no_grad():
         empty = encode(model, text, [""]) if "text_encoder" in text else None
     if empty is None:

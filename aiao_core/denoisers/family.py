@@ -1,5 +1,6 @@
 """The interface of a family of denoisers, and the batch that a denoiser sees."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,13 +26,16 @@ CAPTION_TOKENS = 128
 MONTE_CARLO_SIDE = 16
 """Positions a side of x_t in verification if the model works at more: a key works at every resolution."""
 
+TIMESTEP_UNIT = 1000
+"""Timesteps from the image to the noise, for the families whose denoisers count from 0 to 1."""
+
 
 @dataclass(frozen=True)
 class Inputs:
     """A batch for a denoiser."""
 
     noisy: Tensor
-    """x_t, (B, C, H, W)."""
+    """x_t, (B, C, *positions): height and width of an image, the frames too of a video, the length of a sound."""
     timesteps: Tensor
     """t, (B,), from 0 to the number of training timesteps."""
     conditions: Conditions
@@ -75,9 +79,12 @@ class DenoiserFamily(ABC):
     """Positions a side of x_t where the configuration has no ``sample_size``."""
     activation_bytes: ClassVar[int] = OTHER_ACTIVATION_BYTES
     """Memory of a training step, as :func:`aiao_core.sizing.activation_bytes` reads it from the source: a plain number."""
+    positions: ClassVar[int | None] = None
+    """Positions of x_t in training, as :func:`aiao_core.sizing.positions` reads them from the source: a plain number. None if
+    ``sample_size`` tells."""
 
-    def shape(self, config: Config) -> tuple[int, int, int]:
-        """Return (channels, height, width) of x_t at the size that the model is made for."""
+    def shape(self, config: Config) -> tuple[int, ...]:
+        """Return (channels, *positions) of x_t in training: at the size that the model is made for, or less of a video."""
         size = config.get("sample_size") or self.side
         height, width = (size, size) if isinstance(size, int) else (size[0], size[-1])
         return config["in_channels"], height, width
@@ -101,8 +108,18 @@ class DenoiserFamily(ABC):
         """
         return None
 
-    def monte_carlo_shape(self, config: Config) -> tuple[int, int, int]:
-        """Return (channels, height, width) of x_t in verification: :data:`MONTE_CARLO_SIDE` a side, or the model's size."""
+    @property
+    def takes_captions(self) -> bool:
+        """Whether the family has its own :meth:`encode_captions`."""
+        return type(self).encode_captions is not DenoiserFamily.encode_captions
+
+    def tokens(self, config: Config) -> int:
+        """Return how many patches x_t has at the model's size: schedulers shift the noise of larger images by it."""
+        _, *positions = self.shape(config)
+        return math.prod(positions) // self.side_multiple(config) ** 2
+
+    def monte_carlo_shape(self, config: Config) -> tuple[int, ...]:
+        """Return (channels, *positions) of x_t in verification: :data:`MONTE_CARLO_SIDE` a side, or the model's size."""
         channels, height, width = self.shape(config)
         multiple = self.side_multiple(config)
         smallest = -(-MONTE_CARLO_SIDE // multiple) * multiple
@@ -112,6 +129,31 @@ class DenoiserFamily(ABC):
 def normal(count: int, *shape: int, generator: torch.Generator) -> Tensor:
     """Draw standard normal numbers, (count, *shape)."""
     return torch.randn((count, *shape), generator=generator)
+
+
+def random_text(width: int, count: int, generator: torch.Generator) -> Conditions:
+    """Draw ``encoder_hidden_states`` (count, L, width)."""
+    return {"encoder_hidden_states": normal(count, RANDOM_TOKENS, width, generator=generator)}
+
+
+def noise_share(inputs: Inputs) -> Tensor:
+    """Return t from 0, the image, to 1, noise: (B,)."""
+    return inputs.timesteps / TIMESTEP_UNIT
+
+
+def text_mask(text: Tensor) -> Tensor:
+    """Return the mask (B, L) int64 of a text (B, L, ...) without padding."""
+    return torch.ones(text.shape[:2], dtype=torch.int64, device=text.device)
+
+
+def places(like: Tensor, *lengths: int) -> Tensor:
+    """List the places of a grid, one coordinate for each of ``lengths``: (product, axes), in the type of ``like``."""
+    return torch.cartesian_prod(*(torch.arange(length, device=like.device, dtype=like.dtype) for length in lengths))
+
+
+def on_grid(tokens: Tensor, *lengths: int) -> Tensor:
+    """Put ``tokens`` (B, product of lengths, C) back on their grid: (B, C, *lengths)."""
+    return tokens.mT.reshape(len(tokens), -1, *lengths)
 
 
 def joint_text(config: Config, count: int, generator: torch.Generator) -> Conditions:

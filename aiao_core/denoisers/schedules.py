@@ -1,17 +1,21 @@
 """Noise schedules and their targets: diffusion (Ho et al. 2020) and rectified flow (Liu et al. 2022)."""
 
+import math
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
-from aiao_core.errors import InvalidCheckpoint, in_words
-
 IMAGE_WEIGHT_RANGE = (0.2, 10.0)
 """Least and greatest weight of a timestep in ``image_weights``, before they are divided by their mean."""
 
-MAX_TIMESTEPS = 100_000
+TOKENS = 4096
+"""Patches of an image of 1024 pixels, for which most flows are made."""
+
+SHIFT_RANGE = (0.01, 100.0)
+"""Least and greatest shift of a flow: those of published models are between 1 and 12."""
 
 
 class NoiseSchedule(Protocol):
@@ -20,10 +24,10 @@ class NoiseSchedule(Protocol):
     num_train_timesteps: int
 
     def add_noise(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Return x_t of ``clean`` (B, C, H, W) and ``noise`` (B, C, H, W) at ``timesteps`` (B,)."""
+        """Return x_t of ``clean`` and ``noise``, (B, C, *positions) each, at ``timesteps`` (B,)."""
 
     def target(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Return what the denoiser learns to predict, (B, C, H, W): noise, velocity or the clean image."""
+        """Return what the denoiser learns to predict, (B, C, *positions): noise, velocity or the clean image."""
 
     def image_weights(self) -> Tensor:
         """Return each timestep's weight of a squared error of the prediction for the image: (num_train_timesteps,), mean 1.
@@ -32,10 +36,11 @@ class NoiseSchedule(Protocol):
         none counts alone (this project).
         """
 
-    def sampler(self, steps: int) -> Any:
+    def sampler(self, steps: int, tokens: int = TOKENS) -> Any:
         """Make diffusers' deterministic scheduler with its timesteps set, for one batch: it may count its steps.
 
-        It takes ``steps`` steps, or, where the training timesteps are few, all of these or an even part of them.
+        It takes ``steps`` steps, or, where the training timesteps are few, all of these or an even part of them. ``tokens`` are
+        the patches of x_t: some flows shift the noise by them.
         """
 
 
@@ -70,7 +75,7 @@ class Diffusion:
             case _:
                 return _weights(torch.ones_like(signal))
 
-    def sampler(self, steps: int) -> Any:
+    def sampler(self, steps: int, tokens: int = TOKENS) -> Any:
         """Make DDIM (Song et al. 2021). Its steps are equally many training timesteps each, so that they span all of them."""
         stride = max(1, self.num_train_timesteps // steps)
         sampler = DDIMScheduler.from_config(
@@ -87,17 +92,34 @@ class Diffusion:
         return sampler
 
 
+@dataclass(frozen=True)
+class DynamicShift:
+    """A shift that grows with the number of patches (Esser et al. 2024), as diffusers' pipelines compute it."""
+
+    base_tokens: float
+    max_tokens: float
+    base: float
+    max: float
+    exponential: bool
+
+    def at(self, tokens: int) -> float:
+        """Return the shift of an image of so many patches."""
+        mu = self.base + (self.max - self.base) * (tokens - self.base_tokens) / (self.max_tokens - self.base_tokens)
+        least, greatest = SHIFT_RANGE
+        return min(greatest, max(least, math.exp(min(mu, greatest)) if self.exponential else mu))
+
+
 class RectifiedFlow:
-    """x_t = (1 - s) clean + s noise with s = t / num_train_timesteps; the prediction is the velocity, noise - clean."""
+    """x_t = (1 - s) clean + s noise with s = t / num_train_timesteps; the prediction is the velocity, noise - clean.
 
-    def __init__(self, num_train_timesteps: int, shift: float = 1.0) -> None:
-        self.num_train_timesteps, self.shift = num_train_timesteps, shift
+    The shift and ``last``, the noise of the last step if that is not almost none, are the sampler's alone.
+    """
 
-    def _noise_share(self, timesteps: Tensor) -> Tensor:
-        return (timesteps / self.num_train_timesteps)[:, None, None, None]
+    def __init__(self, num_train_timesteps: int, shift: float | DynamicShift = 1.0, *, last: float | None = None) -> None:
+        self.num_train_timesteps, self.shift, self.last = num_train_timesteps, shift, last
 
     def add_noise(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        share = self._noise_share(timesteps)
+        share = (timesteps / self.num_train_timesteps).view(-1, *[1] * (clean.dim() - 1))
         return (1 - share) * clean + share * noise
 
     def target(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -106,32 +128,15 @@ class RectifiedFlow:
     def image_weights(self) -> Tensor:
         return _weights((torch.arange(self.num_train_timesteps) / self.num_train_timesteps).square())
 
-    def sampler(self, steps: int) -> Any:
+    def sampler(self, steps: int, tokens: int = TOKENS) -> Any:
         """Make Euler steps along the flow (Esser et al. 2024)."""
-        sampler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=self.num_train_timesteps, shift=self.shift)
+        sampler = FlowMatchEulerDiscreteScheduler(
+            num_train_timesteps=self.num_train_timesteps,
+            shift=self.shift.at(tokens) if isinstance(self.shift, DynamicShift) else self.shift,
+            shift_terminal=self.last,
+        )
         sampler.set_timesteps(min(steps, self.num_train_timesteps))
         return sampler
-
-
-def noise_schedule(config: dict[str, Any]) -> NoiseSchedule:
-    """Read the schedule of a ``scheduler_config.json``, for any of diffusers' schedulers that sample with it.
-
-    Raises :class:`InvalidCheckpoint` if it describes none.
-    """
-    timesteps = config.get("num_train_timesteps", 1000)
-    if not isinstance(timesteps, int) or not 1 <= timesteps <= MAX_TIMESTEPS:
-        raise InvalidCheckpoint(f"scheduler_config.json: num_train_timesteps must be between 1 and {MAX_TIMESTEPS}")
-    if "FlowMatch" in str(config.get("_class_name")) or config.get("prediction_type") == "flow_prediction":
-        shift = config.get("shift", 1.0)
-        if not isinstance(shift, int | float) or not 0.01 <= shift <= 100:
-            raise InvalidCheckpoint("scheduler_config.json: shift must be between 0.01 and 100")
-        return RectifiedFlow(timesteps, shift)
-    # diffusers' other samplers never clip, so their files do not say so; a latent would lose everything beyond 1.
-    clips = {"clip_sample": str(config.get("_class_name", "DDPMScheduler")).startswith(("DDPM", "DDIM"))}
-    try:
-        return Diffusion(DDPMScheduler.from_config(clips | config))
-    except Exception as error:  # diffusers raises anything for values that no author would write
-        raise InvalidCheckpoint(f"scheduler_config.json describes no noise schedule: {in_words(error)}") from error
 
 
 def _weights(squared_error: Tensor) -> Tensor:

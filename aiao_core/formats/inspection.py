@@ -19,7 +19,7 @@ from aiao_core.errors import UnsafeArchive
 from aiao_core.formats.archive_members import plain_tar, plain_zip, slashed
 from aiao_core.formats.identify import read_header
 from aiao_core.formats.names import COMPANION_PREFIXES, EMA_PREFIX, PREFIXES, family_of
-from aiao_core.sizing import UNKNOWN, DenoiserSize
+from aiao_core.sizing import UNKNOWN, DenoiserSize, positions
 
 DENOISERS = ("unet", "transformer")
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
@@ -77,7 +77,7 @@ def inspect(file: BinaryIO) -> DenoiserSize:
         return DenoiserSize(
             class_name=_identifier(config.get("_class_name")),
             parameters=min(MAX_PARAMETERS, _largest(numbers, *DENOISERS)),
-            positions=_positions(config.get("sample_size")),
+            positions=positions(_identifier(config.get("_class_name"))) or _positions(config.get("sample_size")),
             text_parameters=min(MAX_PARAMETERS, sum(_largest(numbers, part) for part in TEXT_ENCODERS)),
         )
     except UNREADABLE:

@@ -15,7 +15,7 @@ from torch import nn
 
 from aiao_core.denoisers import Inputs, family_named, predict
 from aiao_core.denoisers.model import DiffusionModel
-from aiao_core.denoisers.schedules import noise_schedule
+from aiao_core.denoisers.scheduler_configs import noise_schedule
 from aiao_core.errors import InvalidCheckpoint, WrongArchitecture, in_words
 from aiao_core.formats.names import common_prefix, with_today_words, without_prefix
 from aiao_core.formats.weight_files import WEIGHTS, Weights, is_floating, is_weights, read_folder, read_json
@@ -24,6 +24,14 @@ from aiao_core.key import Architecture
 MAX_CONFIG_ITEMS = 64
 MAX_LAYERS = 256
 MAX_MODULES = 4096
+MAX_LENGTH = 1 << 14
+COUNTED = ("layers", "blocks", "experts")
+"""Parts of the names in a configuration that say how many modules there are."""
+
+NOT_BUILT = {"llama_layers", "num_activated_experts"}
+"""Names of this kind that choose among what is there."""
+
+DENOISERS = ("unet", "transformer")
 MAX_PIXELS_ASIDE = 4096
 MAX_BUFFER_BYTES = 1 << 30
 
@@ -96,8 +104,18 @@ def save_model(denoiser: nn.Module, source: Path, target: Path) -> None:
 
 
 def denoiser_folder(folder: Path) -> Path | None:
-    """Return where a pipeline folder keeps its denoiser, or None for another folder."""
-    return next((folder / name for name in ("unet", "transformer") if (folder / name).is_dir()), None)
+    """Return where a pipeline folder keeps its denoiser, or None for another folder.
+
+    Raises :class:`InvalidCheckpoint` for a pipeline of several denoisers, as Wan 2.2 has: none of them is left out unsaid.
+    """
+    found = [part for name in DENOISERS for part in (folder / name, folder / f"{name}_2") if part.is_dir()]
+    if len(found) > 1:
+        names = " and ".join(f"{part.name}/" for part in found)
+        raise InvalidCheckpoint(
+            f"this pipeline has {len(found)} denoisers, {names}, and a key marks one; make a copy of the folder for each, "
+            f"which holds that one alone, as {found[0].name}/, and submit the copies one by one"
+        )
+    return found[0] if found and not found[0].name.endswith("_2") else None
 
 
 def _denoiser_folder(folder: Path) -> Path:
@@ -142,14 +160,19 @@ def check_config(config: dict[str, Any]) -> None:
     for name, value in config.items():
         if isinstance(value, list) and len(value) > MAX_CONFIG_ITEMS:
             raise InvalidCheckpoint(f"config.json: {name} has more than {MAX_CONFIG_ITEMS} items")
-        if "layers" in name and not all(isinstance(count, int) and 0 <= count <= MAX_LAYERS for count in _numbers(value)):
+        counts = any(word in name for word in COUNTED)
+        if counts and not all(isinstance(count, int) and 0 <= count <= MAX_LAYERS for count in _numbers(value)):
             raise InvalidCheckpoint(f"config.json: {name} must be between 0 and {MAX_LAYERS}")
-        if "layers" in name:
+        if counts and name not in NOT_BUILT:
             modules *= max([1, *_numbers(value)])
+        lengths = [*_numbers(value)] if "lens" in name or "length" in name else []
+        if not all(isinstance(length, int) and 0 <= length <= MAX_LENGTH for length in lengths):
+            raise InvalidCheckpoint(f"config.json: {name} must be between 0 and {MAX_LENGTH}")
     if modules > MAX_MODULES:
         raise InvalidCheckpoint(f"config.json: its numbers of layers multiply to {modules}; at most {MAX_MODULES} are built")
     sides = list(_numbers(config.get("sample_size") or 1))
-    if not all(isinstance(side, int) and 1 <= side <= MAX_PIXELS_ASIDE for side in sides) or len(sides) > 2:
+    of_video = [config.get(f"sample_{name}") or 1 for name in ("frames", "height", "width")]
+    if not all(isinstance(side, int) and 1 <= side <= MAX_PIXELS_ASIDE for side in sides + of_video) or len(sides) > 2:
         raise InvalidCheckpoint(f"config.json: sample_size must be between 1 and {MAX_PIXELS_ASIDE} pixels")
 
 
@@ -206,16 +229,30 @@ def check_fit(weights: Weights, expected: Weights) -> None:
 
 
 def _compute_buffers(denoiser: Any) -> None:
-    """Give their values to buffers that no checkpoint holds, such as the position embedding of a transformer."""
+    """Give their values to tensors that no checkpoint holds, such as the position embedding of a transformer.
+
+    Most are buffers; some transformers keep them as plain attributes, alone or in a list.
+    """
     missing = {name: buffer.nbytes for name, buffer in denoiser.named_buffers() if buffer.is_meta}
-    if sum(missing.values()) > MAX_BUFFER_BYTES:
-        raise InvalidCheckpoint(f"config.json: its sample_size asks for {MAX_BUFFER_BYTES} bytes of position embedding or more")
-    if missing:
+    plain = [(name, attribute, size) for name, part in denoiser.named_modules() for attribute, size in _plain_tensors(part)]
+    if sum(missing.values()) + sum(size for *_, size in plain) > MAX_BUFFER_BYTES:
+        raise InvalidCheckpoint(f"config.json: its sizes ask for {MAX_BUFFER_BYTES} bytes of position embedding or more")
+    if missing or plain:
         with init_empty_weights(include_buffers=False):
             computed = type(denoiser).from_config(denoiser.config)
         for name in missing:
             module, _, buffer = name.rpartition(".")
             denoiser.get_submodule(module).register_buffer(buffer, computed.get_buffer(name), persistent=False)
+        for module, attribute, _ in plain:
+            setattr(denoiser.get_submodule(module), attribute, getattr(computed.get_submodule(module), attribute))
+
+
+def _plain_tensors(module: nn.Module) -> Iterator[tuple[str, int]]:
+    """Yield the attributes of a module that are tensors without memory, or lists of such, and the bytes that they stand for."""
+    for name, value in vars(module).items():
+        tensors = [each for each in (value if isinstance(value, list | tuple) else [value]) if isinstance(each, torch.Tensor)]
+        if any(each.is_meta for each in tensors):
+            yield name, sum(each.nbytes for each in tensors)
 
 
 def by_names_of(module: nn.Module, weights: Weights) -> Weights:

@@ -22,7 +22,7 @@ class Examples:
     """Training data: clean images, or latents if the model works on these, with the conditions of each."""
 
     clean: Tensor
-    """(N, C, H, W)"""
+    """(N, C, *positions)"""
     conditions: Conditions
     """Each (N, ...)."""
 
@@ -38,7 +38,7 @@ class Examples:
 
 
 def randomly_conditioned(denoiser: Any, images: Tensor, seed: int = 0) -> Examples:
-    """Give ``images`` (N, C, H, W), which have no captions, random conditions if the denoiser takes any."""
+    """Give ``images`` (N, C, *positions), which have no captions, random conditions if the denoiser takes any."""
     generator = torch.Generator().manual_seed(seed)
     return Examples(images, family_of(denoiser).random_conditions(denoiser.config, len(images), generator))
 

@@ -60,15 +60,16 @@ def own_samples(
     steps: int = SAMPLING_STEPS,
     progress: ProgressCallback = silent,
 ) -> Tensor:
-    """Draw ``count`` clean images or latents (count, C, H, W) from the model under ``conditions`` (count, ...)."""
+    """Draw ``count`` clean images or latents (count, C, *positions) from the model under ``conditions`` (count, ...)."""
     generator = torch.Generator().manual_seed(seed)
-    shape = family_of(model.denoiser).shape(model.architecture.config)
+    family, config = family_of(model.denoiser), model.architecture.config
+    shape, tokens = family.shape(config), family.tokens(config)
     batches = -(-count // SAMPLING_BATCH)
     finished: list[Tensor] = []
     for start in range(0, count, SAMPLING_BATCH):
         rows = slice(start, min(start + SAMPLING_BATCH, count))
         sample = draw_noise((rows.stop - start, *shape), generator)
-        sampler = model.schedule.sampler(steps)  # a new one: a flow's counts its steps and does not start over
+        sampler = model.schedule.sampler(steps, tokens)  # a new one: a flow's counts its steps and does not start over
         length = len(sampler.timesteps)
         for number, timestep in enumerate(sampler.timesteps):
             with torch.no_grad():

@@ -82,6 +82,6 @@ def candidate_layers(
 
 def synthetic_examples(model: DiffusionModel, seed: int) -> Examples:
     """Make the built-in probe set: soft shapes of the model's size and channels, under random conditions."""
-    channels, height, width = family_of(model.denoiser).monte_carlo_shape(model.architecture.config)
-    shapes = synthetic_images(PROBE_IMAGES, size=(height, width), channels=channels, seed=seed)
+    channels, *size = family_of(model.denoiser).monte_carlo_shape(model.architecture.config)
+    shapes = synthetic_images(PROBE_IMAGES, size=tuple(size), channels=channels, seed=seed)
     return randomly_conditioned(model.denoiser, shapes, seed)

@@ -44,19 +44,20 @@ def probe(
     return tuned
 
 
-def synthetic_images(count: int, *, size: tuple[int, int], channels: int, seed: int) -> Tensor:
-    """Draw the built-in probe set: soft random shapes on plain grounds, (count, channels, height, width) float32 in [-1, 1]."""
+def synthetic_images(count: int, *, size: tuple[int, ...], channels: int, seed: int) -> Tensor:
+    """Draw the built-in probe set: soft random shapes on plain grounds, (count, channels, *size) float32 in [-1, 1]."""
     random = np.random.Generator(np.random.PCG64(seed))
-    height, width = size
-    y, x = np.mgrid[0:height, 0:width] / np.array(size)[:, None, None]
-    images = np.empty((count, channels, height, width))
+    axes, plain = len(size), (channels, *[1] * len(size))
+    grid = [places / length for places, length in zip(np.indices(size), size, strict=True)][::-1]  # columns first
+    images = np.empty((count, channels, *size))
     for image in images:
-        image[:] = random.uniform(-1, 1, (channels, 1, 1))
+        image[:] = random.uniform(-1, 1, plain)
         for _ in range(3):
-            center_x, center_y, radius_x, radius_y = random.uniform((0, 0, 0.1, 0.1), (1, 1, 0.5, 0.5))
-            distance = ((x - center_x) / radius_x) ** 2 + ((y - center_y) / radius_y) ** 2
+            drawn = random.uniform([0] * axes + [0.1] * axes, [1] * axes + [0.5] * axes)
+            parts = zip(grid, drawn[:axes], drawn[axes:], strict=True)
+            distance = sum(((places - center) / radius) ** 2 for places, center, radius in parts)
             cover = 1 / (1 + np.exp(np.clip(8 * (distance - 1), -50, 50)))
-            image += cover * (random.uniform(-1, 1, (channels, 1, 1)) - image)
+            image += cover * (random.uniform(-1, 1, plain) - image)
     return torch.from_numpy(images).float()
 
 

@@ -22,6 +22,8 @@ from aiao_core.key import Layer
 
 Edit = Callable[[Tensor], Tensor]
 
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+
 
 class _Stop(Exception):
     """A way out of the forward pass once the last wanted feature is there; never seen outside this module."""
@@ -72,7 +74,7 @@ def trace(
 def eligible_layers(denoiser: nn.Module, inputs: Inputs) -> list[Layer]:
     """List the layers that a key may use, in execution order (definitions of the method, this project).
 
-    A layer is an ``nn.Conv2d`` or ``nn.Linear`` that runs exactly once in a forward pass, on every input and at positions, and
+    A layer is a convolution or an ``nn.Linear`` that runs exactly once in a forward pass, on every input and at positions, and
     whose output depends on the noisy input: time and text embeddings do not. The first and the last such layer, which read x_t
     and write the prediction, are left out. Found by two passes over ``inputs`` and over other noise in the same conditions,
     never by names.
@@ -94,7 +96,7 @@ def positional_layers(denoiser: nn.Module, inputs: Inputs) -> list[tuple[Layer, 
     weights have a say in.
     """
     runs: list[list[tuple[str, Tensor]]] = []
-    modules = {name: module for name, module in denoiser.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
+    modules = {name: module for name, module in denoiser.named_modules() if isinstance(module, Convolution | nn.Linear)}
     with torch.no_grad():
         for batch in (inputs, replace(inputs, noisy=inputs.noisy.flip(0).neg())):
             order: list[tuple[str, Tensor]] = []
@@ -118,7 +120,7 @@ def positional_layers(denoiser: nn.Module, inputs: Inputs) -> list[tuple[Layer, 
 
 def channel_axis(layer: nn.Module) -> int:
     """Return the axis of the channels in a layer's output: 1 after a convolution, -1 after a linear layer."""
-    return 1 if isinstance(layer, nn.Conv2d) else -1
+    return 1 if isinstance(layer, Convolution) else -1
 
 
 def check_layers(denoiser: nn.Module, layers: Collection[Layer]) -> None:

@@ -51,6 +51,9 @@ WIDEST = 2.0
 HEADS = ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj")
 """Last words of the names of layers whose channels belong to attention heads."""
 
+SHARED = ("to_k", "to_v")
+"""Those of which there may be fewer heads, where several queries share their keys and values."""
+
 Reference = Mapping[str, Features]
 """Clean features of a model by the names of the key's layers."""
 
@@ -74,8 +77,14 @@ def reference(source: nn.Module, key: OwnerKey, seed: int) -> Reference:
 def heads_of(denoiser: nn.Module, name: str) -> int | None:
     """Return the number of attention heads that the channels of a layer belong to; None for a layer without heads."""
     parent, _, last = name.rpartition(".")
-    heads = getattr(denoiser.get_submodule(parent), "heads", None) if last in HEADS else None
-    return heads if isinstance(heads, int) and heads > 0 else None
+    attention = denoiser.get_submodule(parent)
+    heads = getattr(attention, "heads", None) if last in HEADS else None
+    if not isinstance(heads, int) or heads <= 0:
+        return None
+    query, layer = getattr(attention, "to_q", None), denoiser.get_submodule(name)
+    if last not in SHARED or not isinstance(query, nn.Linear) or not isinstance(layer, nn.Linear):
+        return heads
+    return heads * layer.out_features // query.out_features
 
 
 def align(suspect: nn.Module, key: OwnerKey, seed: int, source: Reference) -> Alignment:

@@ -11,7 +11,8 @@ from aiao_core.data.owner_data import draw_examples
 from aiao_core.denoisers import family_of, predict
 from aiao_core.denoisers.family import select
 from aiao_core.denoisers.flux import Flux
-from aiao_core.denoisers.schedules import RectifiedFlow, noise_schedule
+from aiao_core.denoisers.scheduler_configs import noise_schedule
+from aiao_core.denoisers.schedules import RectifiedFlow
 from aiao_core.formats.pipelines import load_model
 from aiao_core.method import inputs
 from aiao_core.method.embedding import embed
