@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from diffusers import AuraFlowTransformer2DModel, FlowMatchEulerDiscreteScheduler
+from diffusers import CogView4Transformer2DModel, FlowMatchEulerDiscreteScheduler
 
 import aiao
 from aiao_core import denoisers
@@ -18,45 +18,49 @@ from aiao_core.denoisers import DenoiserFamily
 from aiao_core.denoisers.family import RANDOM_TOKENS, normal
 
 
-class AuraFlow(DenoiserFamily):
+class CogView4(DenoiserFamily):
     """Conditions: ``encoder_hidden_states`` (B, L, D)."""
 
-    denoiser = AuraFlowTransformer2DModel
-    side = 64
+    denoiser = CogView4Transformer2DModel
+    side = 128
     activation_bytes = 45
 
     def random_conditions(self, config, count, generator):
-        width = config["joint_attention_dim"]
+        width = config["text_embed_dim"]
         return {"encoder_hidden_states": normal(count, RANDOM_TOKENS, width, generator=generator)}
 
     def predict(self, denoiser, inputs):
-        timesteps = inputs.timesteps / 1000  # this family counts from 0 to 1
-        return denoiser(inputs.noisy, timestep=timesteps, return_dict=False, **inputs.conditions)[0]
+        height, width = (8 * side for side in inputs.noisy.shape[-2:])  # of the image, in pixels
+        size = inputs.noisy.new_tensor([[height, width]]).expand(len(inputs), 2)
+        sizes = {"original_size": size, "target_size": size, "crop_coords": 0 * size}
+        return denoiser(inputs.noisy, timestep=inputs.timesteps, return_dict=False, **sizes, **inputs.conditions)[0]
 
 
 def save_small_pipeline(folder: Path) -> None:
     """Save an untrained model as its diffusers pipeline would: in place of the model that you have."""
     torch.manual_seed(0)
-    transformer = AuraFlowTransformer2DModel(
+    transformer = CogView4Transformer2DModel(
         sample_size=8,
-        num_mmdit_layers=1,
-        num_single_dit_layers=1,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
         attention_head_dim=8,
         num_attention_heads=4,
-        joint_attention_dim=12,
-        caption_projection_dim=32,
-        pos_embed_max_size=64,
+        text_embed_dim=12,
+        time_embed_dim=16,
+        condition_dim=8,
+        rope_axes_dim=(32, 32),
     )
     scheduler = FlowMatchEulerDiscreteScheduler()
     parts = {"transformer": transformer, "scheduler": scheduler}
     for name, part in parts.items():
         part.save_pretrained(folder / name)
-    index = {"_class_name": "AuraFlowPipeline"} | {name: ["diffusers", type(part).__name__] for name, part in parts.items()}
+    index = {"_class_name": "CogView4Pipeline"} | {name: ["diffusers", type(part).__name__] for name, part in parts.items()}
     (folder / "model_index.json").write_text(json.dumps(index))
 
 
 def main() -> None:
-    denoisers.register(AuraFlow)
+    denoisers.register(CogView4)
     with tempfile.TemporaryDirectory() as scratch:
         source, marked = Path(scratch) / "source", Path(scratch) / "marked"
         save_small_pipeline(source)

@@ -32,5 +32,5 @@ def test_a_family_of_ones_own_is_marked_and_found(example):
 
 def test_the_family_is_the_one_of_the_document():
     document = (PROJECT / "docs" / "families.md").read_text("utf-8")
-    shown = re.search(r"^class AuraFlow.+?(?=^```)", document, re.DOTALL | re.MULTILINE)[0]
+    shown = re.search(r"^class CogView4.+?(?=^```)", document, re.DOTALL | re.MULTILINE)[0]
     assert shown in (EXAMPLES / "new_family.py").read_text("utf-8")

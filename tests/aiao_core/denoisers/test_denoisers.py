@@ -155,18 +155,20 @@ def test_the_family_in_the_docs_works_as_it_stands(monkeypatch):
     namespace = {}
     exec(code, namespace)
     monkeypatch.setattr(denoisers, "_families", dict(denoisers._families))
-    denoisers.register(namespace["AuraFlow"])
+    denoisers.register(namespace["CogView4"])
     model = make_from(
-        namespace["AuraFlowTransformer2DModel"],
+        namespace["CogView4Transformer2DModel"],
         {
             "sample_size": 8,
-            "num_mmdit_layers": 2,
-            "num_single_dit_layers": 2,
+            "in_channels": 4,
+            "out_channels": 4,
+            "num_layers": 3,
             "attention_head_dim": 8,
             "num_attention_heads": 2,
-            "joint_attention_dim": 12,
-            "caption_projection_dim": 16,
-            "pos_embed_max_size": 64,
+            "text_embed_dim": 12,
+            "time_embed_dim": 16,
+            "condition_dim": 8,
+            "rope_axes_dim": (32, 32),
         },
         RectifiedFlow(1000),
     )
