@@ -42,7 +42,8 @@ TEXT_BYTES = 4
 """Bytes per parameter of the text encoders, which are loaded beside the model before the training."""
 
 OTHER_ACTIVATION_BYTES = 60
-"""Activation bytes (:func:`activation_bytes`) of a family that states none. The most that was counted is 37.4, for FLUX."""
+"""Activation bytes (:func:`activation_bytes`) of a family that states none. The most that was counted is 53, for Z-Image, where
+the network makes tokens of 2x2 positions; where each position is a token it is four times as much, and has to be stated."""
 
 CHECKPOINTED = 4
 """Least factor by which gradient checkpointing reduces activations. Counted: 6 to 25 in models of full size."""
@@ -97,7 +98,8 @@ def activation_bytes(class_name: str) -> int:
 
     In bytes per position and per square root of the number of parameters: a network twice as wide has four times the weights
     and twice the activations. Counted for the backward pass: 15.6 for Stable Diffusion 1.5, 16.6 for XL, 17.8 for 3, 37.4 for
-    FLUX. Measured steps of small models take 1.4 to 1.8 times the counted bytes (memory.txt).
+    FLUX, 34 for Qwen-Image, 48 for Wan 14B, 203 for FLUX.2, whose tokens are single positions. Measured steps of small models
+    take 1.4 to 1.8 times the counted bytes (memory.txt).
     """
     return _stated().get(class_name, {}).get("activation_bytes", OTHER_ACTIVATION_BYTES)
 

@@ -6,6 +6,7 @@ Activations are counted on tensors without memory: the full-size models of bench
 benchmarks/steps.py, at the sizes they are made for. An embedding step of the small models is measured, in a process of its own.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -63,8 +64,8 @@ def _architectures() -> Iterator[tuple[str, Architecture]]:
 def _counted(architecture: Architecture, *, checkpointing: bool) -> tuple[int, float]:
     """The number of parameters, and what the backward pass of one sample more has to keep."""
     few, many = (_kept(architecture, batch, checkpointing=checkpointing) for batch in (1, 3))
-    _, height, width = family_named(architecture.class_name).shape(architecture.config)
-    return few[0], (many[1] - few[1]) / 2 / (height * width) / few[0] ** 0.5
+    _, *positions = family_named(architecture.class_name).shape(architecture.config)
+    return few[0], (many[1] - few[1]) / 2 / math.prod(positions) / few[0] ** 0.5
 
 
 def _kept(architecture: Architecture, batch: int, *, checkpointing: bool) -> tuple[int, int]:
@@ -93,7 +94,7 @@ def _kept(architecture: Architecture, batch: int, *, checkpointing: bool) -> tup
 def _captioned(name: str, value: torch.Tensor) -> tuple[int, ...]:
     """The shape of a condition with captions of their full length."""
     batch, *rest = value.shape
-    return (batch, TOKENS, rest[-1]) if name == "encoder_hidden_states" else (batch, *rest)
+    return (batch, TOKENS, *rest[1:]) if name == "encoder_hidden_states" else (batch, *rest)
 
 
 def _measured(name: str) -> tuple[float, float]:

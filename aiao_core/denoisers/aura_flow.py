@@ -14,6 +14,7 @@ class AuraFlow(DenoiserFamily):
 
     denoiser = AuraFlowTransformer2DModel
     side = 64
+    activation_bytes = 60
 
     def random_conditions(self, config: Config, count: int, generator: torch.Generator) -> Conditions:
         return random_text(config["joint_attention_dim"], count, generator)

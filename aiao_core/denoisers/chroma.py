@@ -15,6 +15,7 @@ class Chroma(Packed):
     """Conditions: ``encoder_hidden_states`` (B, L, D), and its ``encoder_attention_mask`` (B, L) where it is padded."""
 
     denoiser = ChromaTransformer2DModel
+    activation_bytes = 70
 
     def encode_captions(self, denoiser: Any, text: Mapping[str, Any], captions: list[str]) -> Conditions | None:
         from diffusers import ChromaPipeline  # it brings transformers along, which only captions need

@@ -15,6 +15,7 @@ class CogVideoX(Video):
     """Conditions: ``encoder_hidden_states`` (B, L, D), of the one length that the model is made for."""
 
     denoiser = CogVideoXTransformer3DModel
+    activation_bytes = 65
 
     def random_conditions(self, config: Config, count: int, generator: torch.Generator) -> Conditions:
         length, width = config["max_text_seq_length"], config["text_embed_dim"]

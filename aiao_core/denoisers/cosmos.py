@@ -17,6 +17,7 @@ class Cosmos(Video):
 
     denoiser = CosmosTransformer3DModel
     side = 128
+    activation_bytes = 70
     frames = 1
     positions = 16384
 

@@ -14,6 +14,8 @@ class ErnieImage(DenoiserFamily):
 
     denoiser = ErnieImageTransformer2DModel
     side = 64  # at 1024 pixels; the configuration names no size
+    activation_bytes = 320
+    positions = 4096
 
     def random_conditions(self, config: Config, count: int, generator: torch.Generator) -> Conditions:
         return random_text(config["text_in_dim"], count, generator)

@@ -17,6 +17,8 @@ class Flux2(DenoiserFamily):
 
     denoiser = Flux2Transformer2DModel
     side = 64  # at 1024 pixels; the configuration names no size
+    activation_bytes = 330
+    positions = 4096
 
     def side_multiple(self, config: Config) -> int:
         return 1

@@ -16,6 +16,7 @@ class HiDream(DenoiserFamily):
 
     denoiser = HiDreamImageTransformer2DModel
     side = 128
+    activation_bytes = 80
 
     def random_conditions(self, config: Config, count: int, generator: torch.Generator) -> Conditions:
         (t5, llama), layers = config["caption_channels"], max(config["llama_layers"]) + 1

@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 from diffusers import HunyuanImageTransformer2DModel, HunyuanVideoTransformer3DModel
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from aiao_core.denoisers.family import Conditions, Config, DenoiserFamily, Inputs, normal, random_text, text_mask
 from aiao_core.denoisers.video import Video
@@ -19,6 +20,7 @@ class HunyuanVideo(Video):
     """Conditions: ``encoder_hidden_states`` (B, L, D) and ``pooled_projections`` (B, P)."""
 
     denoiser = HunyuanVideoTransformer3DModel
+    activation_bytes = 70
 
     def random_conditions(self, config: Config, count: int, generator: torch.Generator) -> Conditions:
         if config.get("image_condition_type") is not None:
@@ -44,6 +46,8 @@ class HunyuanImage(DenoiserFamily):
 
     denoiser = HunyuanImageTransformer2DModel
     side = 64  # at 2048 pixels; the configuration names no size
+    activation_bytes = 300
+    positions = 4096
 
     def side_multiple(self, config: Config) -> int:
         return int(config["patch_size"][-1])
@@ -60,7 +64,12 @@ class HunyuanImage(DenoiserFamily):
         return conditions
 
     def predict(self, denoiser: Any, inputs: Inputs) -> Tensor:
+        if denoiser.gradient_checkpointing:
+            denoiser._gradient_checkpointing_func = _checkpointed
         noisy, second = inputs.noisy, inputs.conditions.get("encoder_hidden_states_2")
+        conditions = dict(inputs.conditions)
+        if second is not None:  # a norm reads it first, in the type of its own weights
+            conditions["encoder_hidden_states_2"] = second.to(denoiser.dtype)
         prediction: Tensor = denoiser(
             noisy,
             inputs.timesteps.to(noisy.dtype),
@@ -68,6 +77,11 @@ class HunyuanImage(DenoiserFamily):
             encoder_attention_mask_2=None if second is None else text_mask(second),
             guidance=noisy.new_full((len(noisy),), IMAGE_GUIDANCE * GUIDANCE_UNIT) if denoiser.config.guidance_embeds else None,
             return_dict=False,
-            **inputs.conditions,
+            **conditions,
         )[0]
         return prediction
+
+
+def _checkpointed(block: nn.Module, *inputs: Any, **named: Any) -> Any:
+    """Run a block again in the backward pass. diffusers' own function takes no names, which this denoiser gives."""
+    return checkpoint(block.__call__, *inputs, use_reentrant=False, **named)

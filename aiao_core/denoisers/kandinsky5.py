@@ -22,6 +22,7 @@ class Kandinsky5(Video):
     """
 
     denoiser = Kandinsky5Transformer3DModel
+    activation_bytes = 70
     positions = 16384  # of an image, the larger of the two
 
     def shape(self, config: Config) -> tuple[int, ...]:

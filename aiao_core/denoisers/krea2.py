@@ -14,6 +14,7 @@ class Krea2(Packed):
     """Conditions: ``encoder_hidden_states`` (B, L, layers of the text encoder, D)."""
 
     denoiser = Krea2Transformer2DModel
+    activation_bytes = 75
 
     def random_conditions(self, config: Config, count: int, generator: torch.Generator) -> Conditions:
         layers, width = config["num_text_layers"], config["text_hidden_dim"]

@@ -22,6 +22,7 @@ class LTX(Video):
     """Conditions: ``encoder_hidden_states`` (B, L, D)."""
 
     denoiser = LTXVideoTransformer3DModel
+    activation_bytes = 250
 
     def random_conditions(self, config: Config, count: int, generator: torch.Generator) -> Conditions:
         return random_text(config["caption_channels"], count, generator)
@@ -51,6 +52,7 @@ class LTX2(DenoiserFamily):
 
     denoiser = LTX2VideoTransformer3DModel
     side = 32
+    activation_bytes = 360
     positions = 4122
 
     CLIPS = ((4, 32, 32, 26), (2, 16, 16, 9))
@@ -58,18 +60,21 @@ class LTX2(DenoiserFamily):
     with 25 tokens of sound a second."""
 
     def shape(self, config: Config) -> tuple[int, ...]:
-        if config["in_channels"] != config["audio_in_channels"]:
-            raise WrongArchitecture(
-                "an LTX2VideoTransformer3DModel is only supported if a token of its sound has as many channels as one of its "
-                "video; a family of your own can serve it, see docs/families.md"
-            )
-        return config["in_channels"], _tokens(self.CLIPS[0])
+        return self._channels(config), _tokens(self.CLIPS[0])
 
     def side_multiple(self, config: Config) -> int:
         return 1
 
     def monte_carlo_shape(self, config: Config) -> tuple[int, ...]:
-        return config["in_channels"], _tokens(self.CLIPS[1])
+        return self._channels(config), _tokens(self.CLIPS[1])
+
+    def _channels(self, config: Config) -> int:
+        if config["in_channels"] != config["audio_in_channels"]:
+            raise WrongArchitecture(
+                "an LTX2VideoTransformer3DModel is only supported if a token of its sound has as many channels as one of its "
+                "video; a family of your own can serve it, see docs/families.md"
+            )
+        return int(config["in_channels"])
 
     def random_conditions(self, config: Config, count: int, generator: torch.Generator) -> Conditions:
         video = random_text(self._width(config, ""), count, generator)["encoder_hidden_states"]

@@ -14,6 +14,7 @@ class Lumina2(DenoiserFamily):
 
     denoiser = Lumina2Transformer2DModel
     side = 128
+    activation_bytes = 75
 
     def random_conditions(self, config: Config, count: int, generator: torch.Generator) -> Conditions:
         return random_text(config["cap_feat_dim"], count, generator)

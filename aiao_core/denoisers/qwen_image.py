@@ -13,6 +13,7 @@ class QwenImage(Packed):
     """Conditions: ``encoder_hidden_states`` (B, L, D)."""
 
     denoiser = QwenImageTransformer2DModel
+    activation_bytes = 60
 
     def predict_tokens(self, denoiser: Any, tokens: Tensor, rows: int, columns: int, inputs: Inputs) -> Tensor:
         prediction: Tensor = denoiser(

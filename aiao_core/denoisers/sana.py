@@ -15,6 +15,7 @@ class Sana(DenoiserFamily):
 
     denoiser = SanaTransformer2DModel
     side = 32
+    activation_bytes = 290
 
     def random_conditions(self, config: Config, count: int, generator: torch.Generator) -> Conditions:
         if config.get("guidance_embeds"):

@@ -28,6 +28,7 @@ class StableAudio(DenoiserFamily):
 
     denoiser = StableAudioDiTModel
     side = 1
+    activation_bytes = 220
     positions = 1024  # 47 seconds
     length: ClassVar[int] = 1024
 
@@ -65,6 +66,7 @@ class AceStep(DenoiserFamily):
 
     denoiser = AceStepTransformer1DModel
     side = 1
+    activation_bytes = 170
     positions = 256  # 10 seconds, in training as in verification
     length: ClassVar[int] = 256
 

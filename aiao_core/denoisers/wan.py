@@ -14,6 +14,7 @@ class Wan(Video):
     """Conditions: ``encoder_hidden_states`` (B, L, D)."""
 
     denoiser = WanTransformer3DModel
+    activation_bytes = 80
 
     def random_conditions(self, config: Config, count: int, generator: torch.Generator) -> Conditions:
         return random_text(config["text_dim"], count, generator)

@@ -14,6 +14,7 @@ class ZImage(DenoiserFamily):
 
     denoiser = ZImageTransformer2DModel
     side = 128
+    activation_bytes = 85
 
     def side_multiple(self, config: Config) -> int:
         return 2

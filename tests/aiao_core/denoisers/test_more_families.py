@@ -1,18 +1,22 @@
 """The families of ``tests.support.more_families``: each is true to its pipeline, and the whole method runs on it."""
 
 import copy
+import inspect
+import json
 import math
 
 import pytest
 import torch
 
 from aiao_core import sizing
-from aiao_core.denoisers import Inputs, family_of, predict
+from aiao_core.denoisers import Inputs, cosmos, family_of, predict
 from aiao_core.denoisers.schedules import RectifiedFlow
-from aiao_core.formats.pipelines import build, check_config, fill
+from aiao_core.errors import InvalidCheckpoint, WrongArchitecture
+from aiao_core.formats.pipelines import build, check_config, fill, try_out
+from aiao_core.method.acceleration import accelerator, frozen_source
 from aiao_core.method.embedding import Training
 from aiao_core.method.fine_tuning import Examples, fine_tune
-from aiao_core.method.inputs import plain_noise
+from aiao_core.method.inputs import own_samples, plain_noise
 from aiao_core.method.key_selection import select_key
 from aiao_core.method.tracing import eligible_layers
 from aiao_core.options import EmbeddingOptions, VerificationOptions
@@ -110,6 +114,47 @@ def test_a_key_finds_many_layers_none_of_them_of_time_or_text_alone(name):
     assert not [layer for layer in names if layer.startswith(("time", "context_embedder", "txt_in", "text_", "adaLN"))]
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("name", ALL)
+def test_gradient_checkpointing_leaves_the_gradient_as_it_is(name):
+    model = make(name)
+    inputs, gradients = noise(model), []
+    for checkpointing in (False, True):
+        denoiser = copy.deepcopy(model.denoiser).requires_grad_(True)
+        if checkpointing:
+            denoiser.enable_gradient_checkpointing()
+        predict(denoiser, inputs).square().sum().backward()
+        gradients.append([value.grad for value in denoiser.parameters() if value.grad is not None])
+    assert len(gradients[0]) > 0.8 * len(list(model.denoiser.parameters()))
+    for plain, again in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, again, atol=1e-4 * float(plain.abs().max()) + 1e-9, rtol=1e-3)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ALL)
+def test_half_precision_predicts_about_the_same(name):
+    """As in an embedding in bf16: a frozen source of half the size, and inputs as they were drawn."""
+    model, options = make(name), EmbeddingOptions(precision="bf16")
+    inputs, machine = noise(model), accelerator("bf16")
+    with torch.no_grad(), machine.autocast():
+        half = predict(frozen_source(model.denoiser, machine, options), inputs).float()
+    with torch.no_grad():
+        whole = predict(model.denoiser, inputs)
+    tolerance = 0.3 if name == "Chroma" else 0.03  # it rounds its timestep, as in its pipeline
+    assert float((half - whole).norm()) < tolerance * float(whole.norm())
+
+
+@pytest.mark.parametrize("name", ["Qwen-Image", "LTX-2", "CogVideoX", "Stable Audio"])
+def test_a_model_draws_its_own_examples(name):
+    """Images, videos with sound, by diffusion, and sounds."""
+    model = make(name)
+    family, config = family_of(model.denoiser), model.architecture.config
+    conditions = family.random_conditions(config, 1, torch.Generator().manual_seed(0))
+    drawn = own_samples(model, conditions, count=1, seed=0, steps=2)
+    assert drawn.shape == (1, *family.shape(config))
+    assert drawn.isfinite().all()
+
+
 QUICKEST = ("Chroma", "Wan")
 """An image and a video, which stand for the others in `make test`."""
 
@@ -150,3 +195,55 @@ def test_the_estimate_of_memory_knows_how_much_is_trained_on(name):
     trained = math.prod(family.shape(config)[1:])
     assert stated is None if "sample_size" in config and name != "Stable Audio" else stated is None or stated >= trained
     assert sizing.activation_bytes(model.architecture.class_name) == family.activation_bytes
+
+
+def test_sizes_that_ask_for_too_much_are_refused():
+    config = make("Z-Image").architecture.config
+    for name, value in (("axes_lens", [10**9, 64, 64]), ("num_visual_blocks", 10**6), ("sample_frames", 10**6)):
+        with pytest.raises(InvalidCheckpoint, match=name if name != "sample_frames" else "sample_size"):
+            check_config(config | {name: value})
+
+
+@pytest.mark.parametrize("denoiser", {denoiser for denoiser, *_ in CONFIGURATIONS.values()}, ids=lambda each: each.__name__)
+def test_published_sizes_are_not_refused(denoiser):
+    """diffusers' defaults are those of a published model."""
+    parameters = inspect.signature(denoiser.__init__).parameters.values()
+    config = {each.name: each.default for each in parameters if each.default is not inspect.Parameter.empty}
+    if denoiser.__name__.startswith("HiDream"):
+        config |= {"llama_layers": [*range(32), *[31] * 16], "num_routed_experts": 4}
+    check_config(json.loads(json.dumps(config)))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("Kandinsky 5", {"attention_type": "nabla"}),
+        ("Sana", {"guidance_embeds": True}),
+        ("HunyuanImage", {"use_meanflow": True}),
+        ("HunyuanVideo", {"image_condition_type": "token_replace"}),
+        ("LTX-2", {"audio_in_channels": 64}),
+        ("Cosmos", {"img_context_dim_in": 8}),
+    ],
+)
+def test_a_model_that_needs_more_than_its_family_gives_is_refused_with_the_reason(name, options):
+    model = make(name)
+    architecture = model.architecture.model_copy(update={"config": model.architecture.config | options})
+    with pytest.raises(WrongArchitecture, match="support") as refused:
+        try_out(model.denoiser, architecture)
+    assert "cannot be run" not in str(refused.value)
+
+
+def test_cosmos_without_torchvision_says_what_to_install(monkeypatch):
+    model = make("Cosmos")
+    monkeypatch.setattr(cosmos, "is_torchvision_available", lambda: False)
+    config = model.architecture.config | {"concat_padding_mask": True}
+    with pytest.raises(WrongArchitecture, match="torchvision, which is not installed here"):
+        try_out(model.denoiser, model.architecture.model_copy(update={"config": config}))
+
+
+def test_a_model_for_inpainting_is_refused_in_words():
+    model = make("Qwen-Image")
+    wider = type(model.denoiser)(**model.architecture.config | {"in_channels": 32}).requires_grad_(False)
+    architecture = model.architecture.model_copy(update={"config": model.architecture.config | {"in_channels": 32}})
+    with pytest.raises(WrongArchitecture, match="takes 8 channels and predicts 4"):
+        try_out(wider, architecture)
