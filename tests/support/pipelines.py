@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
+    ChromaPipeline,
+    ChromaTransformer2DModel,
     DDPMScheduler,
     DiTPipeline,
     DiTTransformer2DModel,
@@ -25,6 +27,7 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel, T5Tokenizer
 
 from demo_models.emoji_text.parts import make_tokenizer
+from tests.support import more_families
 from tests.support.families import CONDITIONED, TRANSFORMER
 
 WIDTH = 12
@@ -33,7 +36,7 @@ WITHOUT_T5 = {"text_encoder_3": None, "tokenizer_3": None}
 
 
 def save(name: str, folder: Path) -> Path:
-    """Save the pipeline of a family: SD, SDXL, SD3, FLUX, PixArt or DiT."""
+    """Save the pipeline of a family: SD, SDXL, SD3, FLUX, Chroma, PixArt or DiT."""
     torch.manual_seed(0)
     _PIPELINES[name]().save_pretrained(folder)
     if name == "DiT":  # as the published model has them; diffusers reads them, and does not write them
@@ -146,6 +149,16 @@ def _flux() -> FluxPipeline:
     )
 
 
+def _chroma() -> ChromaPipeline:
+    _, chroma, scheduler = more_families.CONFIGURATIONS["Chroma"]
+    return ChromaPipeline(
+        vae=_autoencoder(),
+        transformer=ChromaTransformer2DModel(**chroma | {"joint_attention_dim": WIDTH}),
+        scheduler=FlowMatchEulerDiscreteScheduler.from_config(scheduler),
+        **_t5(),
+    )
+
+
 def _pixart() -> PixArtAlphaPipeline:
     transformer = PixArtTransformer2DModel(
         **TRANSFORMER, sample_size=8, cross_attention_dim=16, caption_channels=WIDTH, norm_num_groups=4
@@ -160,4 +173,4 @@ def _dit() -> DiTPipeline:
     return DiTPipeline(vae=_autoencoder(), transformer=transformer, scheduler=DDPMScheduler())
 
 
-_PIPELINES = {"SD": _sd, "SDXL": _sdxl, "SD3": _sd3, "FLUX": _flux, "PixArt": _pixart, "DiT": _dit}
+_PIPELINES = {"SD": _sd, "SDXL": _sdxl, "SD3": _sd3, "FLUX": _flux, "Chroma": _chroma, "PixArt": _pixart, "DiT": _dit}

@@ -47,7 +47,7 @@ def load_pipeline(family, folder):
     return DiffusionPipeline.from_pretrained(folder, **(pipelines.WITHOUT_T5 if family == "SD3" else {}))
 
 
-@pytest.mark.parametrize("family", ["SD", "SDXL", "SD3", "FLUX", "PixArt"])
+@pytest.mark.parametrize("family", ["SD", "SDXL", "SD3", "FLUX", "Chroma", "PixArt"])
 def test_captions_become_what_the_pipeline_itself_makes_of_them(family, folder):
     pipeline = load_pipeline(family, folder)
     found = encode_captions(folder, load_model(folder), CAPTIONS)
@@ -56,6 +56,7 @@ def test_captions_become_what_the_pipeline_itself_makes_of_them(family, folder):
         "SDXL": (CAPTIONS, None, None, 1, False),
         "SD3": (CAPTIONS, None, None, None, 1, False, *[None] * 8, 1),
         "FLUX": (CAPTIONS, None, None, 1, None, None, 128),
+        "Chroma": (CAPTIONS, None, None, 1, *[None] * 4, False, 128),
         "PixArt": (CAPTIONS, False),
     }[family]
     with torch.no_grad():
@@ -69,11 +70,14 @@ def test_captions_become_what_the_pipeline_itself_makes_of_them(family, folder):
             torch.testing.assert_close(found["pooled_projections"], others[0])
         case "FLUX":
             torch.testing.assert_close(found["pooled_projections"], second)
+        case "Chroma":
+            torch.testing.assert_close(found["encoder_attention_mask"], others[0])
+            assert not others[0].all()
         case "PixArt":
             torch.testing.assert_close(found["encoder_attention_mask"], second)
 
 
-@pytest.mark.parametrize("family", ["SD", "SDXL", "SD3", "FLUX", "PixArt"])
+@pytest.mark.parametrize("family", ["SD", "SDXL", "SD3", "FLUX", "Chroma", "PixArt"])
 def test_captions_are_read_where_their_encoder_is_wherever_the_denoiser_is(family, folder, monkeypatch):
     """A worker with a GPU has the denoiser there. Without one, a denoiser that says so: whoever followed it would fail."""
     model = load_model(folder)
