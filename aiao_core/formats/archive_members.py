@@ -29,6 +29,9 @@ MAX_DIRECTORY_BYTES = 32 << 20
 MAX_ENTRIES = 400_100
 """Most files and folders of a ZIP archive: the largest image set has 200,000 images, perhaps with a caption beside each."""
 
+ENCRYPTED = 1
+"""The bit by which a member of a ZIP archive says that it needs a password."""
+
 MAX_NOTE_BYTES = 1 << 20
 """Most bytes of a file that is left out as a note of an operating system."""
 
@@ -74,6 +77,8 @@ def slashed(entry: zipfile.ZipInfo) -> str:
 def zip_members(path: Path) -> Iterator[Member]:
     with path.open("rb") as file, plain_zip(file) as archive:
         for entry in archive.infolist():
+            if entry.flag_bits & ENCRYPTED:
+                raise UnsafeArchive("the archive is encrypted; pack it again without a password")
             name, kind = slashed(entry), (entry.external_attr >> 16) & 0o170000
             if kind == stat.S_IFLNK:
                 with archive.open(entry) as stream:

@@ -8,7 +8,7 @@ START_BYTES = 4096
 """How much of a file's beginning is looked at. Text, such as a web page, may begin with empty lines."""
 
 _PACK = "unpack it, and pack the folder as .zip or .tar"
-_CONVERTED = "this is for running only; submit the model that it was converted from, as safetensors"
+_CONVERTED = "submit the model that it was converted from, as safetensors"
 _AGAIN = "the download went wrong: get the file again, signed in if the page asks for it"
 _PYTORCH = "convert the model to PyTorch and submit it as safetensors"
 _NO_MODEL = "submit the file of the model's weights"
@@ -102,6 +102,11 @@ MAX_LOOKED_AT = 1000
 def in_words(start: bytes, size: int, name: str) -> str | None:
     """Return what a file is and what to do; None if neither its first bytes, ``start``, nor the end of its name tells."""
     return _sentence(_named(start, size) or SUFFIXES.get(PurePosixPath(name).suffix.lower()))
+
+
+def is_named(path: Path) -> bool:
+    """Return whether the names of a file and of the folders around it say that it is a foreign one."""
+    return _by_name(path) is not None
 
 
 def by_place(path: Path) -> str | None:

@@ -42,7 +42,7 @@ def identify(file: BinaryIO, size: int, name: str = "") -> Kind:
         _check_safetensors(file, size)
         return "safetensors"
     if start.startswith(b"PK"):
-        return _zip_kind(file)
+        return _zip_kind(file, "PyTorch checkpoint" if b"/data.pkl" in start else "ZIP archive")
     if start.startswith(GGUF_MAGIC):
         _check_gguf(file, size)
         return "gguf"
@@ -87,18 +87,18 @@ def read_header(file: BinaryIO) -> dict[str, Any]:
 
 
 def _may_be_safetensors(start: bytes) -> bool:
-    """Return whether a file begins with the length of a header that is short enough to be read: any three bytes may do."""
+    """Return whether a file begins with the length of a short header, in three bytes that may be any, and that header."""
     return start[3:9] == b"\0\0\0\0\0{"
 
 
-def _zip_kind(file: BinaryIO) -> Kind:
+def _zip_kind(file: BinaryIO, likely: str) -> Kind:
     try:
         with plain_zip(file) as archive:
             names = [
                 name for entry in archive.infolist() if not is_note_of_a_system(name := slashed(entry)) and name[-1] != "/"
             ]
     except (*UNREADABLE, UnsafeArchive) as error:
-        raise InvalidCheckpoint(f"this ZIP archive is broken or incomplete ({in_words(error)}); upload it again") from error
+        raise InvalidCheckpoint(f"this {likely} is broken or incomplete ({in_words(error)}); upload it again") from error
     if not names:
         raise InvalidCheckpoint("this ZIP archive is empty")
     suffixes = {PurePosixPath(name).suffix.lower() for name in names}

@@ -96,7 +96,8 @@ def _in_single_file(file: BinaryIO) -> DenoiserSize:
         return UNKNOWN
     prefix = next((prefix for prefix in PREFIXES if any(name.startswith(prefix) for name in part)), "")
     family = family_of(name.removeprefix(prefix) for name in part)
-    return DenoiserSize(family.class_name if family else "", parameters, DEFAULT_SIDE**2, 0)
+    class_name = family.class_name if family else ""
+    return DenoiserSize(class_name, parameters, positions(class_name) or DEFAULT_SIDE**2, 0)
 
 
 def _numbers_in(tensor: dict[str, Any]) -> int:

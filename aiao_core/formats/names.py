@@ -131,12 +131,7 @@ def prefixes_in(names: Iterable[str]) -> list[str]:
     Any words may: a trainer's names for its own modules, and those of wrappers. Raises :class:`InvalidCheckpoint` if two
     denoisers are there, and nothing says which one is meant.
     """
-    parts: dict[str, set[str]] = {}
-    for name in names:
-        words = name.split(".")
-        first = next((number for number, word in enumerate(words) if word in _HEADS), None)
-        if first is not None and words[first] in _DENOISER_HEADS:
-            parts.setdefault("".join(f"{word}." for word in words[:first]), set()).add(".".join(words[first:]))
+    parts = _denoisers(names)
     common = sorted(parts, key=lambda prefix: -len(parts[prefix]))[:MAX_PREFIXES]
     averages = [prefix for prefix in common if is_average(prefix)]
     models = [prefix for prefix in common if prefix not in averages]
@@ -145,6 +140,26 @@ def prefixes_in(names: Iterable[str]) -> list[str]:
             both = " and ".join(f"{prefix}…" if prefix else "bare names" for prefix in (larger, smaller))
             raise InvalidCheckpoint(f"this holds two models, under {both}; submit one of them alone")
     return models + averages
+
+
+def _denoisers(names: Iterable[str]) -> dict[str, set[str]]:
+    """Return the names that are a denoiser's, without the prefix that they have, by that prefix."""
+    parts: dict[str, set[str]] = {}
+    for name in names:
+        words = name.split(".")
+        first = next((number for number, word in enumerate(words) if word in _HEADS), None)
+        if first is not None and words[first] in _DENOISER_HEADS:
+            parts.setdefault("".join(f"{word}." for word in words[:first]), set()).add(".".join(words[first:]))
+    return parts
+
+
+def without_averages(tensors: Mapping[str, _Value]) -> tuple[dict[str, _Value], list[str]]:
+    """Return the tensors without moving averages of others of them, and the prefixes of these."""
+    prefixes = _denoisers(tensors)
+    averages = tuple(prefix for prefix in prefixes if is_average(prefix))
+    if not averages or len(averages) == len(prefixes):
+        return dict(tensors), []
+    return {name: value for name, value in tensors.items() if not name.startswith(averages)}, sorted(averages)[:MAX_PREFIXES]
 
 
 def common_prefix(names: Iterable[str], expected: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from aiao_core.errors import UnsafeArchive, in_words
 from aiao_core.formats import pickles
-from aiao_core.formats.archive_members import CHUNK_BYTES, UNREADABLE, plain_zip
+from aiao_core.formats.archive_members import CHUNK_BYTES, ENCRYPTED, UNREADABLE, plain_zip
 from aiao_core.formats.mapped import MappedFile
 from aiao_core.formats.names import MAX_NAME_CHARACTERS
 from aiao_core.formats.pickles import DescribedTensor, MalformedPickle, StandIn, Storage
@@ -78,7 +78,11 @@ class TorchFile:
         for key in found.storages:
             if not (entry := entries.get(f"{folder}data/{key}")):
                 raise MalformedPickle("the numbers of a tensor are missing")
-            if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size or entry.flag_bits & 1:
+            if (
+                entry.compress_type != zipfile.ZIP_STORED
+                or entry.compress_size != entry.file_size
+                or entry.flag_bits & ENCRYPTED
+            ):
                 raise MalformedPickle("it was compressed or encrypted afterwards; submit the file as torch.save() wrote it")
             file.seek(entry.header_offset)
             *_, name_length, extra_length = struct.unpack("<26xHH", file.read(30))

@@ -18,7 +18,7 @@ from aiao_core.errors import InvalidCheckpoint, in_words
 from aiao_core.formats import foreign
 from aiao_core.formats.folders import files_in
 from aiao_core.formats.identify import Kind, identify_path
-from aiao_core.formats.names import MARKERS, MAX_NAME_CHARACTERS, check_names, unwrapped
+from aiao_core.formats.names import MARKERS, MAX_NAME_CHARACTERS, check_names, unwrapped, without_averages
 from aiao_core.formats.pickled_weights import read_pickle
 from aiao_core.formats.safetensors_files import read_safetensors
 
@@ -32,6 +32,8 @@ PICKLES = {".bin", ".pt", ".pth", ".ckpt"}
 
 SHARD = re.compile(r"(?P<before>.*)-(?P<number>\d{1,6})-of-(?P<count>\d{1,6})(?P<after>\..+)")
 """The name of one of several files of a checkpoint, with its number and how many there are."""
+
+WEIGHTS_KINDS = ("safetensors", "gguf", "pickle")
 
 MAX_SHARDS = 1000
 
@@ -86,7 +88,8 @@ def weights_by_content(files: Iterable[Path]) -> list[Path]:
     found = []
     for _, file in zip(range(MAX_LOOKED_AT), files, strict=False):
         with suppress(InvalidCheckpoint):
-            found += [file] if identify_path(file) in ("safetensors", "gguf", "pickle") else []
+            if not file.name.startswith(".") and not foreign.is_named(file) and identify_path(file) in WEIGHTS_KINDS:
+                found.append(file)
     return found
 
 
@@ -151,15 +154,22 @@ def _read_file(file: Path, kind: Kind) -> tuple[Weights, str]:
     match kind:
         case "pickle":
             weights, left_out = read_pickle(file)
-            return unwrapped(weights, file.name), f"PyTorch pickle{left_out}"
+            return _cleaned(weights, file, f"PyTorch pickle{left_out}")
         case "safetensors":
             weights = read_safetensors(file)
             check_names(weights, file.name)
-            return unwrapped(weights, file.name), "safetensors"
+            return _cleaned(weights, file, "safetensors")
         case "gguf":
             raise InvalidCheckpoint(f"{file.name} is a GGUF file, which cannot be a part of a model; save it as safetensors")
         case _:
             raise InvalidCheckpoint(f"{file.name} is an archive inside the model; unpack it and submit its files")
+
+
+def _cleaned(weights: Weights, file: Path, form: str) -> tuple[Weights, str]:
+    """Return the weights without wrappers in their names, averages of other weights, markers and empty tensors."""
+    weights, averages = without_averages(unwrapped(weights, file.name))
+    weights = {name: value for name, value in weights.items() if name not in MARKERS and value.numel()}
+    return weights, form + (f", its moving averages ({', '.join(averages)}…) not used" if averages else "")
 
 
 def shards(index: Path) -> list[str]:
@@ -196,8 +206,8 @@ def _counted_shards(file: Path, match: re.Match[str]) -> list[Path]:
     missing = [name for name in names if not file.with_name(name).is_file()]
     if missing:
         raise InvalidCheckpoint(
-            f"{file.name} is one of {count} shards, and {missing[0]} is not in its folder (nor are {len(missing) - 1} more); "
-            "submit all of them in one folder or archive"
+            f"{file.name} is one of {count} shards, and {missing[0]} is not in its folder"
+            f"{f', nor are {len(missing) - 1} more' if len(missing) > 1 else ''}; submit all of them in one folder or archive"
         )
     return [file.with_name(name) for name in names]
 

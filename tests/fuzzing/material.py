@@ -3,19 +3,21 @@
 import io
 import json
 import shutil
+import tarfile
 import tempfile
+import zipfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
 from aiao_core.formats.archives import pack
 from tests.support import pipelines, uploads
+from tests.support.pickles import lightning, saved
 from tests.support.places import GOLDEN
 from tests.support.suspect_files import adapt, denoiser, write_gguf
 
@@ -53,7 +55,22 @@ def of_pipeline(file: str) -> Callable[[], list[bytes]]:
 
 def archives() -> list[bytes]:
     files = {"model_index.json": b"{}", "unet/config.json": b"{}", "unet/weights.safetensors": uploads.safetensors()}
-    return [uploads.zip_of(files), *(uploads.tar_of(files, mode) for mode in ("w", "w:gz", "w:bz2", "w:xz"))]
+    return [uploads.zip_of(files), *(uploads.tar_of(files, mode) for mode in ("w", "w:gz", "w:bz2", "w:xz")), *linked()]
+
+
+def linked() -> list[bytes]:
+    """A file and a link to it, as in a cache of the hub."""
+    written = io.BytesIO(uploads.tar_of({"blobs/1": b"content"}))
+    with tarfile.open(fileobj=written, mode="a") as archive:
+        link = tarfile.TarInfo("snapshots/1/link")
+        link.type, link.linkname = tarfile.SYMTYPE, "../../blobs/1"
+        archive.addfile(link)
+    entry = zipfile.ZipInfo("snapshots/1/link")
+    entry.external_attr = 0o120777 << 16
+    packed = io.BytesIO(uploads.zip_of({"blobs/1": b"content"}))
+    with zipfile.ZipFile(packed, "a") as target:
+        target.writestr(entry, "../../blobs/1")
+    return [written.getvalue(), packed.getvalue()]
 
 
 def uploaded() -> list[bytes]:
@@ -75,12 +92,27 @@ def safetensors() -> Path:
 
 
 def pickles() -> list[bytes]:
+    content = [saved(suspect(), legacy=legacy, protocol=protocol) for legacy in (False, True) for protocol in (2, 4)]
+    whole = saved({"model": denoiser("unconditional"), "ema": {"shadow": suspect()}})
+    return [*content, lightning(suspect()), lightning(suspect(), legacy=True), whole]
+
+
+def descriptions() -> list[bytes]:
+    """Pickles without the numbers of their tensors."""
     written = []
-    for kind in (True, False):
-        target = io.BytesIO()
-        torch.save(suspect(), target, _use_new_zipfile_serialization=kind)
-        written.append(target.getvalue())
+    for content in pickles():
+        if content.startswith(b"PK"):
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                written += [archive.read(name) for name in archive.namelist() if name.endswith("/data.pkl")]
     return written
+
+
+def odd_safetensors() -> list[bytes]:
+    """With notes that break the rules of the format, so that its library does not read them."""
+    content = safetensors().read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.dumps({"__metadata__": {"epoch": 3}} | json.loads(content[8 : 8 + length])).encode()
+    return [len(header).to_bytes(8, "little") + header + content[8 + length :]]
 
 
 def ggufs() -> list[bytes]:

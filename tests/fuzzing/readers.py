@@ -4,6 +4,7 @@
 run of the tests reads it again.
 """
 
+import io
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,12 +19,13 @@ from aiao_core.data.images import open_images
 from aiao_core.data.latents import load_autoencoder
 from aiao_core.data.owner_data import uncaptioned
 from aiao_core.denoisers.model import DiffusionModel
-from aiao_core.errors import LONGEST_SENTENCE, AiaoError
-from aiao_core.formats import suspects
+from aiao_core.errors import LONGEST_SENTENCE, AiaoError, InvalidCheckpoint
+from aiao_core.formats import pickles, suspects
 from aiao_core.formats.archives import Limits, unpack
 from aiao_core.formats.hub import check_reference
 from aiao_core.formats.identify import identify_path
 from aiao_core.formats.inspection import inspect
+from aiao_core.formats.pickles import MalformedPickle
 from aiao_core.formats.pipelines import load_model
 from aiao_core.formats.suspect_files import RegisteredDenoiser
 from aiao_core.key import OwnerKey
@@ -88,6 +90,13 @@ def _upload(file: Path) -> None:
     identify_path(file)
     with file.open("rb") as opened:
         inspect(opened)
+
+
+def _description(content: bytes, _: Path) -> None:
+    try:
+        pickles.load(io.BytesIO(content))
+    except MalformedPickle as error:
+        raise InvalidCheckpoint(str(error)) from error
 
 
 @cache
@@ -155,6 +164,8 @@ READERS = {
     "upload": Reader(_in_file("upload", _upload), material.uploaded),
     "archive": Reader(_in_file("archive", lambda file: unpack(file, file.parent / "into", LIMITS)), material.archives),
     "safetensors": Reader(_in_file("suspect.safetensors", _suspect), lambda: [material.safetensors().read_bytes()]),
+    "safetensors-notes": Reader(_in_file("suspect.safetensors", _suspect), material.odd_safetensors),
+    "pickle-description": Reader(_description, material.descriptions),
     "pickle": Reader(_in_file("suspect.ckpt", _suspect), material.pickles),
     "gguf": Reader(_in_file("suspect.gguf", _suspect), material.ggufs),
     "adapter": Reader(_in_file("adapter.safetensors", _suspect), material.adapters),

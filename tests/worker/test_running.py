@@ -10,7 +10,7 @@ import sqlalchemy as sa
 import torch
 from safetensors import SafetensorError
 
-from aiao_core.errors import InvalidCheckpoint
+from aiao_core.errors import LONGEST_SENTENCE, InvalidCheckpoint
 from aiao_core.progress import Progress
 from service.jobs import service as jobs
 from service.jobs.leases import CancelRequested, Lease, LeaseLost
@@ -80,6 +80,22 @@ def test_an_error_with_a_reason_is_the_jobs_reason(context, job_id):
     failed = job(context, job_id)
     assert (failed.state, failed.error) == ("failed", {"code": "invalid-checkpoint", "detail": "layer x is missing"})
     assert scratch_of(context) == []
+
+
+def test_a_clients_name_in_an_error_is_printable_and_short(context, job_id):
+    ids = [new_id("art") for _ in range(2)]
+    names = ["\x1b[2J\u202e" + "a" * 180, ids[0]]
+
+    def task(work) -> None:
+        work.filenames |= dict(zip(ids, names, strict=True))
+        raise InvalidCheckpoint(f"{ids[0]}: broken, as {ids[1]} and {new_id('art')}; " + f"{ids[0]} " * 100)
+
+    run(job_id, task)
+    detail = job(context, job_id).error["detail"]
+    assert detail.startswith(r"\x1b[2J\u202eaaa")
+    assert f"as {ids[0]} and art_" in detail  # a name is not looked up again
+    assert detail.isprintable()
+    assert len(detail) <= LONGEST_SENTENCE
 
 
 def test_an_unexpected_error_is_a_failed_job_that_leaks_nothing(context, job_id, caplog):

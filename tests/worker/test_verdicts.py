@@ -12,6 +12,7 @@ from aiao_core.reports.verification import Counts, Report
 from service.tables.jobs import Job
 from service.tables.keys import StoredKey
 from service.tables.verifications import Verification
+from tests.support import uploads
 from tests.support.attempts import run
 from tests.support.tiny import artifact, make_old, ready, report_of, row, submitted
 from worker.verify import verify_suspect
@@ -157,6 +158,19 @@ def test_another_attempt_keeps_its_number(context, tiny, tested, monkeypatch):
     assert (job.state, job.attempt, found.with_key, found.of_file) == ("succeeded", 2, 1, 1)
     assert report_of(context, found).tests == Counts(with_key=1, of_file=1)
     assert report_of(context, second).tests == Counts(with_key=2, of_file=2)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_error_calls_a_file_as_its_client_does(context, tiny, tested, tmp_path, packed):
+    """And not by the id under which the worker keeps it."""
+    name = "my model (v1).zip" if packed else "my model (v1).bin"
+    content = uploads.zip_of({"a.txt": b"", "b.txt": b""}) if packed else uploads.pickle(legacy=True)[:-1]
+    (tmp_path / name).write_bytes(content)
+    _, job = tested(submitted(context, ready(context, tiny), tmp_path / name))
+    assert job.error["detail"].startswith(
+        f"the folder {name} holds no weights" if packed else f"{name} is not a complete pickle"
+    )
+    assert "art_" not in job.error["detail"]
 
 
 def test_a_pickle_of_no_weights_is_not_counted(context, tiny, tested, tmp_path):

@@ -218,6 +218,15 @@ def test_pack_and_open_again(tmp_path):
     assert not folder.exists()
 
 
+def test_an_archive_with_a_password_says_so(tmp_path):
+    raw = bytearray(make_zip(tmp_path / "a.zip", {"a": b"1"}).read_bytes())
+    raw[6] |= 1
+    raw[raw.index(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "a.zip").write_bytes(raw)
+    with pytest.raises(UnsafeArchive, match="without a password"):
+        unpack(tmp_path / "a.zip", tmp_path / "content")
+
+
 def test_a_single_folder_is_the_root(tmp_path):
     archive = make_tar(tmp_path / "a.tar", [(tarfile.TarInfo("model/config.json"), b"{}")])
     assert (unpack(archive, tmp_path / "content") / "config.json").read_text() == "{}"

@@ -132,6 +132,10 @@ FOLDERS = {
     "Core ML, compiled": ({"Unet.mlmodelc/weights/weight.bin": b"\2\0\0\0" + NOISE}, r"weight\.bin: this is a Core ML model"),
     "TensorFlow": ({"saved_model.pb": NOISE, "variables/variables.index": NOISE}, r"saved_model\.pb is a TensorFlow model"),
     "archive": ({"model.7z": b"7z\xbc\xaf\x27\x1c" + NOISE}, r"model\.7z is a 7z archive"),
+    "distributed": (
+        {"__0_0.distcp": uploads.pickle(), ".metadata": b"\x80\x04N."},
+        r"distcp is a part of a distributed PyTorch",
+    ),
     "nested": (
         {"inner/model.zip": uploads.MODEL_ZIP, "readme.txt": b"hello"},
         r"inner/model\.zip is an archive: unpack it there",

@@ -75,6 +75,7 @@ BAD = {
     "empty.zip": (uploads.zip_of({}), "empty"),
     "folders.zip": (uploads.zip_of({"folder/": b""}), "empty"),
     "half.zip": (uploads.MODEL_ZIP[: len(uploads.MODEL_ZIP) // 2], "broken or incomplete"),
+    "half.ckpt": (uploads.pickle()[: len(uploads.pickle()) // 2], "this PyTorch checkpoint is broken or incomplete"),
     "start.zip": (b"PK\x03\x04", "broken or incomplete"),
     "start.gz": (b"\x1f\x8b", "no readable TAR"),
     "text.gz": (gzip.compress(b"this is no model"), "no readable TAR"),
