@@ -225,6 +225,8 @@ class _Machine:
                 return {pair[0]: pair[1] for pair in pairs if isinstance(pair, list | tuple) and type(pair[0]) is str}
             case "collections.OrderedDict" | "collections.defaultdict" | "builtins.dict", _:
                 return {}
+            case "builtins.bytes", ():  # as the older protocols write empty ones
+                return b""
             case "builtins.set" | "builtins.frozenset", (list() as items,):
                 return items
             case "copyreg._reconstructor", (Global() as made, *_):

@@ -166,9 +166,8 @@ def _read_file(file: Path, kind: Kind) -> tuple[Weights, str]:
 
 
 def _cleaned(weights: Weights, file: Path, form: str) -> tuple[Weights, str]:
-    """Return the weights without wrappers in their names, averages of other weights, markers and empty tensors."""
+    """Return the tensors without wrappers in their names, and without averages of other tensors."""
     weights, averages = without_averages(unwrapped(weights, file.name))
-    weights = {name: value for name, value in weights.items() if name not in MARKERS and value.numel()}
     return weights, form + (f", its moving averages ({', '.join(averages)}…) not used" if averages else "")
 
 

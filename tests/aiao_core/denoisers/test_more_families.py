@@ -204,7 +204,11 @@ def test_sizes_that_ask_for_too_much_are_refused():
             check_config(config | {name: value})
 
 
-@pytest.mark.parametrize("denoiser", {denoiser for denoiser, *_ in CONFIGURATIONS.values()}, ids=lambda each: each.__name__)
+@pytest.mark.parametrize(
+    "denoiser",
+    sorted({denoiser for denoiser, *_ in CONFIGURATIONS.values()}, key=lambda each: each.__name__),
+    ids=lambda each: each.__name__,
+)
 def test_published_sizes_are_not_refused(denoiser):
     """diffusers' defaults are those of a published model."""
     parameters = inspect.signature(denoiser.__init__).parameters.values()
