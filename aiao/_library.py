@@ -251,10 +251,11 @@ def verify(
 ) -> Report:
     """Test whether ``suspect`` was made with knowledge of the key or of the marked weights.
 
-    ``suspect`` is a pipeline folder, an archive, a .safetensors, pickle or GGUF file, an adapter, or a public repository of the
-    Hugging Face hub, ``"hf://owner/name@revision"``. ``key`` is a key or a key file. ``base`` is the model that an adapter was
-    made for; it is tested first. ``source`` is the model before the watermark: a control, without which the most important one
-    is missing. With ``options`` other than those of a verdict the report is exploratory.
+    ``suspect`` is a pipeline folder, an archive, a .safetensors, pickle or GGUF file, an adapter, or a model in a public
+    repository of the Hugging Face hub, ``"hf://owner/name@revision/path"`` or the address of its page. ``key`` is a key or a
+    key file. ``base`` is the model that an adapter was made for; it is tested first. ``source`` is the model before the
+    watermark: a control, without which the most important one is missing. With ``options`` other than those of a verdict the
+    report is exploratory.
 
     The same key and weights give the same numbers. Readings that rest on the source or on the key's choice of subpaths are
     reported and do not count, because nothing shows here that both are older than the key. Raises :class:`aiao.AiaoError` for

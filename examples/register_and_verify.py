@@ -23,7 +23,7 @@ def save_secret(secret: str, file: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Register a model, save it with its watermark, and test suspects.")
     parser.add_argument("model", type=Path, help="diffusers pipeline folder, or an archive of one")
-    parser.add_argument("suspects", nargs="*", help="files, folders or hf://owner/name@revision")
+    parser.add_argument("suspects", nargs="*", help="files, folders or hf://owner/name@revision/file")
     parser.add_argument("--name", default="example", help="name of the model and of the files")
     parser.add_argument("--options", type=json.loads, default={}, help='embedding options as JSON, such as {"steps": 400}')
     arguments = parser.parse_args()

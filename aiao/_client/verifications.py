@@ -7,7 +7,7 @@ from typing import Any
 from aiao._client.artifacts import Artifacts, check_exists
 from aiao._client.documents import Submission, Verification, read
 from aiao._client.transport import TransferProgress, Transport
-from aiao_core.formats.hub import SCHEME
+from aiao_core.formats.hub import is_reference, parse
 
 
 class Verifications:
@@ -29,16 +29,18 @@ class Verifications:
         """Test a suspect against a registered model.
 
         ``suspect`` is uploaded: a pipeline folder, an archive, a .safetensors, pickle or GGUF file, or an adapter; or it is a
-        public repository of the Hugging Face hub, ``"hf://owner/name@revision"``, which the service fetches. ``base`` is the
-        model that an adapter was made for, and needed for an adapter alone. Of ``options``, those of
-        :class:`aiao.VerificationOptions`, a service takes what its verdicts have, and a stricter limit from the key's owner or
-        holder. ``secret_key`` is needed for a model in its owner's custody.
+        model in a public repository of the Hugging Face hub, ``"hf://owner/name@revision/path"`` or the address of its page,
+        which the service fetches. ``base`` is the model that an adapter was made for, and needed for an adapter alone. Of
+        ``options``, those of :class:`aiao.VerificationOptions`, a service takes what its verdicts have, and a stricter limit
+        from the key's owner or holder. ``secret_key`` is needed for a model in its owner's custody.
+
+        Raises :class:`aiao.InvalidReference` for what is not a reference to the hub.
         """
         if base is not None:
             check_exists(Path(base))  # before a large suspect is uploaded
         body: dict[str, Any] = {"model_id": model_id}
-        if str(suspect).startswith(SCHEME):
-            body["hub"] = str(suspect)
+        if is_reference(str(suspect)):
+            body["hub"] = str(parse(str(suspect)))
         else:
             body["artifact_id"] = self._artifacts.upload(suspect, progress=progress).id
         if base is not None:

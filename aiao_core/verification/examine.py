@@ -17,7 +17,7 @@ from torch import nn
 from aiao_core.errors import InvalidCheckpoint, WrongArchitecture
 from aiao_core.formats.archives import Limits
 from aiao_core.formats.digests import sha256_path
-from aiao_core.formats.hub import SCHEME, download
+from aiao_core.formats.hub import download, is_reference
 from aiao_core.formats.suspects import base_in, load_source, load_suspect
 from aiao_core.key import Architecture, OwnerKey
 from aiao_core.method.acceleration import accelerator
@@ -50,8 +50,9 @@ class Material:
 
     @classmethod
     def from_hub(cls, reference: str, into: Path, *, max_bytes: int, progress: ProgressCallback) -> "Material":
-        """Download a repository of the hub into the new folder ``into``; its name then has the commit."""
-        return cls(download(reference, into, max_bytes=max_bytes, progress=progress), lambda: into)
+        """Download what a reference to the hub means into the new folder ``into``; its name then has the commit."""
+        fetched = download(reference, into, max_bytes=max_bytes, progress=progress)
+        return cls(fetched.reference, lambda: fetched.path)
 
     def as_input(self, role: Literal["suspect", "base", "source"]) -> Input:
         """Return the row of the report for this material."""
@@ -180,7 +181,7 @@ def examine_files(
     options: VerificationOptions | None = None,
     progress: ProgressCallback = silent,
 ) -> Report:
-    """Examine files and folders of this machine, or a ``suspect`` on the hub, ``hf://owner/name@revision``."""
+    """Examine files and folders of this machine, or a ``suspect`` on the hub, as :func:`aiao_core.formats.hub.parse` has it."""
     with _material(suspect, progress) as material:
         return examine(
             material,
@@ -195,7 +196,7 @@ def examine_files(
 @contextmanager
 def _material(suspect: str | Path, progress: ProgressCallback) -> Iterator[Material]:
     """Yield what ``suspect`` names; a download lives as long as the block."""
-    if str(suspect).startswith(SCHEME):
+    if is_reference(str(suspect)):
         with tempfile.TemporaryDirectory(prefix="aiao-") as scratch:
             yield Material.from_hub(str(suspect), Path(scratch) / "hub", max_bytes=Limits().total_bytes, progress=progress)
     else:

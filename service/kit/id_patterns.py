@@ -1,6 +1,5 @@
 """The form of texts: as a regular expression for the OpenAPI document, and in words for a client that sends another."""
 
-from aiao_core.formats.hub import REFERENCE
 from service.kit.ids import LENGTH, pattern
 
 SHA256 = "^[0-9a-f]{64}$"
@@ -25,7 +24,6 @@ IN_WORDS = {
     for prefix, kind in KINDS.items()
 } | {
     SHA256: "a SHA-256 digest is 64 hexadecimal digits in lower case",
-    REFERENCE: "a reference to the hub looks like hf://owner/name or hf://owner/name@main",
     ANY_ID: f"an identifier is three letters, _, and {LENGTH} digits and small letters",
     IDEMPOTENCY_KEY: "send 1 to 200 visible ASCII characters, without blanks",
 }

@@ -3,9 +3,10 @@
 from datetime import datetime
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
-from aiao_core.formats.hub import MAX_REFERENCE, REFERENCE
+from aiao_core.errors import InvalidReference
+from aiao_core.formats.hub import MAX_REFERENCE, REFERENCE, parse
 from aiao_core.options import VerificationOptions
 from aiao_core.reports.summary import Summary
 from aiao_core.reports.verdicts import Tested, Verdict
@@ -21,6 +22,22 @@ def _a_verdict(options: VerificationOptions) -> VerificationOptions:
     return options
 
 
+def _parsed(reference: str) -> str:
+    """Return the reference in the form ``hf://…``; say what is wrong with another."""
+    try:
+        return str(parse(reference))
+    except InvalidReference as error:
+        raise ValueError(str(error)) from error
+
+
+HubReference = Annotated[
+    str,
+    AfterValidator(_parsed),
+    WithJsonSchema({"type": "string", "maxLength": MAX_REFERENCE, "pattern": REFERENCE}),
+]
+"""Its pattern is for the document; the parser says in words what another one lacks."""
+
+
 class VerificationIn(BaseModel):
     """Which suspect to test against which model."""
 
@@ -29,7 +46,7 @@ class VerificationIn(BaseModel):
         json_schema_extra={
             "examples": [
                 {"model_id": "mdl_01kaw3v0h9m6f0x2e7d8c9b1a5", "artifact_id": "art_01kaw4r7c2n8p5q0s6t1v3w9x4"},
-                {"model_id": "mdl_01kaw3v0h9m6f0x2e7d8c9b1a5", "hub": "hf://owner/name@main"},
+                {"model_id": "mdl_01kaw3v0h9m6f0x2e7d8c9b1a5", "hub": "hf://owner/name@main/file.safetensors"},
             ]
         }
         | one_of("artifact_id", "hub"),
@@ -39,11 +56,10 @@ class VerificationIn(BaseModel):
     artifact_id: str | None = Field(
         None, pattern=pattern("art"), description="The suspect: a pipeline folder, .safetensors, .ckpt, GGUF file or adapter."
     )
-    hub: str | None = Field(
+    hub: HubReference | None = Field(
         None,
-        pattern=REFERENCE,
-        max_length=MAX_REFERENCE,
-        description="The suspect in place of `artifact_id`: a public repository of the Hugging Face hub.",
+        description="The suspect in place of `artifact_id`: a model in a public repository of the Hugging Face hub, "
+        "`hf://owner/name`, where needed with `@revision`, `/folder/file` and `?variant=fp16`; or the address of its page.",
     )
     base_artifact_id: str | None = Field(
         None,
@@ -71,10 +87,12 @@ class VerificationOut(Schema):
     id: str = Field(examples=["ver_01kaw3v0h9m6f0x2e7d8c9b1a5"])
     model_id: str
     artifact_id: str | None = Field(description="Null for a suspect on the hub.")
-    hub: str | None = Field(examples=["hf://owner/name@main"], description="The hub's repository, as it was submitted.")
+    hub: str | None = Field(examples=["hf://owner/name@main"], description="The reference to the hub.")
     base_artifact_id: str | None
-    suspect_name: str = Field(description="Of a repository, once it has been tested: with the commit.")
-    suspect_sha256: str | None = Field(description="Of a repository: of what was fetched; null until then.")
+    suspect_name: str = Field(
+        description="Of one on the hub, once it has been tested: with the commit, and with the file if it is one."
+    )
+    suspect_sha256: str | None = Field(description="Of one on the hub: of what was fetched; null until then.")
     options: VerificationOptions
     status: JobState
     verdict: Verdict | None = Field(

@@ -22,7 +22,7 @@ from aiao_core.denoisers.model import DiffusionModel
 from aiao_core.errors import LONGEST_SENTENCE, AiaoError, InvalidCheckpoint
 from aiao_core.formats import pickles, suspects
 from aiao_core.formats.archives import Limits, unpack
-from aiao_core.formats.hub import check_reference
+from aiao_core.formats.hub import parse
 from aiao_core.formats.identify import identify_path
 from aiao_core.formats.inspection import inspect
 from aiao_core.formats.pickles import MalformedPickle
@@ -191,6 +191,8 @@ READERS = {
     "audit-report": Reader(lambda content, _: AuditReport.from_json(content), material.golden("audit-v*.json")),
     "upload-metadata": Reader(_as_text(parse_metadata), lambda: [b"filename ZW1vamkuemlw"]),
     "upload-checksum": Reader(_as_text(Checksum), lambda: [b"sha256 47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="]),
-    "hub-reference": Reader(_as_text(check_reference), lambda: [b"hf://owner/name@main"]),
+    "hub-reference": Reader(
+        _as_text(parse), lambda: [b"hf://owner/name@main/a%20b.gguf?variant=fp16", b"https://hf.co/owner/name/tree/main"]
+    ),
     "webhook": Reader(_webhook, lambda: [b'{"url": "https://example.com/hook"}']),
 }

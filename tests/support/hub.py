@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -19,12 +19,18 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class Hub:
-    """Repositories are folders ``owner/name``; every one has the branch ``main``, whose commit is :data:`COMMIT`."""
+    """Repositories are folders ``owner/name``; every one has the same ``revisions``, all of them :data:`COMMIT`."""
 
     root: Path
     url: str = ""
     gated: set[str] = field(default_factory=set)
+    revisions: set[str] = field(default_factory=lambda: {"main", COMMIT})
+    asked: list[str] = field(default_factory=list)
+    """The paths of all requests."""
     fetched: list[str] = field(default_factory=list)
+    looked_at: list[str] = field(default_factory=list)
+    """Files of which only the beginning was asked for."""
+    takes_ranges: bool = True
     tokens: list[str] = field(default_factory=list)
 
 
@@ -44,6 +50,7 @@ def hub(root: Path) -> Iterator[Hub]:
             if token := self.headers["Authorization"]:
                 running.tokens.append(token)
             path = unquote(urlsplit(self.path).path)
+            running.asked.append(path)
             if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/revision/(.+)", path):
                 self.model_info(*match.groups())
             elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
@@ -55,7 +62,7 @@ def hub(root: Path) -> Iterator[Hub]:
             folder = root / repository
             if not folder.is_dir():
                 self.refuse(401, "RepoNotFound")
-            elif revision not in ("main", COMMIT):
+            elif revision not in running.revisions:
                 self.refuse(404, "RevisionNotFound")
             else:
                 files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
@@ -72,9 +79,14 @@ def hub(root: Path) -> Iterator[Hub]:
             elif commit != COMMIT or not (root / repository / name).is_file():
                 self.refuse(404, "EntryNotFound")
             else:
+                content, asked = (root / repository / name).read_bytes(), self.headers["Range"]
                 if body:
-                    running.fetched.append(name)
-                self.send((root / repository / name).read_bytes(), "application/octet-stream", body=body)
+                    (running.looked_at if asked else running.fetched).append(name)
+                if asked and running.takes_ranges:
+                    start, end = map(int, asked.removeprefix("bytes=").split("-"))
+                    self.send(content[start : end + 1], "application/octet-stream", body=body, status=206)
+                else:
+                    self.send(content, "application/octet-stream", body=body)
 
         def refuse(self, status: int, code: str) -> None:
             self.send_response(status)
@@ -82,15 +94,16 @@ def hub(root: Path) -> Iterator[Hub]:
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-        def send(self, content: bytes, kind: str, *, body: bool = True) -> None:
-            self.send_response(200)
+        def send(self, content: bytes, kind: str, *, body: bool = True, status: int = 200) -> None:
+            self.send_response(status)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(content)))
             self.send_header("X-Repo-Commit", COMMIT)
             self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
             self.end_headers()
             if body:
-                self.wfile.write(content)
+                with suppress(ConnectionError):  # of a client that has read enough
+                    self.wfile.write(content)
 
     with serving(Answers) as port:
         running.url = f"http://127.0.0.1:{port}"

@@ -1,5 +1,6 @@
 """``aiao verify``."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from aiao._client import key_files as keyfile
 from aiao._client.api import Client
 from aiao._client.errors import ClientError
 from aiao._client.report_files import check_report_file
+from aiao_core.formats.hub import is_reference, parse, without_scheme
 from aiao_core.options import VerificationOptions
 
 if TYPE_CHECKING:
@@ -25,7 +27,11 @@ NO_VERDICT = 3
 
 def verify(
     suspect: Annotated[
-        str, typer.Argument(help="Pipeline folder, .zip, .tar, .safetensors, .ckpt, .pt, .gguf, or hf://OWNER/NAME@REVISION.")
+        str,
+        typer.Argument(
+            help="Pipeline folder, .zip, .tar, .safetensors, .ckpt, .pt, .gguf, or on the Hugging Face hub: "
+            "hf://OWNER/NAME[@REVISION][/FILE], the address of a page, or OWNER/NAME if no such file is here."
+        ),
     ],
     model: Annotated[str | None, typer.Option(help="Registered model, mdl_….")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Test on this machine, without any service.")] = False,
@@ -65,6 +71,7 @@ def verify(
     options = {name: value for name, value in chosen.items() if value is not None}
     if report_file:
         check_report_file(report_file, force=force)
+    suspect = _suspect(suspect, quiet=json)
     result: Report | Summary
     if offline:
         if key is None or model is not None:
@@ -87,6 +94,19 @@ def verify(
     if report_file:
         _save(result, report_file, force=force)
     raise typer.Exit(STATUS.get(result.verdict, NO_VERDICT))
+
+
+def _suspect(text: str, *, quiet: bool) -> str:
+    """Return the path as it is, or the reference to the hub that is meant, and say so if no scheme did. Check a reference."""
+    if is_reference(text):
+        return str(parse(text))
+    if os.path.lexists(text) or (reference := without_scheme(text)) is None:
+        return text
+    if Path(text).parent.is_dir():
+        raise ClientError(f"{text} does not exist; if a repository of the Hugging Face hub is meant, write {reference}")
+    if not quiet:
+        err.print(f"There is no file {text} here; {reference} on the Hugging Face hub is tested.")
+    return str(reference)
 
 
 def _by_service(

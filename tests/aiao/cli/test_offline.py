@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from aiao._client import key_files as keyfile
 from aiao_core.formats.archives import pack
+from aiao_core.formats.digests import sha256_file
 from aiao_core.key import OwnerKey
 from aiao_core.options import VerificationOptions
 from aiao_core.protocol import DRAWS
@@ -211,8 +212,29 @@ def test_a_repository_of_the_hub(owned, offline, plain, tmp_path, monkeypatch):
     assert status == 1
     found = Report.from_json(document)
     assert {name: getattr(plain, name) for name in NUMBERS} == {name: getattr(found, name) for name in NUMBERS}
-    assert found.suspect_name == found.inputs[0].name == f"hf://someone/copied-model@{COMMIT}"
+    assert found.suspect_name == found.inputs[0].name == f"hf://someone/copied-model@{COMMIT}/suspect.safetensors"
+    assert found.inputs[0].sha256 == sha256_file(owned / "suspect.safetensors")  # as the hub itself shows it
     assert "Downloading" not in err
+
+
+@pytest.mark.parametrize("name", ["someone/copied-model", "hf.co/someone/copied-model"])
+def test_a_repository_by_its_name_where_no_such_file_is(owned, offline, tmp_path, monkeypatch, name):
+    suspect, key = (owned / "suspect.safetensors").read_bytes(), str(owned / "my.key.json")
+    (tmp_path / "hub" / "someone" / "copied-model").mkdir(parents=True)
+    (tmp_path / "hub" / "someone" / "copied-model" / "suspect.safetensors").write_bytes(suspect)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with hub(tmp_path / "hub") as running:
+        use_hub(monkeypatch, running.url)
+        status, _, err = offline(name, key=key)
+        assert status == 1
+        assert f"There is no file {name} here; hf://someone/copied-model on the Hugging Face hub is tested." in err
+        running.asked.clear()
+        Path(name).parent.mkdir(parents=True)
+        assert f"{name} does not exist; if a repository of the Hugging Face hub is meant" in offline(name, key=key)[2]
+        Path(name).write_bytes(suspect)
+        assert offline(name, key=key)[0] == 1
+        assert running.asked == []
 
 
 def test_no_network(offline, monkeypatch):
@@ -253,6 +275,8 @@ def test_the_verdict_is_shown_even_if_the_report_cannot_be_saved(offline, tmp_pa
         ("nowhere.safetensors", "my.key.json", "nowhere.safetensors does not exist"),
         ("adapter", "my.key.json", "the suspect is an adapter, which changes a base model; name that one with --base"),
         ("hf://someone", "my.key.json", "one looks like hf://owner/name@main"),
+        ("https://civitai.com/models/1", "my.key.json", "civitai.com is not the Hugging Face hub"),
+        ("out/suspect.safetensors", "my.key.json", "out/suspect.safetensors does not exist"),
         ("nan.safetensors", "my.key.json", "holds NaN or infinite values"),
         ("incomplete.safetensors", "my.key.json", "is missing"),
         ("text.safetensors", "my.key.json", "text.safetensors: this is no complete safetensors file"),

@@ -9,7 +9,7 @@ from hashlib import sha256
 
 import pytest
 
-from aiao import ApiError, Client, ClientError, JobCanceled, JobFailed
+from aiao import ApiError, Client, ClientError, InvalidReference, JobCanceled, JobFailed
 from aiao._client.documents import Job, Registration
 from aiao_core.formats.archives import pack
 from aiao_core.key import OwnerKey, PublicKey, commitment, decode_secret
@@ -529,8 +529,14 @@ def test_a_base_is_uploaded_and_a_repository_of_the_hub_is_not(client, folder, s
     found = client.verifications.create(registration.model.id, "hf://someone/copied-model@v1").verification
     assert (found.hub, found.suspect_name) == ("hf://someone/copied-model@v1",) * 2
     assert (found.artifact_id, found.base_artifact_id, found.suspect_sha256) == (None, None, None)
-    with pytest.raises(ApiError, match=r"body\.hub"):
-        client.verifications.create(registration.model.id, "hf://someone")
+    page = "https://huggingface.co/someone/copied-model/blob/main/a%20b.gguf"
+    named = client.verifications.create(registration.model.id, page).verification
+    assert named.hub == "hf://someone/copied-model@main/a%20b.gguf"
+    before = len(list(client.artifacts.list()))
+    for suspect in ("hf://someone", "https://civitai.com/models/1"):
+        with pytest.raises(InvalidReference):
+            client.verifications.create(registration.model.id, suspect, base=folder)
+    assert len(list(client.artifacts.list())) == before  # nothing was uploaded
 
 
 def test_secret_and_public_key_make_the_owners_key(client, folder, publish):

@@ -113,11 +113,38 @@ def test_one_suspect_must_be_named(http, suspect):
 
 
 @pytest.mark.parametrize(
-    "reference", ["hf://a", "hf://../b", "hf://a/b@../c", "https://a/b", "hf://a/b\n", "hf://a/" + "b" * 300, "hf://a/b/c"]
+    ("address", "reference"),
+    [
+        ("https://huggingface.co/a/b/blob/main/my%20model.gguf", "hf://a/b@main/my%20model.gguf"),
+        ("https://hf.co/a/b", "hf://a/b"),
+        ("hf://a/b/my model.gguf", "hf://a/b/my%20model.gguf"),
+        ("hf://a/b@v1/folder?variant=fp16", "hf://a/b@v1/folder?variant=fp16"),
+    ],
 )
-def test_what_is_no_reference_to_the_hub_is_refused(http, reference):
+def test_the_address_of_a_page_of_the_hub_is_kept_as_a_reference(http, owned, address, reference):
+    verification = post(http, "/v1/verifications", {"model_id": owned.model_id, "hub": address}).json()["verification"]
+    assert (verification["hub"], verification["suspect_name"]) == (reference, reference)
+
+
+@pytest.mark.parametrize(
+    ("reference", "words"),
+    [
+        ("hf://a", "the owner or the name is missing; one looks like hf://owner/name@main"),
+        ("hf://../b", "not one that the hub gives"),
+        ("hf://a/b@../c", "the revision is not"),
+        ("hf://a/b/../../c", "leads out of the repository"),
+        ("https://a/b", "a is not the Hugging Face hub, and no other host is ever contacted; download the file and submit it"),
+        ("hf://a/b\n", "control character"),
+        ("hf://a/" + "b" * 1024, "more than 1024 characters"),
+        ("hf://a/b?revision=main", "only variant=… may stand"),
+        ("a/b", "it has no hf:// before it"),
+    ],
+)
+def test_what_is_not_a_reference_to_the_hub_is_refused_with_what_to_write(http, reference, words):
     body = {"model_id": new_id("mdl"), "hub": reference}
-    assert "body.hub" in problem(post(http, "/v1/verifications", body), 422, "invalid-request")
+    detail = problem(post(http, "/v1/verifications", body), 422, "invalid-request")
+    assert detail.startswith("body.hub: ")
+    assert words in detail
 
 
 def test_unknown_things_are_not_found(http, owned):
