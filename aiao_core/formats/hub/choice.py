@@ -30,13 +30,14 @@ MAX_FILES = 1000
 
 COMPANION_FOLDERS = re.compile(
     r"(?:vae|tokenizer|text_encoders?|image_encoder|clip|clip_vision|safety_checker|feature_extractor|scheduler|controlnet"
-    r"|embeddings)(?:_.+|\d+)?"
+    r"|embeddings)(?:_.+|\d+)?",
+    re.IGNORECASE,
 )
 """Folders of what lies beside a denoiser, as diffusers and image programs call them."""
 
 COMPANION_FILES = re.compile(
     r"ae|(?:[a-z0-9.]+[-_])?vae|clip(?:[-_]?[a-z])?|.+_emb(?:eddings?)?"
-    r"|(?:u?mt5|t5|text[-_]?encoder|mmproj|qwen[0-9.]*-?vl|gemma|llama|llava|mistral).*",
+    r"|(?:(?:models_)?(?:u?mt5|t5|clip_)|text[-_]?encoder|mmproj|qwen[0-9.]*-?vl|gemma|llama|llava|mistral).*",
     re.IGNORECASE,
 )
 """What such files are called. Only of a file whose tensors cannot be looked at does the name decide."""

@@ -136,7 +136,7 @@ def _parse_place(text: str) -> Reference:
     owner, name, *path = _of_a_model(place.removesuffix("/").split("/"))
     if ":" in name:
         with_slash = _parse_place(text.replace(":", "/", 1))
-        raise _malformed(f"a slash stands before a file, and not a colon: {with_slash}")
+        raise InvalidReference(f"not a reference to the hub: a colon stands before the file; write a slash: {with_slash}")
     name, at, revision = name.partition("@")
     return _reference(owner, name, revision if at else None, path, variant)
 

@@ -100,6 +100,8 @@ def test_which_files_are_chosen(names, expected):
         (["x/a.safetensors", "y/b.safetensors", "text_encoder/c.safetensors"], ["x/a.safetensors", "y/b.safetensors"]),
         (["checkpoint-500/a.safetensors", "checkpoint-900/a.safetensors"],) * 2,
         ([f"lightning/unet/{W}.safetensors", "turbo.safetensors", "hyper.ckpt"], ["turbo.safetensors", "hyper.ckpt"]),
+        ([f"{name}_noise_model/{W}.safetensors" for name in ("high", "low")] + ["Wan2.1_VAE.pth", "models_t5_umt5.pth"],
+         [f"{name}_noise_model/{W}.safetensors" for name in ("high", "low")]),
         ([f"v1/unet/{W}.safetensors", f"v2/unet/{W}.safetensors"], ["v1", "v2"]),
         ([f"unet/{W}.safetensors", f"transformer/{W}.safetensors"], ["unet", "transformer"]),
         (["a-00001-of-00002.safetensors", "a-00002-of-00002.safetensors", "a.safetensors.index.json", "b.ckpt"],
@@ -139,6 +141,12 @@ def test_variants_that_may_be_other_models_are_named():
          ["split_files/diffusion_models/f.safetensors"]),
         (["a.safetensors", "x/b.safetensors", "x/c.safetensors"],
          {"a.safetensors": VAE, "x/b.safetensors": T5, "x/c.safetensors": FLUX}, ["x/c.safetensors"]),
+        # As Wan 2.1 was published, and a quantized copy of such a one.
+        (["config.json", f"{W}-00001-of-00002.safetensors", f"{W}-00002-of-00002.safetensors", "Wan2.1_VAE.pth",
+          f"{W}.safetensors.index.json", "models_t5_umt5-xxl-enc-bf16.pth", "google/umt5-xxl/tokenizer.json"],
+         {f"{W}-00001-of-00002.safetensors": ["blocks.0.cross_attn.k.weight"]},
+         ["config.json", f"{W}-00001-of-00002.safetensors", f"{W}-00002-of-00002.safetensors", f"{W}.safetensors.index.json"]),
+        (["HighNoise/wan-Q8_0.gguf", "VAE/Wan2.1_VAE.safetensors"], {}, ["HighNoise/wan-Q8_0.gguf"]),
         # One file is what it is: its reader says so.
         (["ae.safetensors"], {"ae.safetensors": VAE}, ["ae.safetensors"]),
         (["flux.safetensors", "te/model-00001-of-00002.safetensors", "te/model-00002-of-00002.safetensors"],

@@ -92,9 +92,6 @@ def test_references_and_addresses(text, meant):
         ("hf://owner/name?variant=", r"after \? only variant=… may stand"),
         ("hf://owner/name?variant=fp16&x=1", r"after \? only variant=… may stand"),
         ("hf://owner/name@main#x", "write # as %23"),
-        ("hf://owner/name@main:x.gguf", "a slash stands before a file, and not a colon: hf://owner/name@main/x.gguf"),
-        ("hf://owner/name:x.gguf", "a slash stands before a file, and not a colon: hf://owner/name/x.gguf"),
-        ("hf://owner/name::", "a slash stands before a file|not one that the hub gives"),
         ("hf://datasets/owner/name", "among the hub's datasets, which are not models"),
         ("https://huggingface.co/spaces/owner/name", "among the hub's spaces"),
         ("https://huggingface.co/owner", "the owner or the name is missing"),
@@ -112,6 +109,13 @@ def test_what_is_not_a_reference_is_refused_with_the_cause(text, words):
     with pytest.raises(InvalidReference, match=words) as refused:
         parse(text)
     assert "one looks like hf://owner/name@main" in str(refused.value)
+
+
+def test_a_colon_before_the_file_is_refused_with_the_reference_that_is_meant():
+    for text in ("hf://owner/name@main:a b.gguf", "hf://owner/name:a.gguf"):
+        with pytest.raises(InvalidReference, match="a colon stands before the file; write a slash: ") as refused:
+            parse(text)
+        assert parse(str(refused.value).rpartition(": ")[2]) == parse(text.replace(":a", "/a"))
 
 
 @pytest.mark.parametrize(
