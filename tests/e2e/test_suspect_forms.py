@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from aiao import ApiError, JobFailed
 from aiao_core.formats.archives import unpack
+from aiao_core.formats.digests import sha256_file
 from aiao_core.formats.pipelines import load_model
 from aiao_core.reports.verification import Report
 from tests.support.hub import COMMIT
@@ -105,6 +106,12 @@ def test_a_repository_of_the_hub(production, owner, registered, published, our_h
     assert verification.suspect_name == report.suspect_name == f"hf://thief/copied-model@{COMMIT}"
     assert verification.suspect_sha256 == report.inputs[0].sha256
     assert "setup.py" not in our_hub.fetched
+    file = "unet/diffusion_pytorch_model.safetensors"
+    verification, _ = verified(owner, registered.model.id, f"https://huggingface.co/thief/copied-model/blob/main/{file}")
+    assert verification.verdict == "match"
+    assert verification.hub == f"hf://thief/copied-model@main/{file}"
+    assert verification.suspect_name == f"hf://thief/copied-model@{COMMIT}/{file}"
+    assert verification.suspect_sha256 == sha256_file(repository / file)  # as the hub itself shows it
     scratch = production.data_dir / "scratch"
     wait_for(lambda: not list(scratch.iterdir()), "the scratch folder of a job that is done stays")
 

@@ -30,7 +30,7 @@ def verify(
         str,
         typer.Argument(
             help="Pipeline folder, .zip, .tar, .safetensors, .ckpt, .pt, .gguf, or on the Hugging Face hub: "
-            "hf://OWNER/NAME[@REVISION][/FILE], the address of a page, or OWNER/NAME if no such file is here."
+            "hf://OWNER/NAME@REVISION/FILE, the address of a page, or OWNER/NAME if no such file is here."
         ),
     ],
     model: Annotated[str | None, typer.Option(help="Registered model, mdl_….")] = None,

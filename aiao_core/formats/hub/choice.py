@@ -40,7 +40,10 @@ COMPANION_FILES = re.compile(
     r"|(?:(?:models_)?(?:u?mt5|t5|clip_)|text[-_]?encoder|mmproj|qwen[0-9.]*-?vl|gemma|llama|llava|mistral).*",
     re.IGNORECASE,
 )
-"""What such files are called. Only of a file whose tensors cannot be looked at does the name decide."""
+"""What such files are called: the name decides of GGUF files and pickles alone."""
+
+LOOKED_AT = ("safetensors", "sft")
+"""Forms whose tensors' names stand at the beginning."""
 
 Look = Callable[[str], Collection[str] | None]
 """Returns the names of the tensors in a safetensors file of the repository; None if they cannot be read."""
@@ -62,7 +65,8 @@ def choose(names: Iterable[str], wanted: Reference, look: Look) -> list[str]:
     Raises :class:`InvalidReference`, with references to choose from where there are some.
     """
     listing = Listing.of(names)
-    found = [_named(listing, wanted)] if wanted.path in listing.names else _inside(listing, wanted, look)
+    is_named = wanted.path in listing.names
+    found = [_named(listing, wanted)] if is_named else _inside(listing, wanted, look)
     if not found:
         raise InvalidReference(
             f"{wanted} holds no weights of a denoiser: no .safetensors, .gguf, .dduf, .ckpt, .pt, .pth or .bin file outside of "
@@ -77,7 +81,7 @@ def choose(names: Iterable[str], wanted: Reference, look: Look) -> list[str]:
             f"{found[0].reference} is one part of a split GGUF file, and only whole ones are read; join the parts with "
             "llama-gguf-split --merge and submit the file"
         )
-    chosen = [name for each in checkpoints for name in (*each.files, *listing.beside(each))]
+    chosen = [name for each in checkpoints for name in (*each.files, *listing.beside(each, is_named=is_named))]
     if len(chosen) > MAX_FILES:
         raise InvalidReference(f"{wanted} has its weights in {len(chosen)} files, and at most {MAX_FILES} are fetched")
     return chosen
@@ -112,12 +116,17 @@ def _inside(listing: Listing, wanted: Reference, look: Look) -> list[Candidate]:
 
 
 def _denoisers(candidates: list[Candidate], look: Look) -> list[Candidate]:
-    """Return the candidates without the VAEs, text encoders and embeddings among them."""
+    """Return the candidates without what surely is a VAE, a text encoder or an embedding.
+
+    The name of a file that can be looked at says nothing: a thief may call the copy ``ae.safetensors`` and add a decoy.
+    """
     few = len(candidates) <= MAX_LOOKS
 
     def is_companion(checkpoint: Checkpoint) -> bool:
-        tensors = look(_first(checkpoint)) if few and checkpoint.rank == 0 else None
-        return are_companion(tensors) if tensors is not None else bool(COMPANION_FILES.fullmatch(checkpoint.model))
+        if checkpoint.form not in LOOKED_AT:
+            return bool(COMPANION_FILES.fullmatch(checkpoint.model))
+        tensors = look(_first(checkpoint)) if few else None
+        return tensors is not None and are_companion(tensors)
 
     return [candidate for candidate in candidates if not is_companion(candidate.checkpoints[0])]
 

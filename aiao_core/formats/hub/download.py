@@ -127,11 +127,12 @@ def _errors_in_words(reference: Reference) -> Iterator[None]:
     """Turn what the hub's library raises inside the block into this library's errors."""
     from huggingface_hub import errors
 
+    whole = Reference(reference.repository)
     try:
         yield
     except errors.GatedRepoError as error:
         raise InvalidReference(
-            f"{reference} is gated: its owner grants access; download it with your own account and submit the files"
+            f"{whole} is gated: its owner grants access; download it with your own account and submit the files"
         ) from error
     except (errors.RevisionNotFoundError, errors.BadRequestError) as error:
         raise _NoRevision(
@@ -139,13 +140,13 @@ def _errors_in_words(reference: Reference) -> Iterator[None]:
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise InvalidReference(
-            f"there is no public repository {reference}; check the name, or, if it is private, download it with your own "
+            f"there is no public repository {whole}; check the name, or, if it is private, download it with your own "
             "account and submit the files"
         ) from error
     except errors.HFValidationError as error:
-        raise InvalidReference(f"{reference}: the hub gives no such names; check the owner and the name") from error
+        raise InvalidReference(f"{whole}: the hub gives no such names; check the owner and the name") from error
     except Exception as error:  # the library lets through whatever its HTTP client or the network raises
         raise HubUnavailable(
-            f"the Hugging Face hub cannot be reached for {reference} ({type(error).__name__}: {in_words(error)}); try "
+            f"the Hugging Face hub cannot be reached for {whole} ({type(error).__name__}: {in_words(error)}); try "
             "again where it can, or download the repository and submit its files"
         ) from error

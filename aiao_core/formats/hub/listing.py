@@ -108,11 +108,11 @@ class Listing:
         models = {each.model for each in self.components(folder)}
         return _best(each for each in self.checkpoints.get(folder, []) if each.model not in models)
 
-    def beside(self, checkpoint: Checkpoint) -> list[str]:
-        """Return the files that describe a checkpoint. PEFT's configuration holds the scale of an adapter."""
+    def beside(self, checkpoint: Checkpoint, *, is_named: bool) -> list[str]:
+        """Return the files that describe a checkpoint: an adapter's scale, and, unless its file ``is_named``, its class."""
         adapters = any(each.model == ADAPTER for each in self.checkpoints[checkpoint.folder])
         describing = {
-            "config.json": checkpoint.is_component or checkpoint.model == "model",
+            "config.json": not is_named and (checkpoint.is_component or checkpoint.model == "model"),
             "adapter_config.json": checkpoint.model == ADAPTER or not (adapters or checkpoint.is_component),
         }
         names = [join(checkpoint.folder, name) for name, is_wanted in describing.items() if is_wanted]

@@ -160,7 +160,7 @@ def _parse_address(text: str) -> Reference:
     if page and page[0] not in _PAGES:
         raise _malformed("it is a page without files; name the repository, or a page of a folder or a file in it")
     shown = query.get("show_file_info", [""])[0]  # the site's own view of one file, on the page of another
-    path = shown.split("/") if shown else place[1:]
+    path = [quote(part) for part in shown.split("/")] if shown else place[1:]
     return _reference(owner, name, place[0] if place else None, path, None)
 
 

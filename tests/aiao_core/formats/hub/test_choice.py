@@ -146,7 +146,7 @@ def test_variants_that_may_be_other_models_are_named():
           f"{W}.safetensors.index.json", "models_t5_umt5-xxl-enc-bf16.pth", "google/umt5-xxl/tokenizer.json"],
          {f"{W}-00001-of-00002.safetensors": ["blocks.0.cross_attn.k.weight"]},
          ["config.json", f"{W}-00001-of-00002.safetensors", f"{W}-00002-of-00002.safetensors", f"{W}.safetensors.index.json"]),
-        (["HighNoise/wan-Q8_0.gguf", "VAE/Wan2.1_VAE.safetensors"], {}, ["HighNoise/wan-Q8_0.gguf"]),
+        (["HighNoise/wan-Q8_0.gguf", "VAE/Wan2.1_VAE.safetensors", "Tokenizer/a.bin"], {}, ["HighNoise/wan-Q8_0.gguf"]),
         # One file is what it is: its reader says so.
         (["ae.safetensors"], {"ae.safetensors": VAE}, ["ae.safetensors"]),
         (["flux.safetensors", "te/model-00001-of-00002.safetensors", "te/model-00002-of-00002.safetensors"],
@@ -157,10 +157,16 @@ def test_what_lies_beside_a_denoiser_is_told_by_its_tensors(names, tensors, expe
     assert chosen(names, tensors=tensors) == expected
 
 
-@pytest.mark.parametrize("tensors", [FLUX, WHOLE, LORA, UNKNOWN])
+@pytest.mark.parametrize("tensors", [FLUX, WHOLE, LORA, UNKNOWN, None])
 def test_a_denoiser_that_is_called_a_vae_is_one_of_two(tensors):
+    """Also if its beginning cannot be read, because a reader of the whole file may read it all the same."""
     names = ["ae.safetensors", "decoy.gguf"]
     assert to_choose(refusal(names, tensors={"ae.safetensors": tensors})) == [f"{REPOSITORY}/{name}" for name in names]
+
+
+def test_a_denoiser_among_more_files_than_are_looked_at_is_one_of_them():
+    names = [f"t5-{n}.safetensors" for n in range(MAX_LOOKS)] + ["decoy.gguf"]
+    assert f"holds {len(names)} models" in refusal(names)
 
 
 def test_of_a_few_files_the_tensors_are_looked_at_and_of_many_none():
@@ -203,6 +209,7 @@ SEVERAL = [
         ("?variant=fp16", ["unet/config.json", f"unet/{W}.fp16.safetensors"]),
         ("@main/unet?variant=fp16", ["unet/config.json", f"unet/{W}.fp16.safetensors"]),
         ("/lora/adapter_model.safetensors", ["lora/adapter_config.json", "lora/adapter_model.safetensors"]),
+        (f"/unet/{W}.fp16.safetensors", [f"unet/{W}.fp16.safetensors"]),
         ("/lora/other.safetensors", ["lora/other.safetensors"]),
         ("/big", BIG),
         ("/big/a.safetensors.index.json", BIG),

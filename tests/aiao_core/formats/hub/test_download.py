@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from aiao_core.errors import Canceled, HubUnavailable, InvalidReference
+from aiao_core.formats.archives import pack
 from aiao_core.formats.digests import sha256_path
 from aiao_core.formats.hub import Download, download
 from aiao_core.formats.suspects import load_suspect
@@ -124,6 +125,17 @@ def test_a_vae_is_told_by_its_tensors_before_the_download(served: Hub, tmp_path,
     assert served.tokens == []
 
 
+def test_a_dduf_file_is_fetched_and_read(served: Hub, tmp_path):
+    model, folder = make("SD"), served.root / "someone" / "packed"
+    model.denoiser.save_pretrained(tmp_path / "pipeline" / "unet")
+    folder.mkdir()
+    pack(tmp_path / "pipeline", folder / "model.dduf")  # a ZIP file without compression, as DDUF is
+    fetched = fetch("hf://someone/packed", tmp_path / "into")
+    assert fetched.reference == f"hf://someone/packed@{COMMIT}/model.dduf"
+    suspect = load_suspect(fetched.path, model.architecture)
+    assert all(torch.equal(value, model.denoiser.get_parameter(name)) for name, value in suspect.denoiser.named_parameters())
+
+
 def test_an_address_never_chooses_the_host(served: Hub, tmp_path):
     with hub(tmp_path / "hub") as other, pytest.raises(InvalidReference, match="no other host is ever contacted"):
         fetch(f"{other.url}/someone/copied-model", tmp_path / "into")
@@ -156,6 +168,7 @@ def test_what_may_be_a_revision_or_a_folder_is_not_guessed(served: Hub, tmp_path
     ("reference", "words"),
     [
         ("hf://someone/nothing", "there is no public repository hf://someone/nothing; check the name"),
+        ("hf://someone/nothing@main/a.gguf", "there is no public repository hf://someone/nothing; check the name"),
         (f"{REPOSITORY}@other", "no such revision; name a branch, tag or commit"),
         (f"{REPOSITORY}@other/all.ckpt", "@other/all.ckpt: there is no such revision; .*%2F for each slash"),
         (

@@ -54,6 +54,7 @@ BEFORE = r"^hf://{w}/{w}(?:@{w}(?:/{w})*)?$".replace("{w}", r"[A-Za-z0-9_]+(?:[.
         (f"https://huggingface.co/a/b/resolve/{COMMIT}/x.gguf?download=true", Reference("a/b", COMMIT, "x.gguf")),
         ("https://huggingface.co/a/b/blob/main/my%20model%20(v2).ckpt", Reference("a/b", "main", "my model (v2).ckpt")),
         ("https://huggingface.co/a/b/tree/main?show_file_info=x%2Fy.gguf", Reference("a/b", "main", "x/y.gguf")),
+        ("https://huggingface.co/a/b?show_file_info=100%2525%20%E6%A8%A1.gguf", Reference("a/b", None, "100%25 模.gguf")),
         ("https://huggingface.co/a/b?show_file_info=y.gguf", Reference("a/b", None, "y.gguf")),
         ("https://somebody:secret@huggingface.co/a/b", Reference("a/b")),
     ],
