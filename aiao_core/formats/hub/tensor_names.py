@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Iterable
 
 from aiao_core.formats import names
-from aiao_core.formats.adapter_names import is_adapter, is_for_text_encoder
+from aiao_core.formats.adapter_names import is_adapter, is_beside_denoiser
 from aiao_core.formats.identify import MAX_TENSORS
 from aiao_core.formats.names import MAX_NAME_CHARACTERS
 
@@ -47,7 +47,7 @@ def are_companion(tensors: Collection[str]) -> bool:
     if all(map(_EMBEDDING.fullmatch, tensors)):
         return True
     if is_adapter(tensors):
-        return all(map(is_for_text_encoder, tensors))
+        return all(map(is_beside_denoiser, tensors))
     held = dict.fromkeys(tensors)
     for part in (*(names.without_prefix(held, prefix) for prefix in names.PREFIXES), names.averages(held), held):
         if family := names.family_of(part):
