@@ -6,16 +6,20 @@
 
 The models are the tiny ones of the tests, with random weights. So the figures show that the method runs on a family and what it
 costs there, not how well a mark is read. A ratio compares an embedding step with a plain training step of the same batch, at
-verification's size; memory is the growth of the process's peak over the loaded model. Each family has processes of its own.
+verification's size; memory is the growth of the process's peak over the loaded model. A verification has 2 decoys. Everything
+runs on one thread.
 """
 
 import argparse
 import multiprocessing
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
@@ -26,7 +30,7 @@ from aiao_core.method.fine_tuning import Examples
 from aiao_core.method.inputs import plain_noise
 from aiao_core.method.key_selection import select_key
 from aiao_core.method.tracing import eligible_layers
-from aiao_core.options import EmbeddingOptions
+from aiao_core.options import EmbeddingOptions, VerificationOptions
 from aiao_core.verification.verify import Subject, verify
 from benchmarks.robustness.runs import Configuration, Run, Store, this_machine
 from benchmarks.steps import Cost, growth, time_plain
@@ -75,10 +79,8 @@ def perform(wanted: Configuration) -> Run:
 
 
 def alone(task: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of a task in a process that does nothing else, and imports nothing more."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__ if __name__ != "__main__" else "benchmarks.families"])
-    with ProcessPoolExecutor(1, context) as pool:
+    """The result of a task in a process that does nothing else: a fork, for this one imports much and computes nothing."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
         return pool.submit(task, *arguments).result()
 
 
@@ -119,10 +121,10 @@ def embedding_steps(name: str, key: OwnerKey, steps: int) -> Cost:
 
 
 def verification(name: str, key: OwnerKey) -> float:
-    """Seconds of a verification of the source against itself, with the draws and decoys of every test."""
+    """Seconds of a verification of the source against itself."""
     model = model_named(name)
     start = time.perf_counter()
-    verify(model.denoiser, key, source=model.denoiser, subject=Subject(name, "model"))
+    verify(model.denoiser, key, source=model.denoiser, options=VerificationOptions(decoys=2), subject=Subject(name, "model"))
     return time.perf_counter() - start
 
 

@@ -7,6 +7,10 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.transformers.transformer_flux import FluxAttention, FluxSingleTransformerBlock
 from torch import Tensor, nn
 
+OTHER_PROCESSORS = ("SanaLinearAttn", "StableAudioAttn")
+"""Beginnings of the names of processors that do more with the channels of a head than to multiply them: the first takes their
+positive parts, the second turns them by their place."""
+
 
 @dataclass(frozen=True)
 class Reader:
@@ -43,13 +47,14 @@ class AttentionParts:
 def attention_parts(module: nn.Module) -> AttentionParts | None:
     """Return the parts of an attention, or of a single block of FLUX, which reads its attention itself.
 
-    None for any other module, and for an attention whose heads share their keys or whose output nothing in ``module`` reads.
+    None for any other module, and for an attention whose heads share their keys, whose output nothing in ``module`` reads, or
+    that is more than a softmax of products of its channels.
     """
     attention: Any
     if isinstance(module, FluxSingleTransformerBlock):
         attention, layer = module.attn, module.proj_out
         readers = [Reader(layer.weight.data.T[: attention.inner_dim], _bias(layer))]
-    elif isinstance(module, Attention | FluxAttention):
+    elif isinstance(module, Attention | FluxAttention) and not _is_another(module):
         attention = module
         layers = [module.to_out[0] if getattr(module, "to_out", None) else None, getattr(module, "to_add_out", None)]
         readers = [Reader(layer.weight.data.T, _bias(layer)) for layer in layers if layer is not None]
@@ -65,6 +70,12 @@ def attention_parts(module: nn.Module) -> AttentionParts | None:
         readers=tuple(readers),
         norms=_existing(attention, "norm_q", "norm_k"),
     )
+
+
+def _is_another(attention: Any) -> bool:
+    """Whether this is one of diffusers' attentions by its class alone: HiDream's has layers of its own."""
+    readers = getattr(attention, "to_out", None)
+    return type(attention.processor).__name__.startswith(OTHER_PROCESSORS) or not isinstance(readers, nn.ModuleList | None)
 
 
 def _existing(attention: Any, *names: str) -> tuple[Any, ...]:

@@ -47,8 +47,8 @@ def _size_of_images(model: DiffusionModel) -> tuple[int, int, int]:
     shape = family_of(model.denoiser).shape(model.architecture.config)
     if len(shape) != 3:
         raise InvalidImages(
-            f"a {type(model.denoiser).__name__} draws videos or sounds and takes no images; register it without images, and it "
-            "draws its own examples"
+            f"a {type(model.denoiser).__name__} takes no images here: it works on frames or sounds. Register it without "
+            "images, and it draws its own examples"
         )
     channels, height, width = shape
     return channels, height, width

@@ -24,7 +24,10 @@ from aiao_core.key import Architecture
 MAX_CONFIG_ITEMS = 64
 MAX_LAYERS = 256
 MAX_MODULES = 4096
-MAX_LENGTH = 1 << 14
+MAX_LENGTH = 1 << 12
+MAX_NUMBER = 1 << 24
+"""Greatest number of a denoiser's configuration: positions are computed from some of them, whatever the weights are."""
+
 COUNTED = ("layers", "blocks", "experts")
 """Parts of the names in a configuration that say how many modules there are."""
 
@@ -146,6 +149,8 @@ def build(architecture: Architecture) -> nn.Module:
 def build_class(module_class: Any, config: dict[str, Any]) -> nn.Module:
     """Build a diffusers module of a configuration, without memory for its weights. Raises :class:`InvalidCheckpoint`."""
     check_config(config)
+    if beyond := [name for name, value in config.items() if any(_is_beyond(number) for number in _numbers(value))]:
+        raise InvalidCheckpoint(f"config.json: {beyond[0]} is beyond {MAX_NUMBER}")
     try:
         with torch.device("meta"):
             module: nn.Module = module_class.from_config(config)
@@ -183,6 +188,10 @@ def _numbers(value: Any, depth: int = 0) -> Iterator[Any]:
             yield from _numbers(item, depth + 1)
     elif value is not None and not isinstance(value, bool):
         yield value
+
+
+def _is_beyond(value: Any) -> bool:
+    return isinstance(value, int | float) and not -MAX_NUMBER <= value <= MAX_NUMBER
 
 
 def fill(denoiser: nn.Module, weights: Weights) -> None:

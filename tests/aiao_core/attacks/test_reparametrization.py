@@ -17,6 +17,7 @@ from aiao_core.method.fine_tuning import Examples
 from aiao_core.method.inputs import plain_noise
 from aiao_core.method.tracing import channel_axis, trace
 from demo_models.emoji.data import MODEL, load_images
+from tests.support import more_families
 from tests.support.families import CONFIGURATIONS, UNET, make_from
 from tests.support.thieves import make_thief, predictions
 
@@ -110,3 +111,24 @@ def test_an_unknown_denoiser_is_refused(emoji_thief, attack):
     model = DiffusionModel(Strange(), emoji_thief.model.schedule, emoji_thief.model.architecture)
     with pytest.raises(AttackNotPossible, match="none of the blocks of Strange"):
         attack(Thief(model, emoji_thief.examples))
+
+
+@pytest.mark.parametrize("name", ["Chroma", "Sana", "Stable Audio", "Wan"])
+def test_other_attentions_are_changed_as_far_as_their_output_stays(name):
+    """Linear ones, ones that turn channels by their place, and ones of a class of their own."""
+    model = more_families.make(name)
+    generator = torch.Generator().manual_seed(3)
+    for parameter in model.denoiser.parameters():
+        parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    noise = plain_noise(model.architecture, 1000, 4, generator)
+    thief = Thief(model, Examples(noise.noisy, noise.conditions), seed=0)
+    before = predictions(thief, model.denoiser)
+    after = predictions(thief, reparametrization(thief))
+    assert float((after - before).norm()) < 1e-4 * float(before.norm())
+
+
+def test_an_attention_with_layers_of_its_own_is_left_alone():
+    model = more_families.make("HiDream")
+    noise = plain_noise(model.architecture, 1000, 4, torch.Generator().manual_seed(0))
+    with pytest.raises(AttackNotPossible):
+        reparametrization(Thief(model, Examples(noise.noisy, noise.conditions), seed=0))

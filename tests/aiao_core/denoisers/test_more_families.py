@@ -202,6 +202,10 @@ def test_sizes_that_ask_for_too_much_are_refused():
     for name, value in (("axes_lens", [10**9, 64, 64]), ("num_visual_blocks", 10**6), ("sample_frames", 10**6)):
         with pytest.raises(InvalidCheckpoint, match=name if name != "sample_frames" else "sample_size"):
             check_config(config | {name: value})
+    model = make("HunyuanVideo")
+    for value in ([10**12, 2, 2], [float("inf"), 2, 2]):
+        with pytest.raises(InvalidCheckpoint, match="rope_axes_dim is beyond"):
+            build(model.architecture.model_copy(update={"config": model.architecture.config | {"rope_axes_dim": value}}))
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_a_model_draws_examples_whatever_its_text_encoder_is(name, tmp_path):
 
 def test_images_and_captions_that_cannot_be_used_are_refused_in_words(tmp_path):
     video, image = save("Wan", tmp_path / "video"), save("Z-Image", tmp_path / "image")
-    with pytest.raises(InvalidImages, match="draws videos or sounds and takes no images; register it without images"):
+    with pytest.raises(InvalidImages, match=r"takes no images here: it works on frames or sounds. Register it without"):
         load_examples(video, load_model(video), tmp_path / "set.npz")
     with pytest.raises(InvalidImages, match="captions for a ZImageTransformer2DModel cannot be encoded here; leave them out"):
         encode_captions(image, load_model(image), ["a cat"])

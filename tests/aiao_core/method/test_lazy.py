@@ -4,7 +4,7 @@ import torch
 from aiao_core.key import Layer
 from aiao_core.method.fine_tuning import Examples
 from aiao_core.method.inputs import arbitrary_inputs
-from aiao_core.method.lazy import change_density, laziest, probe, relative_changes, swap, swap_experiment
+from aiao_core.method.lazy import change_density, laziest, probe, relative_changes, swap, swap_experiment, synthetic_images
 from aiao_core.method.tracing import eligible_layers
 
 NAMES = [Layer(name=name, channels=16) for name in ("mid_block.resnets.0.conv1", "mid_block.resnets.0.conv2")]
@@ -69,3 +69,14 @@ def test_busy_layers_carry_the_fine_tuning_of_the_trained_model(emoji_model, emo
     swaps = swap_experiment(emoji_model.denoiser, tuned, layers, [len(layers) // 2], inputs=inputs)
     reproduced = {entry.choice: entry.reproduced for entry in swaps}
     assert reproduced["busiest"] > reproduced["laziest"]
+
+
+@pytest.mark.parametrize("size", [(48,), (16, 12), (2, 8, 12)])
+def test_the_probe_set_has_soft_shapes_along_every_axis(size):
+    """Of sounds, images and videos."""
+    drawn = synthetic_images(6, size=size, channels=3, seed=1)
+    assert drawn.shape == (6, 3, *size)
+    assert drawn.abs().max() <= 1
+    for axis in range(2, drawn.dim()):
+        assert (drawn.diff(dim=axis).abs().amax(dim=tuple(range(1, drawn.dim()))) > 0.01).all()
+    assert torch.equal(drawn, synthetic_images(6, size=size, channels=3, seed=1))

@@ -24,11 +24,12 @@ from aiao_core.method.tracing import channel_axis, eligible_layers, trace
 from aiao_core.protocol import TAU
 from aiao_core.reports.parts import BitTest, Reading, best_of
 from aiao_core.reports.verification import Report
-from aiao_core.verification.alignment import align, find_coordinates, reference
+from aiao_core.verification.alignment import align, find_coordinates, heads_of, reference
 from aiao_core.verification.features import Features
 from aiao_core.verification.measurement import know_source, measure
 from aiao_core.verification.old_keys import measure_shout
 from aiao_core.verification.verify import Subject, verify
+from tests.support import more_families
 from tests.support.thieves import make_thief
 from tests.support.tiny_models import QUICK, make_tiny_model
 from tests.support.wrong_keys import MANY, check_coin_tosses, read, read_signs
@@ -355,3 +356,10 @@ def test_another_model_gives_invertible_maps_too(tiny_model, tiny_key):
         assert sorted(coordinates.place.tolist()) == list(range(len(coordinates.place)))
         values = torch.randn(5, len(coordinates.place), dtype=torch.float64, generator=torch.Generator().manual_seed(2))
         torch.testing.assert_close(coordinates.to_suspect(coordinates.to_source(values)), values)
+
+
+def test_heads_that_share_their_keys_are_fewer():
+    denoiser = more_families.make("Lumina 2").denoiser
+    heads = [heads_of(denoiser, f"layers.0.attn.{name}") for name in ("to_q", "to_k", "to_v")]
+    assert heads == [4, 2, 2]
+    assert heads_of(denoiser, "layers.0.attn.to_out.0") is None
