@@ -45,7 +45,7 @@ def save_small_pipeline(folder: Path) -> None:
         out_channels=4,
         num_layers=2,
         attention_head_dim=8,
-        num_attention_heads=4,
+        num_attention_heads=8,
         text_embed_dim=12,
         time_embed_dim=16,
         condition_dim=8,
@@ -66,7 +66,7 @@ def main() -> None:
         save_small_pipeline(source)
         model = aiao.load(source)
         # Enough for so small a model; a real one needs the defaults.
-        small = {"steps": 150, "batch_size": 8, "samples": 32, "layers": 32, "learning_rate": 5e-3}
+        small = {"steps": 250, "batch_size": 8, "samples": 32, "layers": 32, "learning_rate": 5e-3}
         key = aiao.embed(model, **small)
         model.save(marked)
         for suspect in (marked, source):
