@@ -127,10 +127,11 @@ def _stated() -> dict[str, dict[str, int]]:
     package = "aiao_core.denoisers"
     built_in = [f"{package}.{module.name}" for module in iter_modules(_find(package).submodule_search_locations)]
     installed = [entry_point.module for entry_point in entry_points(group="aiao.denoisers")]
-    classes = {each.name: each for module in (*built_in, *installed) for each in _classes_in(module)}
+    classes = [each for module in (*installed, *built_in) for each in _classes_in(module)]
+    bodies_of = {each.name: each.body for each in classes}  # ours before those that others name alike
     found = {}
-    for each in classes.values():
-        bodies = [classes[base].body for base in map(_last_name, each.bases) if base in classes] + [each.body]
+    for each in reversed(classes):  # others' statements before ours, as their families are registered
+        bodies = [bodies_of[base] for base in map(_last_name, each.bases) if base in bodies_of] + [each.body]
         family = {ast.unparse(line.targets[0]): line.value for body in bodies for line in body if isinstance(line, ast.Assign)}
         if denoiser := family.get("denoiser"):
             numbers = {name: value.value for name, value in family.items() if isinstance(value, ast.Constant)}

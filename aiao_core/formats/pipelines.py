@@ -25,8 +25,10 @@ MAX_CONFIG_ITEMS = 64
 MAX_LAYERS = 256
 MAX_MODULES = 4096
 MAX_LENGTH = 1 << 12
+"""Most tokens or positions of a denoiser that its configuration names a length: inputs and embeddings are as long."""
+
 MAX_NUMBER = 1 << 24
-"""Greatest number of a denoiser's configuration: positions are computed from some of them, whatever the weights are."""
+"""Greatest other number of a denoiser's configuration: positions are computed from some of them, whatever the weights are."""
 
 COUNTED = ("layers", "blocks", "experts")
 """Parts of the names in a configuration that say how many modules there are."""
@@ -149,8 +151,10 @@ def build(architecture: Architecture) -> nn.Module:
 def build_class(module_class: Any, config: dict[str, Any]) -> nn.Module:
     """Build a diffusers module of a configuration, without memory for its weights. Raises :class:`InvalidCheckpoint`."""
     check_config(config)
-    if beyond := [name for name, value in config.items() if any(_is_beyond(number) for number in _numbers(value))]:
-        raise InvalidCheckpoint(f"config.json: {beyond[0]} is beyond {MAX_NUMBER}")
+    for name, value in config.items():
+        most = MAX_LENGTH if "lens" in name or "length" in name else MAX_NUMBER
+        if any(isinstance(number, int | float) and not -most <= number <= most for number in _numbers(value)):
+            raise InvalidCheckpoint(f"config.json: {name} is beyond {most}")
     try:
         with torch.device("meta"):
             module: nn.Module = module_class.from_config(config)
@@ -170,9 +174,6 @@ def check_config(config: dict[str, Any]) -> None:
             raise InvalidCheckpoint(f"config.json: {name} must be between 0 and {MAX_LAYERS}")
         if counts and name not in NOT_BUILT:
             modules *= max([1, *_numbers(value)])
-        lengths = [*_numbers(value)] if "lens" in name or "length" in name else []
-        if not all(isinstance(length, int) and 0 <= length <= MAX_LENGTH for length in lengths):
-            raise InvalidCheckpoint(f"config.json: {name} must be between 0 and {MAX_LENGTH}")
     if modules > MAX_MODULES:
         raise InvalidCheckpoint(f"config.json: its numbers of layers multiply to {modules}; at most {MAX_MODULES} are built")
     sides = list(_numbers(config.get("sample_size") or 1))
@@ -188,10 +189,6 @@ def _numbers(value: Any, depth: int = 0) -> Iterator[Any]:
             yield from _numbers(item, depth + 1)
     elif value is not None and not isinstance(value, bool):
         yield value
-
-
-def _is_beyond(value: Any) -> bool:
-    return isinstance(value, int | float) and not -MAX_NUMBER <= value <= MAX_NUMBER
 
 
 def fill(denoiser: nn.Module, weights: Weights) -> None:
