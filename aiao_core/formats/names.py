@@ -137,9 +137,13 @@ def prefixes_in(names: Iterable[str]) -> list[str]:
     models = [prefix for prefix in common if prefix not in averages]
     for larger, smaller in combinations(models or averages, 2):
         if 2 * len(parts[larger] & parts[smaller]) > len(parts[larger]):
-            both = " and ".join(f"{prefix}…" if prefix else "bare names" for prefix in (larger, smaller))
-            raise InvalidCheckpoint(f"this holds two models, under {both}; submit one of them alone")
+            raise _two_models(larger, smaller)
     return models + averages
+
+
+def _two_models(*prefixes: str) -> InvalidCheckpoint:
+    both = " and ".join(f"{prefix}…" if prefix else "bare names" for prefix in prefixes)
+    return InvalidCheckpoint(f"this holds two models, under {both}; submit one of them alone")
 
 
 def _denoisers(names: Iterable[str]) -> dict[str, set[str]]:
@@ -163,10 +167,19 @@ def without_averages(tensors: Mapping[str, _Value]) -> tuple[dict[str, _Value], 
 
 
 def common_prefix(names: Iterable[str], expected: Iterable[str]) -> str:
-    """Return what stands before most of the ``expected`` names; nothing, if that is as good as anything else."""
+    """Return what stands before most of the ``expected`` names; nothing, if that is as good as anything else.
+
+    Raises :class:`InvalidCheckpoint` if most of them are there twice.
+    """
     names, expected = set(names), list(expected)
-    known = ("", *PREFIXES, *prefixes_in(names))
-    return max(known, key=lambda prefix: sum(prefix + name in names for name in expected))
+    found = dict.fromkeys(("", *PREFIXES, *sorted(_denoisers(names), key=is_average)[:MAX_PREFIXES]), 0)
+    for prefix in found:
+        found[prefix] = sum(prefix + name in names for name in expected)
+    best = max(found, key=found.__getitem__)
+    for prefix, count in found.items():
+        if prefix != best and 2 * count > len(expected) and is_average(prefix) == is_average(best):
+            raise _two_models(best, prefix)
+    return best
 
 
 def without_prefix(tensors: Mapping[str, _Value], prefix: str) -> dict[str, _Value]:

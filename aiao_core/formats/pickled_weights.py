@@ -170,7 +170,7 @@ def _plain(weights: dict[str, Any], file: Path) -> dict[str, DescribedTensor]:
     """Return the tensors. Raises :class:`InvalidCheckpoint` for other objects in their place, and for far too large ones."""
     check_names([name for name, value in weights.items() if isinstance(value, DescribedTensor | StandIn)], file.name)
     for name, value in weights.items():
-        if isinstance(value, StandIn) and STRANGE.match(value.name):
+        if isinstance(value, StandIn) and (STRANGE.match(value.name) or name.endswith((".weight", ".bias"))):
             raise InvalidCheckpoint(
                 f"{file.name}: {name} is not a plain tensor ({value.name[:100]}); save the weights as safetensors"
             )

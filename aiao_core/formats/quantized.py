@@ -16,7 +16,7 @@ from torch import Tensor
 
 from aiao_core.errors import InvalidCheckpoint, in_words
 from aiao_core.formats.names import COMPANION_PREFIXES, check_names
-from aiao_core.formats.weight_files import Weights
+from aiao_core.formats.weight_files import Weights, shard_of_several
 
 FP8 = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz)
 SCALE_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -104,6 +104,10 @@ def read_gguf(path: Path, check: Callable[[Weights], Checked]) -> tuple[Weights,
     memory of the file: ``check`` sees their names and shapes before, as tensors without numbers, and raises to prevent it. What
     it returns is returned.
     """
+    if match := shard_of_several(path.name):
+        raise InvalidCheckpoint(
+            f"{path.name} is one of {match['count']} parts of a GGUF file; join them with llama-gguf-split --merge"
+        )
     try:
         with np.errstate(over="raise", invalid="ignore"):  # an offset that wraps round is an error; NaN is found later
             reader = _Reader(path)

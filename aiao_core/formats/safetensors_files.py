@@ -33,7 +33,7 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError, ValueError) as error:
         try:
             weights = _read_with_odd_notes(file)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError):  # RecursionError too
             weights = None
         if weights is None:
             raise InvalidCheckpoint(

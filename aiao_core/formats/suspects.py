@@ -24,6 +24,7 @@ from aiao_core.formats.suspect_files import RegisteredDenoiser, SuspectFile
 from aiao_core.formats.weight_files import (
     WEIGHTS,
     Weights,
+    check_whole,
     no_weights,
     read_folder,
     read_json,
@@ -168,14 +169,14 @@ def _parse_file(file: SuspectFile, registered: RegisteredDenoiser, base: Base | 
 def _files(path: Path, class_name: str) -> list[Path]:
     """Return the files of weights, or indices of shards, in ``path``; of a denoiser's folder the one that counts."""
     if not path.is_dir():
+        check_whole(path)
         return [path]
     part = denoiser_folder(path) or path
     if _check_class(part, class_name) and weights_among(part.iterdir()):  # else a single file beside its configurations
         chosen = weights_file(part)
         variants = WEIGHTS.partition(".")[0]
-        top = [file for file in files_in(path) if file.parent == path]
-        beside = [file for file in weights_among(top) if file != chosen and not file.name.startswith(variants)]
-        files = [chosen, *beside]
+        others = [file for file in files_in(path) if file.parent == path and not file.name.startswith(variants)]
+        files = [chosen, *(file for file in weights_among(others) if file != chosen)]
     else:
         inside = list(files_in(path))
         files = weights_among(inside) or weights_by_content(inside)

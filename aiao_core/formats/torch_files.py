@@ -33,6 +33,10 @@ STORAGES = {
 """Types of numbers by the names of storages. An untyped one counts bytes."""
 
 
+DTYPES = {f"torch.{name}": value for name, value in vars(torch).items() if isinstance(value, torch.dtype) and name[0] != "q"}
+"""Types of numbers by their names, but for quantized ones."""
+
+
 @dataclass(frozen=True)
 class _Place:
     start: int
@@ -100,7 +104,9 @@ class TorchFile:
             raise MalformedPickle("its numbers are big-endian")
         found, keys = pickles.load(file), pickles.load(file).content
         places = {}
-        for key in map(str, keys if isinstance(keys, list) else []):
+        if not isinstance(keys, list) or not all(isinstance(key, str | int) for key in keys):
+            raise MalformedPickle("its list of storages is damaged")
+        for key in map(str, keys):
             (numbers,) = struct.unpack("<q", file.read(8))
             if (storage := found.storages.get(key)) is None or storage.numbers != numbers:
                 raise MalformedPickle("it holds numbers that its description does not name")
@@ -125,9 +131,11 @@ class TorchFile:
         first = storage.first * width
         if first % dtype.itemsize:
             raise MalformedPickle("a tensor begins in the midst of a number")
-        return torch.empty(0, dtype=dtype).set_(
-            self._storage(storage), first // dtype.itemsize + described.offset, shape, strides
-        )
+        try:
+            made = torch.empty(0, dtype=dtype)
+            return made.set_(self._storage(storage), first // dtype.itemsize + described.offset, shape, strides)
+        except (RuntimeError, TypeError) as error:  # for a type of numbers that torch has only on other devices
+            raise MalformedPickle(f"a tensor cannot be made ({in_words(error)})") from error
 
     def _storage(self, storage: Storage) -> torch.UntypedStorage:
         if (made := self._storages.get(storage.key)) is not None:
@@ -150,8 +158,7 @@ def size_of(described: DescribedTensor) -> int:
 def _dtype(described: DescribedTensor) -> torch.dtype:
     if described.dtype is None:
         return _type_of(described.storage)
-    named = getattr(torch, described.dtype.removeprefix("torch."), None)
-    if not isinstance(named, torch.dtype):
+    if (named := DTYPES.get(described.dtype)) is None:
         raise MalformedPickle("a tensor has an unknown type of numbers")
     return named
 

@@ -71,13 +71,25 @@ def is_index(name: str) -> bool:
     return ".index." in name and name.endswith(".json")
 
 
+def shard_of_several(name: str) -> re.Match[str] | None:
+    """Return the parts of the name of a file if it is one of several shards of a checkpoint."""
+    match = SHARD.fullmatch(name)
+    return match if match and int(match["count"]) > 1 else None
+
+
+def check_whole(file: Path) -> None:
+    """Raise :class:`InvalidCheckpoint` for one of several shards: a report would have the digest of this file alone."""
+    if match := shard_of_several(file.name):
+        raise InvalidCheckpoint(f"{file.name} is one of {match['count']} shards; submit the folder of all of them, or pack it")
+
+
 def weights_among(files: Iterable[Path]) -> list[Path]:
     """Return the files of weights, each checkpoint once: of shards the index, or the first one if there is no index."""
     found = sorted(file for file in files if is_weights(file.name) and file.is_file())
     in_shards = {index.parent / name for index in found if is_index(index.name) for name in shards(index)}
     firsts: dict[tuple[Path, str], Path] = {}
     for file in found:
-        if file not in in_shards and (match := SHARD.fullmatch(file.name)):
+        if file not in in_shards and (match := shard_of_several(file.name)):
             in_shards.add(file)
             firsts.setdefault((file.parent, f"{match['before']} {match['count']}{match['after']}"), file)
     return [file for file in found if file not in in_shards or file in firsts.values()]
@@ -99,11 +111,13 @@ def weights_file(folder: Path) -> Path:
     safetensors or pickle, in any variant (``.fp16.``); where several are there, the plain one counts. Raises
     :class:`InvalidCheckpoint` if there is none, or several and none of them is plain.
     """
-    files = weights_among(file for file in folder.iterdir() if not file.name.startswith("."))
+    inside = [file for file in folder.iterdir() if not file.name.startswith(".") and file.is_file()]
+    preferred = [file for file in inside if file.name in PLAIN]
+    files = [] if preferred else weights_among(inside)
     indices = sorted((file for file in files if is_index(file.name)), key=lambda file: len(file.name))  # the plain one first
     candidates = [file for file in files if file.suffix.lower() in SAFETENSORS]
     candidates = candidates or [file for file in files if file.suffix.lower() in PICKLES]
-    preferred = [file for file in candidates if file.name in PLAIN] or indices[:1] or candidates
+    preferred = sorted(preferred) or indices[:1] or candidates
     if not preferred:
         raise no_weights(folder)
     if len(preferred) > 1:
@@ -145,7 +159,7 @@ def read_tensors(file: Path, kind: Kind | None = None) -> tuple[Weights, str]:
     """Read all tensors of a file or of shards as :func:`read_weights` does, those that are not weights too."""
     if is_index(file.name):
         return _read_shards(file, _named_shards(file))
-    if (match := SHARD.fullmatch(file.name)) and int(match["count"]) > 1:
+    if match := shard_of_several(file.name):
         return _read_shards(file, _counted_shards(file, match))
     return _read_file(file, kind or identify_path(file))
 
@@ -221,7 +235,10 @@ def _read_shards(named: Path, files: list[Path]) -> tuple[Weights, str]:
     for file in files:
         more, form = _read_file(file, identify_path(file))
         if twice := weights.keys() & more.keys():
-            raise InvalidCheckpoint(f"the shards of {named.name} hold {min(twice)} twice; save the checkpoint again")
+            raise InvalidCheckpoint(
+                f"{named.name} and the files that belong to it hold {min(twice)} twice, so they are not parts of one "
+                "checkpoint; save it again, or submit one of them under another name"
+            )
         weights |= more
     return weights, f"sharded {form}"
 

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from aiao_core.errors import InvalidCheckpoint
-from aiao_core.formats.names import is_average, prefixes_in, unwrapped
+from aiao_core.formats.names import common_prefix, is_average, prefixes_in, unwrapped
 from aiao_core.formats.suspects import load_suspect
 from tests.support.suspect_files import architecture, check, original, truth
 
@@ -67,6 +67,12 @@ def test_two_models_in_one_file_are_not_guessed(tmp_path, prefixes):
 def test_a_tensor_that_is_there_wrapped_and_not_is_refused():
     with pytest.raises(InvalidCheckpoint, match=r"file\.pt holds a\.b twice"):
         unwrapped({"a.b": 1, "a._orig_mod.b": 2}, "file.pt")
+
+
+def test_a_class_of_ones_own_may_hold_two_denoisers():
+    both = [f"unet{number}.down_blocks.{block}.weight" for number in (1, 2) for block in range(9)]
+    assert common_prefix(both, both) == ""
+    assert common_prefix([f"module.{name}" for name in both], both) == "module."
 
 
 def test_companions_have_no_prefix():

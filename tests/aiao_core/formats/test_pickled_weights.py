@@ -2,6 +2,7 @@
 
 import argparse
 import collections
+import pickle
 
 import numpy as np
 import pytest
@@ -147,6 +148,14 @@ def test_a_class_in_the_place_of_the_weights_is_named(tmp_path):
         read(tmp_path, content)
 
 
+def test_an_object_in_the_place_of_one_tensor_is_named(tmp_path):
+    """Without it the model would only seem to be incomplete."""
+    with foreign_class("bitsandbytes.nn.modules", "Params4bit") as made:
+        content = saved(weights() | {"layer.9.weight": made()})
+    with pytest.raises(InvalidCheckpoint, match=r"layer\.9\.weight is not a plain tensor \(bitsandbytes\.nn\.modules"):
+        read(tmp_path, content)
+
+
 def test_numpy_arrays_in_the_place_of_the_weights_are_named(tmp_path):
     with pytest.raises(InvalidCheckpoint, match=r"holds no weights, but objects of numpy\S*_reconstruct"):
         read(tmp_path, saved({"layer.weight": np.ones(3)}))
@@ -196,3 +205,18 @@ def test_a_damaged_file_is_refused(tmp_path, legacy, how):
     assert changed != content
     with pytest.raises(InvalidCheckpoint, match="is not a complete pickle of plain weights"):
         read(tmp_path, changed)
+
+
+def test_a_list_of_storages_that_is_none_is_refused(tmp_path):
+    """Its entries would be written out as text: an object that holds others again and again has no end."""
+    content = saved(weights(), legacy=True)
+    end = content.rindex(b"\x80\x02]")
+    with foreign_class("a", "A") as made:
+        value = made()
+        for _ in range(60):
+            outer = made()
+            outer.__dict__ |= {"one": value, "other": value}
+            value = outer
+        keys = pickle.dumps([value], 2)
+    with pytest.raises(InvalidCheckpoint, match="its list of storages is damaged"):
+        read(tmp_path, content[:end] + keys)

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from aiao_core.formats import pickles
+from aiao_core.formats.mapped import MappedFile
 from aiao_core.formats.pickles import DescribedTensor, Global, MalformedPickle, StandIn, load
 from aiao_core.formats.torch_files import TorchFile
 from tests.support.pickles import saved
@@ -256,3 +257,13 @@ def test_numbers_are_read_only_when_they_are_used(tmp_path):
         file.seek(content.index(struct.pack("<f", 1) * 1000))
         file.write(bytes(4000))
     assert not value.any()
+
+
+@pytest.mark.parametrize("name", ["torch._inductor", "torch.classes", "torch.float33", "torch.nn", "float32", "torch.qint8"])
+def test_a_type_of_numbers_is_not_looked_up_in_torch(name):
+    """Some of torch's names are modules that it imports when they are asked for."""
+    before = set(sys.modules)
+    storage = pickles.Storage("0", "torch.FloatStorage", 4)
+    with pytest.raises(MalformedPickle):
+        TorchFile(None, {}, MappedFile(Path(__file__))).tensor(DescribedTensor(storage, 0, (1,), (1,), name))
+    assert set(sys.modules) == before

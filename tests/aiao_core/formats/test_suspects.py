@@ -232,10 +232,11 @@ def test_shards_without_an_index_are_read_if_all_are_there(tmp_path, safe):
     denoiser("FLUX").save_pretrained(tmp_path, max_shard_size="20KB", safe_serialization=safe)
     next(tmp_path.glob("*.index.json")).unlink()
     form = "sharded safetensors" if safe else "sharded PyTorch pickle"
-    for path in (tmp_path, next(tmp_path.glob("*-00002-of-*"))):  # a shard means its model
-        suspect = load_suspect(path, architecture("FLUX"))
-        check(suspect, truth("FLUX"))
-        assert suspect.form == form
+    suspect = load_suspect(tmp_path, architecture("FLUX"))
+    check(suspect, truth("FLUX"))
+    assert suspect.form == form
+    with pytest.raises(InvalidCheckpoint, match=r"is one of \d+ shards; submit the folder"):
+        load_suspect(next(tmp_path.glob("*-00002-of-*")), architecture("FLUX"))
     (tmp_path / "config.json").unlink()
     check(load_suspect(tmp_path, architecture("FLUX")), truth("FLUX"))
     next(tmp_path.glob("*-00002-of-*")).unlink()

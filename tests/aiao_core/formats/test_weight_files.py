@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from aiao_core.errors import InvalidCheckpoint
 from aiao_core.formats.suspects import load_suspect
 from aiao_core.formats.weight_files import read_weights
-from tests.support.suspect_files import adapt, architecture, base_of, check, check_merged, denoiser, original, truth
+from tests.support.suspect_files import adapt, architecture, base_of, check, check_merged, denoiser, original, truth, write_gguf
 
 
 def test_a_pickle_that_describes_more_than_it_holds_is_refused(tmp_path):
@@ -59,6 +59,7 @@ DAMAGE = {
     "a negative shape": lambda header: header["matrix"].update(shape=[-2, -3]),
     "a text for a shape": lambda header: header["matrix"].update(shape="23"),
     "a huge shape": lambda header: header["matrix"].update(shape=[1 << 62, 4, 0]),
+    "a huge shape of nothing": lambda header: header["number"].update(shape=[1 << 70, 0], data_offsets=[0, 0]),
     "overlapping": lambda header: header["matrix"].update(data_offsets=header["half"]["data_offsets"]),
     "no offsets": lambda header: header["matrix"].pop("data_offsets"),
     "a list for a tensor": lambda header: header.update(matrix=[]),
@@ -142,7 +143,7 @@ def test_two_sets_of_shards_are_two_checkpoints(tmp_path):
 def test_shards_that_hold_a_tensor_twice_are_refused(tmp_path):
     for number in (1, 2):
         save_file({"a.weight": torch.full((2,), float(number))}, tmp_path / f"m-0000{number}-of-00002.safetensors")
-    with pytest.raises(InvalidCheckpoint, match=r"hold a\.weight twice"):
+    with pytest.raises(InvalidCheckpoint, match=r"hold a\.weight twice, so they are not parts of one"):
         read_weights(tmp_path / "m-00001-of-00002.safetensors")
 
 
@@ -181,3 +182,16 @@ def test_a_pipelines_own_denoiser_counts_before_a_single_file_beside_it(tmp_path
     suspect = load_suspect(tmp_path, architecture("SD"))
     check(suspect, truth("SD"))
     assert "whole.safetensors: not used, because unet/diffusion_pytorch_model.safetensors is the pipeline's own" in suspect.form
+
+
+def test_parts_of_a_gguf_file_say_how_to_join_them(tmp_path):
+    for number in (1, 2):
+        write_gguf(tmp_path / f"flux-0000{number}-of-00002.gguf", {"a.weight": torch.ones(32)})
+    with pytest.raises(InvalidCheckpoint, match="one of 00002 parts of a GGUF file; join them with llama-gguf-split --merge"):
+        load_suspect(tmp_path, architecture("FLUX"))
+
+
+def test_a_broken_index_beside_a_plain_file_is_no_obstacle(tmp_path):
+    denoiser("SD").save_pretrained(tmp_path)
+    (tmp_path / "diffusion_pytorch_model.fp16.safetensors.index.json").write_text("broken")
+    check(load_suspect(tmp_path, architecture("SD")), truth("SD"))
