@@ -75,6 +75,7 @@ def slashed(entry: zipfile.ZipInfo) -> str:
 
 
 def zip_members(path: Path) -> Iterator[Member]:
+    """Yield the members of a ZIP archive, each to be read before the next. Raises what :data:`UNREADABLE` lists."""
     with path.open("rb") as file, plain_zip(file) as archive:
         for entry in archive.infolist():
             if entry.flag_bits & ENCRYPTED:
@@ -94,6 +95,7 @@ def zip_members(path: Path) -> Iterator[Member]:
 
 
 def tar_members(path: Path) -> Iterator[Member]:
+    """Yield the members of a TAR archive, compressed or not, each to be read before the next. Raises as above."""
     with path.open("rb") as file:
         decompressor = decompressor_of(file)
         with plain_tar(decompressor(file, "rb") if decompressor else file) as archive:

@@ -75,9 +75,11 @@ def unpack(archive: Path, into: Path, limits: Limits | None = None) -> Path:
         links: dict[str, str] = {}
         for member in members:
             budget.count_member(member.is_note)
+            if member.is_note:
+                continue
             if member.target is not None:
                 links[member.name] = member.target
-            elif member.stream is not None and not member.is_note:
+            elif member.stream is not None:
                 _write(member.stream, _safe_path(into, member.name), budget)
         _follow(links, into, budget)
         children = list(into.iterdir())

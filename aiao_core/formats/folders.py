@@ -31,10 +31,12 @@ def model_root(folder: Path) -> Path:
 
     Raises :class:`InvalidCheckpoint` for a cache with several revisions that says of none that it is the current one.
     """
-    is_cache = folder.name.startswith(CACHE) or any((folder / part).is_dir() for part in ("refs", "blobs"))
+    inside = {inner.name for inner in folder.iterdir() if inner.name[0] != "."} - {"version.txt"}
+    if len(inside) == 1 and (only := folder / next(iter(inside))).name.startswith(CACHE) and only.is_dir():
+        return model_root(only)
+    is_cache = inside <= {"blobs", "refs", "snapshots"} and (len(inside) > 1 or folder.name.startswith(CACHE))
     if not (is_cache and (folder / "snapshots").is_dir()):
-        caches = [inner for inner in folder.glob(f"{CACHE}*") if inner.is_dir()]
-        return model_root(caches[0]) if len(caches) == 1 and not any(map(Path.is_file, folder.glob("*.json"))) else folder
+        return folder
     revisions = sorted(inner for inner in (folder / "snapshots").iterdir() if inner.is_dir())
     current = [inner for inner in revisions if inner.name == _named_revision(folder / "refs" / "main")]
     if len(current or revisions) > 1:

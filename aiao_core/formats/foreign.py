@@ -74,22 +74,8 @@ NESTED = dict.fromkeys((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz"), ("an arch
 """Inside a folder; by themselves they are read."""
 
 ORDINARY = {
-    ".json",
-    ".jsonl",
-    ".md",
-    ".txt",
-    ".html",
-    ".py",
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".webp",
-    ".gif",
-    ".pdf",
-    ".yaml",
-    ".yml",
-    "",
-}
+    ".json", ".jsonl", ".md", ".txt", ".html", ".py", ".png", ".jpg", ".jpeg", ".webp", ".gif", ".pdf", ".yaml", ".yml", "",
+}  # fmt: skip
 """The ends of names of files that lie beside weights anyway."""
 
 MAX_NAMED = 5
@@ -153,6 +139,8 @@ def _named(start: bytes, size: int) -> tuple[str, str] | None:
             "JSON: a configuration, or a server's error message",
             "submit the weights that belong to it, or get the file again",
         )
+    if size <= START_BYTES and _is_readable(start):
+        return "a short text, perhaps a server's error message", _AGAIN
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         return "a WebP image", _NO_MODEL
     if start[4:8] == b"TFL3":
@@ -183,3 +171,10 @@ def _by_name(path: Path) -> tuple[str, str] | None:
 
 def _is_text(start: bytes) -> bool:
     return all(byte >= 0x20 or byte in b"\t\r\n" for byte in start)
+
+
+def _is_readable(content: bytes) -> bool:
+    try:
+        return content.decode("utf-8").replace("\n", "").replace("\r", "").replace("\t", "").isprintable()
+    except UnicodeDecodeError:
+        return False

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from aiao_core.errors import InvalidCheckpoint, printable
 from aiao_core.formats.names import MAX_NAME_CHARACTERS, check_names, is_average
-from aiao_core.formats.pickles import DescribedTensor, MalformedPickle, StandIn
+from aiao_core.formats.pickled_objects import DescribedTensor, MalformedPickle, StandIn
 from aiao_core.formats.torch_files import TorchFile, size_of
 
 DENOISERS = (

@@ -20,7 +20,7 @@ from aiao_core.formats import pickles
 from aiao_core.formats.archive_members import CHUNK_BYTES, ENCRYPTED, UNREADABLE, plain_zip
 from aiao_core.formats.mapped import MappedFile
 from aiao_core.formats.names import MAX_NAME_CHARACTERS
-from aiao_core.formats.pickles import DescribedTensor, MalformedPickle, StandIn, Storage
+from aiao_core.formats.pickled_objects import MAX_NUMBER, DescribedTensor, MalformedPickle, StandIn, Storage
 
 MAGIC, VERSION = 0x1950A86A20F9469CFC6C, 1001
 """The first two pickles of a file from before torch 1.6."""
@@ -124,7 +124,7 @@ class TorchFile:
         width = _type_of(storage).itemsize
         numbers = storage.numbers * width // dtype.itemsize
         last = described.offset + sum((size - 1) * step for size, step in zip(shape, strides, strict=True))
-        if math.prod(shape) > pickles.MAX_NUMBER or (0 not in shape and last >= numbers):
+        if math.prod(shape) > MAX_NUMBER or (0 not in shape and last >= numbers):
             raise MalformedPickle("a tensor has more numbers than its storage")
         if 0 in shape:
             return torch.empty(0, dtype=dtype)

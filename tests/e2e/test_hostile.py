@@ -87,7 +87,7 @@ FAILED_JOBS = {
 }
 REFUSED_UPLOADS = {
     "truncated safetensors": "no complete safetensors file",
-    "text named safetensors": "no complete safetensors file",
+    "text named safetensors": "a short text",
 }
 
 

@@ -25,7 +25,7 @@ from aiao_core.formats.archives import Limits, unpack
 from aiao_core.formats.hub import parse
 from aiao_core.formats.identify import identify_path
 from aiao_core.formats.inspection import inspect
-from aiao_core.formats.pickles import MalformedPickle
+from aiao_core.formats.pickled_objects import MalformedPickle
 from aiao_core.formats.pipelines import load_model
 from aiao_core.formats.suspect_files import RegisteredDenoiser
 from aiao_core.key import OwnerKey

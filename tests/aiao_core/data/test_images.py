@@ -40,6 +40,24 @@ def test_a_folder_of_images(tmp_path):
     assert sorted(images.mean((1, 2, 3)).tolist()) == [-1, 1]
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_notes_of_macos_among_images_are_passed_over(tmp_path, packed):
+    files = {
+        "set/white.png": png("white"),
+        "set/._white.png": b"\0\5\x16\7",
+        "set/.DS_Store": b"",
+        "__MACOSX/set/._white.png": b"",
+    }
+    for name, content in files.items():
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "images" / name).write_bytes(content)
+    if packed:
+        with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+            for name, content in files.items():
+                archive.writestr(name, content)
+    assert load_images(tmp_path / ("images.zip" if packed else "images"), size=4, channels=3)[0].shape == (1, 3, 4, 4)
+
+
 def test_a_zip_of_images_and_grey(tmp_path):
     with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
         archive.writestr("a/white.png", png("white"))

@@ -162,6 +162,15 @@ def test_of_a_cache_of_the_hub_the_current_revision_is_the_root(tmp_path):
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.parametrize("beside", ["model.safetensors", "unet/config.json"])
+def test_what_lies_beside_a_cache_is_not_passed_over(tmp_path, beside):
+    cache = {"models--a--b/refs/main": b"1", "models--a--b/snapshots/1/a": b"1"}
+    root = unpack(make_zip(tmp_path / "a.zip", cache | {beside: b""}), tmp_path / "a")
+    assert (root / beside).is_file()
+    root = unpack(make_zip(tmp_path / "b.zip", cache | {f"models--a--b/{beside}": b""}), tmp_path / "b")
+    assert (root / beside).is_file()
+
+
 def test_a_folder_of_images_called_snapshots_is_not_a_cache(tmp_path):
     root = unpack(make_zip(tmp_path / "a.zip", {"snapshots/monday/a.png": b"1", "snapshots/b.png": b"2"}), tmp_path / "content")
     assert sorted(path.name for path in root.rglob("*.png")) == ["a.png", "b.png"]

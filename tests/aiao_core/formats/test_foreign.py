@@ -53,6 +53,7 @@ BY_CONTENT = {
     "hub's error": (b'{"error":"Access to model a/b is restricted and you are not in the authorized list."}', "JSON"),
     "list": (b'["a", "b", "c"]', "JSON"),
     "bucket's error": (b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>AccessDenied</Code></Error>', "a file server"),
+    "server's words": (b"Entry not found", "a short text, perhaps a server's error message"),
     "7z": (b"7z\xbc\xaf\x27\x1c\x00\x04" + NOISE, "a 7z archive; unpack it, and pack the folder as .zip or .tar"),
     "RAR": (b"Rar!\x1a\x07\x01\x00" + NOISE, "a RAR archive"),
     "RAR of version 4": (b"Rar!\x1a\x07\x00" + NOISE, "a RAR archive"),

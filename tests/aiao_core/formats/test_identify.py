@@ -28,6 +28,8 @@ GOOD = {
     "model.gguf": (uploads.gguf(), "gguf"),
     "images.npz": (uploads.npz(), "images"),
     "images.zip": (uploads.PNGS, "images"),
+    "images of macOS.zip": (uploads.zip_of({"a.png": b"1", ".DS_Store": b"", "__MACOSX/._a.png": b""}), "images"),
+    "images of Windows.zip": (uploads.zip_of({"a\\": b"", "a\\b.png": b"1", "Thumbs.db": b""}), "images"),
 }
 
 
@@ -52,11 +54,13 @@ def header(document: object, weights: bytes = b"") -> bytes:
 STARTS = [b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b\x08", b"BZh9", b"\xfd7zXZ\0", bytes(8) + b"{", b""]
 BAD = {
     "nothing": (b"", "an empty file"),
-    "text": (b"this is no model\n", "no .safetensors or GGUF file"),
+    "text": (b"this is no model\n", "a short text"),
+    "long text": (b"this is no model\n" * 1000, "no .safetensors or GGUF file"),
     "zeros": (bytes(20_480), "begins with zero bytes alone"),
     "random": (bytes(range(40, 250)), "no .safetensors or GGUF file"),
-    "text.safetensors": (b"this is no model\n", "no complete safetensors"),
-    "short.safetensors": (b"abc", "no complete safetensors"),
+    "text.safetensors": (b"this is no model\n", "a short text"),
+    "long text.safetensors": (b"this is no model\n" * 1000, "no complete safetensors"),
+    "short.safetensors": (b"abc\xff", "no complete safetensors"),
     "truncated.safetensors": (uploads.safetensors()[:-1], "announces 256 bytes of weights, but 255 follow"),
     "long.safetensors": (uploads.safetensors() + b"0", "announces 256 bytes of weights, but 257 follow"),
     "header.safetensors": (uploads.safetensors()[:20], "longer than the file"),

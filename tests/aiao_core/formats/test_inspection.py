@@ -74,6 +74,11 @@ def test_a_folder_is_found_with_and_without_a_root(root):
     assert found(files) == DenoiserSize("SD3Transformer2DModel", 1000, 128 * 128, 0)
 
 
+def test_a_folder_packed_by_windows_is_found():
+    files = {"model\\unet\\config.json": CONFIG, "model\\unet\\model.safetensors": safetensors(1000)}
+    assert inspect(zipped(files)) == DenoiserSize("SD3Transformer2DModel", 1000, 128 * 128, 0)
+
+
 @pytest.mark.parametrize(
     ("files", "parameters"),
     [

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from aiao_core.formats import pickles
 from aiao_core.formats.mapped import MappedFile
-from aiao_core.formats.pickles import DescribedTensor, Global, MalformedPickle, StandIn, load
+from aiao_core.formats.pickled_objects import DescribedTensor, Global, MalformedPickle, StandIn, Storage
+from aiao_core.formats.pickles import load
 from aiao_core.formats.torch_files import TorchFile
 from tests.support.pickles import saved
 
@@ -263,7 +264,7 @@ def test_numbers_are_read_only_when_they_are_used(tmp_path):
 def test_a_type_of_numbers_is_not_looked_up_in_torch(name):
     """Some of torch's names are modules that it imports when they are asked for."""
     before = set(sys.modules)
-    storage = pickles.Storage("0", "torch.FloatStorage", 4)
+    storage = Storage("0", "torch.FloatStorage", 4)
     with pytest.raises(MalformedPickle):
         TorchFile(None, {}, MappedFile(Path(__file__))).tensor(DescribedTensor(storage, 0, (1,), (1,), name))
     assert set(sys.modules) == before

@@ -119,7 +119,7 @@ def test_several_files_are_each_named(tmp_path):
     assert "not used, this is a single file of a VAE alone" in forms["vae.safetensors"]
     assert "not used, this is a single file of a text encoder alone" in forms["clip.safetensors"]
     assert forms["words.safetensors"] == "not used, an adapter for text encoders alone"
-    assert forms["training_args.bin"].startswith("not used, training_args.bin: this is no")
+    assert forms["training_args.bin"].startswith("not used, training_args.bin: this is a short text")
 
 
 def test_an_adapter_among_companions_is_merged_into_the_base(tmp_path):
