@@ -14,7 +14,7 @@ from gguf import GGUFReader, GGUFValueType, ReaderTensor, quants
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
-from aiao_core.errors import InvalidCheckpoint, in_words
+from aiao_core.errors import InvalidCheckpoint, in_words, printable
 from aiao_core.formats.names import COMPANION_PREFIXES, check_names
 from aiao_core.formats.weight_files import Weights, shard_of_several
 
@@ -188,13 +188,14 @@ def _per_channel(name: str, scale: Tensor, weight: Tensor) -> Tensor:
 
 def _check_marker(name: str, marker: Tensor) -> None:
     """Refuse what ComfyUI's marker, which is JSON, describes besides fp8: packed integers and rotated weights."""
-    plain = False
+    plain, stated = False, "a kind"
     if marker.dtype == torch.uint8 and marker.numel() <= MAX_MARKER_BYTES:
         check_plain({name: marker})
         try:
             described = json.loads(bytes(marker.flatten().tolist()))
+            stated = f"{printable(str(described['format'])[:40])}, a kind"
             plain = described["format"].startswith("float8_") and described.keys() <= {"format", "full_precision_matrix_mult"}
         except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
             pass
     if not plain:
-        raise InvalidCheckpoint(f"{name} marks a kind of quantized weights that is not supported; {_ITS_LIBRARY}")
+        raise InvalidCheckpoint(f"{name} marks {stated} of quantized weights that is not supported; {_ITS_LIBRARY}")

@@ -167,6 +167,12 @@ def test_markers_of_comfyui(marker, accepted):
             dequantize(weights)
 
 
+def test_a_marker_of_comfyui_is_named():
+    marker = torch.frombuffer(bytearray(b'{"format": "int8_tensorwise"}'), dtype=torch.uint8)
+    with pytest.raises(InvalidCheckpoint, match=r"a\.comfy_quant marks int8_tensorwise, a kind of quantized weights"):
+        dequantize({"a.weight": torch.ones(2, 2, dtype=torch.int8), "a.comfy_quant": marker})
+
+
 def test_a_scaled_single_file_goes_on_to_its_conversion():
     denoiser = some_numbers(tiny_flux())
     original = to_original(denoiser)
