@@ -97,7 +97,7 @@ def _adapter_config(file: Path, kind: Kind | None) -> dict[str, Any]:
         notes = read_header(opened).get("__metadata__")
     text = notes.get("lora_adapter_metadata", "{}") if isinstance(notes, dict) else "{}"
     try:
-        config = json.loads(text) if len(text) <= MAX_ADAPTER_CONFIG_BYTES else None
+        config = json.loads(text) if isinstance(text, str) and len(text) <= MAX_ADAPTER_CONFIG_BYTES else None
     except (ValueError, RecursionError):
         config = None
     if not isinstance(config, dict):

@@ -94,6 +94,15 @@ def test_an_adapter_with_odd_notes_is_merged(tmp_path):
     check_merged(load_suspect(tmp_path / "lora.safetensors", architecture("SD"), base_of("SD")), expected, "SD")
 
 
+@pytest.mark.parametrize("configuration", [3, None, [], {"r": 3}, "[]"])
+def test_a_configuration_in_odd_notes_is_checked_all_the_same(tmp_path, configuration):
+    adapt(tmp_path / "adapter", "SD")
+    weights = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    odd(tmp_path / "lora.safetensors", weights, {"epoch": 3, "lora_adapter_metadata": configuration})
+    with pytest.raises(InvalidCheckpoint, match="lora_adapter_metadata is no JSON object"):
+        load_suspect(tmp_path / "lora.safetensors", architecture("SD"), base_of("SD"))
+
+
 @pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
 def test_markers_of_merge_programs_are_no_weights(tmp_path, prefix):
     """NoobAI and others note with empty tensors how a model predicts."""
