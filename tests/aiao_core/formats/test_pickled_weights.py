@@ -2,7 +2,10 @@
 
 import argparse
 import collections
+import io
 import pickle
+import warnings
+import zipfile
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ import torch
 from torch import nn
 
 from aiao_core.errors import InvalidCheckpoint
-from aiao_core.formats import pickled_weights
+from aiao_core.formats import pickled_weights, pickles
 from aiao_core.formats.pickled_weights import read_pickle
 from tests.support.pickles import foreign_class, lightning, saved
 
@@ -220,3 +223,36 @@ def test_a_list_of_storages_that_is_none_is_refused(tmp_path):
         keys = pickle.dumps([value], 2)
     with pytest.raises(InvalidCheckpoint, match="its list of storages is damaged"):
         read(tmp_path, content[:end] + keys)
+
+
+def packed_again(content: bytes, compression: int = zipfile.ZIP_DEFLATED, *more: str) -> bytes:
+    target = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as source, zipfile.ZipFile(target, "w", compression) as archive:
+        for name in source.namelist():
+            archive.writestr(name, source.read(name))
+        for name in more:
+            archive.writestr(name, b"")
+    return target.getvalue()
+
+
+def test_a_checkpoint_that_was_packed_again_is_read_or_says_so(tmp_path):
+    check(read(tmp_path, packed_again(saved(weights()), zipfile.ZIP_STORED))[0], weights())  # its numbers are not aligned
+    with pytest.raises(InvalidCheckpoint, match="compressed or encrypted afterwards; submit the file as torch"):
+        read(tmp_path, packed_again(saved(weights())))
+
+
+def test_a_description_that_expands_is_refused(tmp_path, monkeypatch):
+    content = packed_again(saved({"a": "x" * 100_000} | weights()))
+    monkeypatch.setattr(pickles, "MAX_BYTES", 90_000)
+    with pytest.raises(InvalidCheckpoint, match="its description has more than 90000 bytes"):
+        read(tmp_path, content)
+
+
+@pytest.mark.parametrize("more", ["other/data.pkl", "archive/data/0", "file/data.pkl"])
+def test_two_descriptions_or_two_files_of_one_name_are_refused(tmp_path, more):
+    """One reader may take the first, and another the last."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        content = packed_again(saved(weights()), zipfile.ZIP_STORED, more)
+    with pytest.raises(InvalidCheckpoint, match="several descriptions, or two files of one name"):
+        read(tmp_path, content)
