@@ -240,6 +240,7 @@ def _cosmos(name: str, denoiser: Any, scheduler: Any, conditions: Conditions, co
 
 def _wan(name: str, denoiser: Any, scheduler: Any, conditions: Conditions, count: int) -> AsSeen:
     pipeline = diffusers.WanPipeline(tokenizer=None, text_encoder=None, vae=None, scheduler=scheduler, transformer=denoiser)
+    pipeline.register_to_config(expand_timesteps=name == "Wan 2.2 5B")  # one for each token, all alike
     pipeline(prompt_embeds=conditions["encoder_hidden_states"], guidance_scale=1.0, num_frames=5, **_common(count), **_pixels())
     return _steps(_unchanged)
 

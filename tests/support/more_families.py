@@ -349,6 +349,19 @@ VARIANTS: dict[str, Configuration] = {
         sample_width=32,
     ),
     "Kandinsky 5 of images": _variant("Kandinsky 5", visual_cond=False),
+    "LTX-2.3": _variant(
+        "LTX-2",
+        use_prompt_embeddings=False,
+        audio_cross_attention_dim=12,
+        audio_num_attention_heads=3,
+        audio_attention_head_dim=4,
+        cross_attn_mod=True,
+        audio_cross_attn_mod=True,
+    ),
+    "Cosmos with a projection": _variant(
+        "Cosmos", use_crossattn_projection=True, crossattn_proj_in_channels=10, encoder_hidden_states_channels=12
+    ),
+    "Wan 2.2 5B": _variant("Wan"),
     "HunyuanImage distilled": _variant("HunyuanImage", guidance_embeds=True, text_embed_2_dim=None),
 }
 """Configurations of the same families that their code treats otherwise."""
