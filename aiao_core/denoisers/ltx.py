@@ -87,7 +87,7 @@ class LTX2(DenoiserFamily):
 
     def predict(self, denoiser: Any, inputs: Inputs) -> Tensor:
         noisy, mask = inputs.noisy, text_mask(inputs.conditions["encoder_hidden_states"])
-        frames, rows, columns, length = next(clip for clip in self.CLIPS if _tokens(clip) == noisy.shape[2])
+        frames, rows, columns, length = {_tokens(clip): clip for clip in self.CLIPS}[noisy.shape[2]]
         video, sound = noisy[:, :, :-length].mT, noisy[:, :, -length:].mT
         predictions = denoiser(
             video,

@@ -25,7 +25,7 @@ from aiao_core.verification.verify import Subject, verify
 from tests.support.family_pipelines import steps
 from tests.support.more_families import CONFIGURATIONS, VARIANTS, make
 
-ALL = [*CONFIGURATIONS, *VARIANTS]
+ALL = [*CONFIGURATIONS, *(pytest.param(name, marks=pytest.mark.long) for name in VARIANTS)]
 OPTIONS = EmbeddingOptions(steps=12, batch_size=4, layers=16, learning_rate=1e-2)
 
 
@@ -95,6 +95,7 @@ def test_a_text_with_padding_is_predicted_as_in_chromas_pipeline():
         torch.testing.assert_close(ours, step.prediction, atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ALL)
 def test_weights_fill_an_empty_denoiser_and_it_predicts_the_same(name):
     """Also tensors that no checkpoint holds, such as position embeddings that are no buffers."""
@@ -216,11 +217,8 @@ def test_sizes_that_ask_for_too_much_are_refused(family, name, value):
         fill(build(architecture), dict(model.denoiser.state_dict()))
 
 
-@pytest.mark.parametrize(
-    "denoiser",
-    sorted({denoiser for denoiser, *_ in CONFIGURATIONS.values()}, key=lambda each: each.__name__),
-    ids=lambda each: each.__name__,
-)
+@pytest.mark.long
+@pytest.mark.parametrize("denoiser", {denoiser for denoiser, *_ in CONFIGURATIONS.values()}, ids=lambda each: each.__name__)
 def test_published_sizes_are_not_refused(denoiser):
     """diffusers' defaults are those of a published model."""
     parameters = inspect.signature(denoiser.__init__).parameters.values()
