@@ -21,6 +21,10 @@ class Cosmos(Video):
     frames = 1
     positions = 16384
 
+    def shape(self, config: Config) -> tuple[int, ...]:
+        channels, frames, *sides = super().shape(config)
+        return channels, frames, *(min(side, most) for side, most in zip(sides, config["max_size"][1:], strict=True))
+
     def random_conditions(self, config: Config, count: int, generator: torch.Generator) -> Conditions:
         if config.get("concat_padding_mask", True) and not is_torchvision_available():
             raise WrongArchitecture(

@@ -145,6 +145,18 @@ def test_half_precision_predicts_about_the_same(name):
     assert float((half - whole).norm()) < tolerance * float(whole.norm())
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("name", ALL)
+def test_a_prediction_at_the_size_of_training_has_that_size(name):
+    model = make(name)
+    shape = family_of(model.denoiser).shape(model.architecture.config)
+    inputs = Inputs(torch.randn(1, *shape), torch.tensor([500]), noise(model, 1).conditions)
+    with torch.no_grad():
+        prediction = predict(model.denoiser, inputs)
+    assert prediction.shape == (1, *shape)
+    assert prediction.isfinite().all()
+
+
 @pytest.mark.parametrize("name", ["Qwen-Image", "LTX-2", "CogVideoX", "Stable Audio"])
 def test_a_model_draws_its_own_examples(name):
     """Images, videos with sound, by diffusion, and sounds."""
