@@ -47,7 +47,7 @@ def noise_schedule(config: dict[str, Any]) -> NoiseSchedule:
     timesteps = config.get("num_train_timesteps", 1000)
     if not isinstance(timesteps, int) or not 1 <= timesteps <= MAX_TIMESTEPS:
         raise InvalidCheckpoint(f"scheduler_config.json: num_train_timesteps must be between 1 and {MAX_TIMESTEPS}")
-    name = str(config.get("_class_name", "DDPMScheduler")).removeprefix("Flax").removesuffix("Scheduler")
+    name = f"{config.get('_class_name', 'DDPMScheduler')!s:.100}".removeprefix("Flax").removesuffix("Scheduler")
     if name in FLOWS or "FlowMatch" in name:
         return _flow(timesteps, config, "shift")
     if name in BY_BETAS_OR_FLOW and config.get("prediction_type") == "flow_prediction":
@@ -59,7 +59,7 @@ def noise_schedule(config: dict[str, Any]) -> NoiseSchedule:
         )
     if name not in BY_BETAS | BY_BETAS_OR_FLOW | COGVIDEOX | {COSINE}:
         raise InvalidCheckpoint(
-            f"scheduler_config.json: {name[:100]}Scheduler is not supported: what it has the denoiser see and predict is not "
+            f"scheduler_config.json: {name}Scheduler is not supported: what it has the denoiser see and predict is not "
             f"known here; supported: {', '.join(SUPPORTED)}. If the model was trained as one of these tells, save the "
             "pipeline with that one"
         )
@@ -135,6 +135,8 @@ def _cosine(prediction: str, config: dict[str, Any]) -> Diffusion:
 
 def _by_signal(signal: Tensor, prediction: str) -> Diffusion:
     """Make the diffusion whose x_t at each timestep has this much signal: squares of its scale, from 1 to 0."""
+    if not ((signal >= 0) & (signal <= 1)).all():
+        raise InvalidCheckpoint("scheduler_config.json: its betas and snr_shift_scale leave no signal between 0 and 1")
     before = torch.cat([signal.new_ones(1), signal[:-1]])
     scheduler = DDPMScheduler(
         num_train_timesteps=len(signal),

@@ -124,6 +124,7 @@ def test_a_configuration_of_any_sampler_gives_the_schedule(config, expected):
         {"_class_name": "CosineDPMSolverMultistepScheduler", "sigma_data": 0.5},
         {"_class_name": "CosineDPMSolverMultistepScheduler", "prediction_type": "epsilon"},
         {"_class_name": "CogVideoXDDIMScheduler", "beta_schedule": "no-such"},
+        {"_class_name": "CogVideoXDDIMScheduler", "snr_shift_scale": -1.0},
     ],
 )
 def test_a_configuration_that_is_none_is_refused(config):
