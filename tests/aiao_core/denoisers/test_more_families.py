@@ -230,7 +230,11 @@ def test_sizes_that_ask_for_too_much_are_refused(family, name, value):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("denoiser", {denoiser for denoiser, *_ in CONFIGURATIONS.values()}, ids=lambda each: each.__name__)
+@pytest.mark.parametrize(
+    "denoiser",
+    sorted({denoiser for denoiser, *_ in CONFIGURATIONS.values()}, key=lambda each: each.__name__),
+    ids=lambda each: each.__name__,
+)
 def test_published_sizes_are_not_refused(denoiser):
     """diffusers' defaults are those of a published model."""
     parameters = inspect.signature(denoiser.__init__).parameters.values()

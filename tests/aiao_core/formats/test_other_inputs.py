@@ -10,7 +10,7 @@ from torch import nn
 
 from aiao_core.errors import WrongArchitecture
 from aiao_core.formats.suspects import Suspect, load_suspect
-from tests.support.original_layout import architecture_of, tiny_flux, tiny_sd3, tiny_unet, to_original
+from tests.support.original_layout import architecture_of, tiny_flux, tiny_sd3, tiny_unet, tiny_wan, to_original
 
 GUIDANCE = "time_text_embed.guidance_embedder."
 
@@ -42,6 +42,7 @@ def widened(weights: dict[str, torch.Tensor], name: str, further: int) -> dict[s
         (tiny_unet, "conv_in.weight"),
         (tiny_sd3, "pos_embed.proj.weight"),
         (tiny_flux, "x_embedder.weight"),
+        (tiny_wan, "patch_embedding.weight"),
     ],
 )
 @pytest.mark.parametrize("further", [1, 5])
