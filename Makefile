@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo check test test-all quick-tests tests all-tests lint openapi constraints locks audit sbom clean
+.PHONY: demo check test test-all quick-tests tests all-tests lint openapi forms constraints locks audit sbom clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -52,6 +52,10 @@ $(READY): pyproject.toml server/pyproject.toml constraints.txt
 # Renew the API's document that is checked in, after a change that breaks no client.
 openapi: $(READY)
 	$(BIN)/python -c 'import json; from service.app import create_app; from service.settings import Settings; print(json.dumps(create_app(Settings()).openapi(), indent=1))' > docs/openapi.json
+
+# Renew the page of what is read and what is refused, after a change of a reader or a family.
+forms: $(READY)
+	$(BIN)/python docs/forms.py
 
 # Renew the exact set of versions from what the ranges in both pyproject.toml allow today.
 constraints:

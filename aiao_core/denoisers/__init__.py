@@ -37,7 +37,7 @@ from aiao_core.denoisers.wan import Wan
 from aiao_core.denoisers.z_image import ZImage
 from aiao_core.errors import WrongArchitecture
 
-__all__ = ["Conditions", "DenoiserFamily", "Inputs", "family_named", "family_of", "predict", "register"]
+__all__ = ["Conditions", "DenoiserFamily", "Inputs", "family_named", "family_of", "predict", "register", "supported"]
 
 _families: dict[str, DenoiserFamily] = {}
 
@@ -45,6 +45,11 @@ _families: dict[str, DenoiserFamily] = {}
 def register(family: type[DenoiserFamily]) -> None:
     """Make a family known by the name of its denoiser's class."""
     _families[family.denoiser.__name__] = family()
+
+
+def supported() -> list[str]:
+    """Return the names of the classes of denoisers that have a family."""
+    return list(_families)
 
 
 def family_named(class_name: Any) -> DenoiserFamily:
@@ -55,7 +60,7 @@ def family_named(class_name: Any) -> DenoiserFamily:
     family = _families.get(class_name) if isinstance(class_name, str) else None
     if family is None:
         raise WrongArchitecture(
-            f"the denoiser is a {class_name!s:.100}; supported: {', '.join(sorted(_families))}. For another class write "
+            f"the denoiser is a {class_name!s:.100}; supported: {', '.join(sorted(supported()))}. For another class write "
             "a family of your own: its denoiser, side, random_conditions and predict, as docs/families.md shows"
         )
     return family
