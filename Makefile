@@ -55,7 +55,7 @@ openapi: $(READY)
 
 # Renew the page of what is read and what is refused, after a change of a reader or a family.
 forms: $(READY)
-	$(BIN)/python docs/forms.py
+	$(BIN)/python -m tests.support.forms_page
 
 # Renew the exact set of versions from what the ranges in both pyproject.toml allow today.
 constraints:

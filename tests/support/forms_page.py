@@ -1,5 +1,6 @@
-"""Write docs/forms.md from what the code reads: python docs/forms.py"""
+"""Write docs/forms.md from what the code reads: python -m tests.support.forms_page"""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from aiao_core import denoisers
@@ -9,15 +10,15 @@ from aiao_core.formats.known_models import KNOWN_MODELS
 from aiao_core.formats.original_layouts import LAYOUTS
 from aiao_core.formats.other_inputs import INPUTS
 
-PAGE = Path(__file__).with_name("forms.md")
+PAGE = Path(__file__).parents[2] / "docs" / "forms.md"
 
 HEAD = """# Forms and families: what is read, and what is refused
 
 `make forms` writes this page from the code, and a test keeps it true. [README.md](../README.md) says how to submit each form.
 
-Every family is registered as a diffusers pipeline folder, or as a .zip or .tar of one. A suspect of every family is read as such
-a folder, as its denoiser's folder, and as files of weights by diffusers' names: safetensors, pickles, GGUF, in
-shards, in archives.
+Every family is registered as a diffusers pipeline folder, or as a .zip or .tar of one. A suspect of every family is read as
+such a folder, as its denoiser's folder, and as files of weights by diffusers' names: safetensors, pickles, GGUF, in shards, in
+archives.
 """
 
 ADAPTERS = """
@@ -80,8 +81,8 @@ def _families() -> str:
     return "".join(lines)
 
 
-def _rows(pairs: object) -> list[str]:
-    return [f"| {what} | {advice} |\n" for what, advice in dict.fromkeys(pairs)]  # type: ignore[call-overload]
+def _rows(pairs: Iterable[tuple[str, str]]) -> list[str]:
+    return [f"| {what} | {advice} |\n" for what, advice in dict.fromkeys(pairs)]
 
 
 if __name__ == "__main__":
