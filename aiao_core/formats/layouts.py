@@ -1,6 +1,6 @@
 """The original layout of a denoiser: which rows of which of diffusers' tensors each tensor of the first program's file holds.
 
-One table a family (:mod:`aiao_core.formats.layout_tables`) says it by name. Everything follows from it: reading a single file,
+One table a family says it by name. Everything follows from it: reading a single file,
 writing one, and finding the layers that an adapter names by the first program's words.
 """
 
@@ -102,7 +102,8 @@ class Layout:
     """The table of one family. ``{}`` stands for the number of a block, the same on both sides.
 
     ``table`` gives the layers or tensors in diffusers, separated by spaces, for each name in the original layout; a name that
-    comes later for the same tensors is another spelling, which is read and never written. ``exchanged`` lists the layers whose
+    comes later for the same tensors is another spelling, which is read and never written. A tensor that no row names has the
+    same name in both. ``exchanged`` lists the layers whose
     output is a shift and a scale, ``unused`` the tensors that no model uses.
     """
 
@@ -129,7 +130,20 @@ class Layout:
                         rows[original.format(*numbers) + kind] = found.of_kind(kind)
                         if kind == ".weight":
                             layers[original.format(*numbers)] = found
+        named = {part for of in rows.values() for part in of.parts}
+        for name in registered:
+            if name not in named:
+                rows[name] = Rows((name,))
+                if name.endswith(".weight"):
+                    layers[name.removesuffix(".weight")] = Rows((name.removesuffix(".weight"),))
         return OriginalNames(rows, layers, self.unused)
+
+
+def within(original: str, diffusers: str, table: dict[str, str]) -> dict[str, str]:
+    """Return a table of names inside blocks by their full names."""
+    return {
+        f"{original}.{name}": " ".join(f"{diffusers}.{target}" for target in targets.split()) for name, targets in table.items()
+    }
 
 
 def _is_shift_and_scale(weight: Tensor) -> bool:

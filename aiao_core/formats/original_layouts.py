@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from aiao_core.errors import InvalidCheckpoint, WrongArchitecture
-from aiao_core.formats import layout_tables as tables
-from aiao_core.formats.layout_unet import unet_names
+from aiao_core.formats import layouts_joint as joint
+from aiao_core.formats import layouts_single as single
 from aiao_core.formats.layouts import OriginalNames
+from aiao_core.formats.layouts_unet import unet_names
 from aiao_core.formats.names import DIFFUSERS
 from aiao_core.formats.other_inputs import optional_tensors
 from aiao_core.formats.quantized import check_plain
@@ -20,12 +21,17 @@ from aiao_core.formats.weight_files import Weights
 
 LAYOUTS: dict[str, Callable[[Mapping[str, Tensor]], OriginalNames]] = {
     "UNet2DConditionModel": unet_names,
-    "SD3Transformer2DModel": tables.SD3.names,
-    "FluxTransformer2DModel": tables.FLUX.names,
-    "ChromaTransformer2DModel": tables.CHROMA.names,
-    "Flux2Transformer2DModel": tables.FLUX2.names,
-    "WanTransformer3DModel": tables.WAN.names,
-    "ZImageTransformer2DModel": tables.Z_IMAGE.names,
+    "SD3Transformer2DModel": joint.SD3.names,
+    "FluxTransformer2DModel": joint.FLUX.names,
+    "ChromaTransformer2DModel": joint.CHROMA.names,
+    "Flux2Transformer2DModel": joint.FLUX2.names,
+    "WanTransformer3DModel": single.WAN.names,
+    "ZImageTransformer2DModel": single.Z_IMAGE.names,
+    "Lumina2Transformer2DModel": single.LUMINA2.names,
+    "AuraFlowTransformer2DModel": joint.AURA_FLOW.names,
+    "SanaTransformer2DModel": single.SANA.names,
+    "LTXVideoTransformer3DModel": single.LTX.names,
+    "HunyuanVideoTransformer3DModel": joint.HUNYUAN_VIDEO.names,
 }
 """By the class of the denoiser in diffusers. A class without one has the same names in both, or no layout that is read here."""
 

@@ -8,7 +8,7 @@ from typing import Any
 from aiao_core.errors import InvalidCheckpoint, WrongArchitecture
 from aiao_core.formats.identify import Kind, identify_path, read_header
 from aiao_core.formats.names import with_today_words
-from aiao_core.formats.original_layouts import check_layout, to_diffusers
+from aiao_core.formats.original_layouts import check_layout, original_names, to_diffusers
 from aiao_core.formats.other_inputs import with_registered_inputs
 from aiao_core.formats.pipelines import build, check_fit
 from aiao_core.formats.quantized import FP8, dequantize, read_gguf
@@ -66,7 +66,7 @@ class RegisteredDenoiser:
 
     def check(self, weights: Weights, recognized: Recognized) -> None:
         """Refuse weights of another kind, or far too many, before they take up to sixteen times the memory of their file."""
-        if not recognized.adapter:
+        if not recognized.adapter and not self._has_original_names(weights, recognized):
             check_layout(recognized, self.architecture.class_name)
         numbers = sum(value.numel() for value in weights.values() if value.is_meta or value.dtype in FP8)
         largest = MAX_EXPANSION * sum(value.numel() for value in self.tensors.values())
@@ -75,6 +75,14 @@ class RegisteredDenoiser:
                 f"the file holds {numbers} quantized numbers, too many for the denoiser of the registered "
                 f"{self.architecture.class_name}; submit the denoiser alone"
             )
+
+    def _has_original_names(self, weights: Weights, recognized: Recognized) -> bool:
+        """Return whether these are the registered class's own original names, though another family's begin like them."""
+        if recognized.family is None or recognized.family.class_name == self.architecture.class_name:
+            return False
+        rows = original_names(self.architecture.class_name, self.tensors).rows
+        part = recognized.part(weights)
+        return bool(rows) and 2 * sum(name in rows for name in part) > max(len(part), len(rows))
 
     def weights_of(self, file: SuspectFile) -> tuple[Weights, str]:
         """Return the weights in floating point and by the denoiser's names, every one checked, and their form in words."""

@@ -6,11 +6,14 @@ import re
 import pytest
 import torch
 from diffusers.loaders import single_file_utils as diffusers
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from aiao_core.errors import InvalidCheckpoint, WrongArchitecture
 from aiao_core.formats.adapters import merge
 from aiao_core.formats.original_layouts import LAYOUTS, original_names
+from aiao_core.formats.suspects import load_suspect
+from tests.support import more_families
 from tests.support import original_layout as tiny
 
 MODELS = {
@@ -24,6 +27,9 @@ MODELS = {
     "Wan": tiny.tiny_wan,
     "Wan for images": functools.partial(tiny.tiny_wan, image_dim=8, added_kv_proj_dim=24),
     "Z-Image": tiny.tiny_z_image,
+} | {
+    name: functools.partial(lambda name: more_families.make(name).denoiser, name)
+    for name in ("Lumina 2", "AuraFlow", "Sana", "LTX", "HunyuanVideo")
 }
 every_model = pytest.mark.parametrize("name", MODELS)
 
@@ -72,24 +78,38 @@ CONVERSIONS = {
     "Wan": diffusers.convert_wan_transformer_to_diffusers,
     "Wan for images": diffusers.convert_wan_transformer_to_diffusers,
     "Z-Image": diffusers.convert_z_image_transformer_checkpoint_to_diffusers,
+    "AuraFlow": diffusers.convert_auraflow_transformer_checkpoint_to_diffusers,
+    "Sana": diffusers.convert_sana_transformer_to_diffusers,
+    "LTX": diffusers.convert_ltx_transformer_checkpoint_to_diffusers,
+}
+UNUSED = {
+    "Sana": {"pos_embed": torch.ones(1), "y_embedder.y_embedding": torch.ones(1)},
+    "Z-Image": {"norm_final.weight": torch.ones(1)},
 }
 
 
 @pytest.mark.parametrize("name", CONVERSIONS)
 def test_the_tables_say_what_diffusers_converts(name):
-    assert equal(CONVERSIONS[name](names(name).from_diffusers(truth(name))), truth(name))
+    original = names(name).from_diffusers(truth(name)) | UNUSED.get(name, {})
+    assert equal(CONVERSIONS[name](dict(original)), truth(name))
+    assert equal(names(name).to_diffusers(original, truth(name), name), truth(name))
 
 
-@pytest.mark.parametrize("name", ["FLUX", "Chroma"])
+FIXED_WIDTHS = {
+    "FLUX": (diffusers.convert_flux_transformer_checkpoint_to_diffusers, r"\.linear1\.", 7 * 3072),
+    "Chroma": (diffusers.convert_chroma_transformer_checkpoint_to_diffusers, r"\.linear1\.", 7 * 3072),
+    "HunyuanVideo": (diffusers.convert_hunyuan_video_transformer_to_diffusers, r"single_blocks\.\d+\.linear1\.", 7 * 3072),
+    "Lumina 2": (diffusers.convert_lumina2_to_diffusers, r"\.qkv\.", 2304 + 2 * 768),
+}
+
+
+@pytest.mark.parametrize("name", FIXED_WIDTHS)
 def test_the_tables_say_what_diffusers_converts_but_for_its_one_width(name):
-    """diffusers cuts ``linear1`` for a width of 3072 alone, so it gets rows of that number."""
+    """diffusers cuts the fused rows for the width of the published model alone, so it gets rows of that number."""
+    convert, fused, rows = FIXED_WIDTHS[name]
     original = names(name).from_diffusers(truth(name))
-    fused = [tensor for tensor in original if ".linear1." in tensor]
-    convert = {"FLUX": diffusers.convert_flux_transformer_checkpoint_to_diffusers}.get(
-        name, diffusers.convert_chroma_transformer_checkpoint_to_diffusers
-    )
-    found = convert(original | {tensor: torch.empty(7 * 3072, 1) for tensor in fused})
-    cut = re.compile(r"single_transformer_blocks\.\d+\.(attn\.to_[qkv]|proj_mlp)\.")
+    found = convert(original | {tensor: torch.empty(rows, 1) for tensor in original if re.search(fused, tensor)})
+    cut = re.compile(r"(single_transformer_blocks\.\d+|(layers|\w+_refiner)\.\d+)\.(attn\.to_[qkv]|proj_mlp)\.")
     assert equal(*({tensor: value for tensor, value in all_.items() if not cut.match(tensor)} for all_ in (found, truth(name))))
 
 
@@ -207,3 +227,21 @@ def test_xlabs_names_of_flux():
     merged = merge(truth("FLUX"), adapter, class_name="FluxTransformer2DModel")
     for tensor, value in expected.items():
         torch.testing.assert_close(merged.weights[tensor], value)
+
+
+ORIGINAL_FILES = [name for name in MODELS if name not in ("Wan for images", "SD 3.5")]
+
+
+@pytest.mark.parametrize("name", ORIGINAL_FILES)
+@pytest.mark.parametrize("prefix", ["model.diffusion_model.", ""])
+def test_a_single_file_in_the_original_layout_is_a_suspect(tmp_path, name, prefix):
+    """Also of families whose names begin as another's: HunyuanVideo's as FLUX's, Sana's as PixArt's."""
+    made = MODELS[name]()
+    for value in made.parameters():
+        nn.init.normal_(value, std=0.1)
+    expected = made.state_dict()
+    original = original_names(type(made).__name__, expected).from_diffusers(expected) | UNUSED.get(name, {})
+    save_file({prefix + tensor: value for tensor, value in original.items()}, tmp_path / "model.safetensors")
+    suspect = load_suspect(tmp_path / "model.safetensors", tiny.architecture_of(made))
+    assert equal(suspect.denoiser.state_dict(), expected)
+    assert "single file in the original" in suspect.form

@@ -101,7 +101,9 @@ def test_diffusers_names_need_no_conversion(name, prefix):
     assert to_diffusers(weights | {"vae.decoder.conv_in.weight": torch.ones(1)}, architecture(name)) is None
 
 
-@pytest.mark.parametrize("weights", [{}, {"some.weight": torch.ones(2)}, {"patchify_proj.weight": torch.eye(2).to_sparse()}])
+@pytest.mark.parametrize(
+    "weights", [{}, {"some.weight": torch.ones(2)}, {"blocks.0.attn.qkv_x.weight": torch.eye(2).to_sparse()}]
+)
 def test_unknown_names_are_left_to_the_caller(weights):
     assert to_diffusers(weights, architecture("SD 1")) is None
 
@@ -139,8 +141,8 @@ def test_another_family_is_named(name, words, registered):
         ("t_block.1.weight", "PixArt"),
         ("y_embedder.embedding_table.weight", "DiT"),
         ("attention_y_norm.weight", "Sana"),
-        ("patchify_proj.weight", "ltx-video"),
-        ("model.diffusion_model.cap_embedder.0.weight", "lumina2"),
+        ("patchify_proj.weight", "LTX-Video"),
+        ("model.diffusion_model.cap_embedder.0.weight", "Lumina 2"),
     ],
 )
 @pytest.mark.parametrize("registered", ["SD 1", "FLUX"])

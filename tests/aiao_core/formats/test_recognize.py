@@ -162,8 +162,9 @@ def test_what_is_recognized_of_other_tensors():
     assert recognize({"first_stage_model.decoder.conv_in.weight": torch.ones(1)}, names).is_companion
     other = recognize({"unet.down_blocks.7.weight": torch.ones(1)}, names)
     assert (other.family, other.fits, other.layout) == (DIFFUSERS, False, None)
-    assert recognize({"patchify_proj.weight": torch.ones(1)}, names).inferred == "ltx-video"
-    assert recognize({"patchify_proj.weight": torch.ones(1, device="meta")}, names).inferred == "ltx-video"
+    mochi = "model.diffusion_model.blocks.0.attn.qkv_x.weight"
+    assert recognize({mochi: torch.ones(1)}, names).inferred == "mochi-1-preview"
+    assert recognize({mochi: torch.ones(1, device="meta")}, names).inferred == "mochi-1-preview"
 
 
 def test_the_source_is_read_as_at_its_registration(tmp_path):
