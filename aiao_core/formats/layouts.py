@@ -5,7 +5,7 @@ writing one, and finding the layers that an adapter names by the first program's
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -126,7 +126,7 @@ class Layout:
                         continue
                     parts = tuple(pattern.format(*numbers) for pattern in patterns)
                     found = Rows(parts, original in self.exchanged and _is_shift_and_scale(registered[parts[0] + ".weight"]))
-                    if all(part + kind in registered for part in parts):
+                    if _fit_together([registered.get(part + kind) for part in parts]):
                         rows[original.format(*numbers) + kind] = found.of_kind(kind)
                         if kind == ".weight":
                             layers[original.format(*numbers)] = found
@@ -144,6 +144,13 @@ def within(original: str, diffusers: str, table: dict[str, str]) -> dict[str, st
     return {
         f"{original}.{name}": " ".join(f"{diffusers}.{target}" for target in targets.split()) for name, targets in table.items()
     }
+
+
+def _fit_together(tensors: Sequence[Tensor | None]) -> bool:
+    """Return whether the tensors are there and can lie below each other: a registrant's configuration may be any."""
+    return all(tensor is not None for tensor in tensors) and (
+        len(tensors) == 1 or len({tensor.shape[1:] for tensor in tensors if tensor is not None and tensor.dim()}) == 1
+    )
 
 
 def _is_shift_and_scale(weight: Tensor) -> bool:

@@ -1,6 +1,7 @@
 """The library in four calls, on a tiny model: load, embed, save, verify."""
 
 import json
+import shutil
 import stat
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import torch
 from diffusers import DDPMPipeline
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import aiao
 from aiao._library import EmbeddingKeywords
@@ -202,6 +204,26 @@ def test_an_archive_is_loaded_and_saved_as_a_folder(folder, tmp_path):
     assert json.loads((tmp_path / "copy" / "unet" / "config.json").read_text())["_class_name"] == "UNet2DModel"
     del model
     assert not copied.exists()
+
+
+def test_a_single_file_is_loaded_and_saved_as_one(folder, tmp_path):
+    single = tmp_path / "mine"
+    for name in ("unet/config.json", "scheduler/scheduler_config.json"):
+        (single / name).parent.mkdir(parents=True)
+        shutil.copy(folder / "my-pipeline" / name, single / name)
+    source = load_file(folder / "my-pipeline" / "unet" / "diffusion_pytorch_model.safetensors")
+    save_file({f"unet.{name}": value.half() for name, value in source.items()}, single / "mine.safetensors")
+    model = aiao.load(single)
+    model.content.denoiser.get_parameter("conv_in.weight").data += 1
+    found = load_file(model.save(tmp_path / "marked.safetensors"))
+    assert found.keys() == {f"unet.{name}" for name in source}
+    assert torch.equal(found["unet.conv_in.weight"], (source["conv_in.weight"].half().float() + 1).half())
+    assert (model.save(tmp_path / "marked") / "model_index.json").is_file()
+    assert aiao.load(tmp_path / "marked").content.architecture == model.content.architecture
+    with pytest.raises(aiao.ClientError, match="exists and is not overwritten"):
+        model.save(tmp_path / "marked.safetensors")
+    with pytest.raises(aiao.ClientError, match="was not read from a single file"):
+        aiao.load(folder / "my-pipeline").save(tmp_path / "other.safetensors")
 
 
 @pytest.mark.parametrize(
