@@ -17,8 +17,10 @@ from aiao_core.denoisers import Inputs, family_named, predict
 from aiao_core.denoisers.model import DiffusionModel
 from aiao_core.denoisers.scheduler_configs import noise_schedule
 from aiao_core.errors import InvalidCheckpoint, WrongArchitecture, in_words
+from aiao_core.formats.folders import files_in
+from aiao_core.formats.foreign import ORDINARY
 from aiao_core.formats.names import common_prefix, with_today_words, without_prefix
-from aiao_core.formats.weight_files import WEIGHTS, Weights, is_floating, is_weights, read_folder, read_json
+from aiao_core.formats.weight_files import WEIGHTS, Weights, is_floating, is_index, read_folder, read_json
 from aiao_core.key import Architecture
 
 MAX_CONFIG_ITEMS = 64
@@ -91,21 +93,29 @@ def try_out(denoiser: nn.Module, architecture: Architecture) -> None:
 def save_model(denoiser: nn.Module, source: Path, target: Path) -> None:
     """Copy the pipeline folder ``source`` to the new folder ``target`` with the weights of ``denoiser``, in the source's type.
 
-    Any diffusers user loads it unchanged. ``target`` appears whole or not at all.
+    Any diffusers user loads it unchanged. Other files that may hold the denoiser without its mark stay behind: a single file
+    beside the folders, saves of the training, an ONNX or Flax export. ``target`` appears whole or not at all.
     """
     part = _denoiser_folder(source)
     weights = by_names_of(denoiser, read_folder(part)[0])
     partial = target.with_name(target.name + ".partial")
-    for file in sorted(source.rglob("*")):
+    (partial / part.name).mkdir(parents=True)
+    for file in _beside_denoiser(source, part):
         copied = partial / file.relative_to(source)
-        if file.is_dir():
-            copied.mkdir(parents=True)
-        elif not (file.parent == part and is_weights(file.name)):
-            copied.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, copied)  # not its dates and mode, which a confined process may not set
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copied)  # not its dates and mode, which a confined process may not set
     state = {name: value.to(weights[name].dtype).contiguous() for name, value in denoiser.state_dict().items()}
     save_file(state, partial / part.name / WEIGHTS, metadata={"format": "pt"})
     partial.rename(target)
+
+
+def _beside_denoiser(source: Path, part: Path) -> Iterator[Path]:
+    """Yield the files of a pipeline folder's other parts, which ``model_index.json`` names, and its texts and pictures."""
+    others = {name for name, value in read_json(source / "model_index.json").items() if isinstance(value, list)} - {part.name}
+    for file in files_in(source):
+        top, *inside = file.relative_to(source).parts
+        if (inside and top in others) or (file.suffix.lower() in ORDINARY and not is_index(file.name)):
+            yield file
 
 
 def denoiser_folder(folder: Path) -> Path | None:

@@ -55,6 +55,33 @@ def test_the_source_type_is_kept_and_bytes_repeat(folder, tmp_path):
     assert all(value.dtype == torch.float16 for value in weights_of(tmp_path / "one").values())
 
 
+UNMARKED = (
+    "v1-5-pruned.safetensors", "mine.ckpt", "mine.sft", "mine-Q8_0.gguf", "unet/diffusion_pytorch_model.fp16.safetensors",
+    "unet/diffusion_pytorch_model.bin", "unet/diffusion_pytorch_model.safetensors.index.json", "unet/model.onnx",
+    "unet/diffusion_flax_model.msgpack", "unet/openvino_model.bin", "unet_onnx/model.onnx_data",
+    "checkpoint-500/unet/model.bin",
+    "nested.zip", ".cache/huggingface/download/weights.incomplete", "unet_ema/diffusion_pytorch_model.safetensors",
+)  # fmt: skip
+KEPT = (
+    "README.md", "LICENSE", "images/example.png", "unet/README.md", "vae/config.json", "vae/diffusion_pytorch_model.bin",
+    "tokenizer/spiece.model", "feature_extractor/preprocessor_config.json",
+)  # fmt: skip
+
+
+def test_nothing_that_may_hold_the_unmarked_denoiser_goes_with_the_marked_one(folder, tmp_path):
+    model = load_model(folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    parts = {name: ["diffusers", "AutoencoderKL"] for name in ("vae", "tokenizer", "feature_extractor")}
+    (folder / "model_index.json").write_text(json.dumps(index | parts))
+    before = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
+    for name in (*UNMARKED, *KEPT):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"{}")
+    save_model(model.denoiser, folder, tmp_path / "saved")
+    found = {file.relative_to(tmp_path / "saved").as_posix() for file in (tmp_path / "saved").rglob("*") if file.is_file()}
+    assert found == before | set(KEPT)
+
+
 @pytest.mark.parametrize("form", ["folder", "unet", "file", "bin", "nested", "prefixed", "sharded", "fp16"])
 def test_every_form_of_a_suspect(folder, tmp_path, architecture, form):
     weights = weights_of(folder)
