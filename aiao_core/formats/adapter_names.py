@@ -28,7 +28,7 @@ KOHYA = re.compile(r"lora_unet_|lora_transformer_|lycoris_|oft_unet_|lora_te\d*_
 DIFFUSERS = re.compile(r".+[._]lora(?:_linear_layer)?\.(?:down|up)\.weight")
 BESIDE_DENOISER = re.compile(
     r"lora_te\d*_|lycoris_text_model_|(?:base_model\.model\.)?(?:text_encoders?(?:_\d+)?|text_model)\."
-    r"|bundle_emb\.|(?:clip_[lg]|t5|emb_params)$"
+    r"|(?:clip_[lg]|t5xxl|bundle_emb)\.|(?:clip_[lg]|t5|emb_params)$"
 )
 """Tensors for text encoders, and the embeddings of words that some trainers bundle with an adapter."""
 

@@ -565,3 +565,25 @@ def test_a_full_checkpoint_is_no_adapter(base):
     assert not is_adapter([*base, "mix.alpha"])
     assert not is_adapter([])
     assert is_adapter(["lora_unet_mid_block_attentions_0_proj_in.oft_blocks"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight",
+        "lora_te3_encoder_block_0_layer_0_SelfAttention_q.lora_up.weight",
+        "lycoris_text_model_encoder_layers_0.lokr_w1",
+        "text_encoder_2.text_model.encoder.layers.0.self_attn.q_proj.lora_A.weight",
+        "base_model.model.text_model.encoder.layers.0.mlp.fc1.lora_A.weight",
+        "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.lora_down.weight",
+        "t5xxl.transformer.encoder.block.0.layer.0.SelfAttention.q.lora_down.weight",
+        "clip_g.transformer.text_model.encoder.layers.0.mlp.fc1.diff",
+        "bundle_emb.someone.string_to_param.*",
+        "clip_l",
+        "emb_params",
+    ],
+)
+def test_what_is_not_for_the_denoiser_is_left_out(base, name):
+    merged = merge(base, lora() | {name: torch.full((3,), torch.nan)})
+    assert (merged.layers, merged.left_out, merged.changed) == (1, 1, {QUERY})
+    assert is_adapter(lora() | {name: torch.ones(1)})
