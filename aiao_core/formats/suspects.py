@@ -25,6 +25,7 @@ from aiao_core.formats.weight_files import (
     WEIGHTS,
     Weights,
     check_whole,
+    is_weights,
     no_weights,
     read_folder,
     read_json,
@@ -172,7 +173,8 @@ def _files(path: Path, class_name: str) -> list[Path]:
         check_whole(path)
         return [path]
     part = denoiser_folder(path) or path
-    if _check_class(part, class_name) and weights_among(part.iterdir()):  # else a single file beside its configurations
+    described = _check_class(part, class_name)
+    if described and any(is_weights(file.name) for file in part.iterdir()):  # else a single file beside its configurations
         chosen = weights_file(part)
         variants = WEIGHTS.partition(".")[0]
         others = [file for file in files_in(path) if file.parent == path and not file.name.startswith(variants)]

@@ -84,7 +84,7 @@ def test_a_large_file_goes_to_the_bucket(running, client, large):
 
 
 def test_a_large_file_of_no_known_kind_is_refused_once(running, client, tmp_path):
-    (tmp_path / "noise.bin").write_bytes(bytes(SIZE))
+    (tmp_path / "noise.bin").write_bytes(b"\1" * SIZE)
     with pytest.raises(ApiError, match="pack a diffusers folder"):
         client.artifacts.upload(tmp_path / "noise.bin")
     assert calls(running, "/v1/uploads") == 0

@@ -225,30 +225,37 @@ def test_a_folder_of_several_files_is_not_guessed(tmp_path, known_models):
         load_model(found.folder)
 
 
+@functools.cache
+def in_full_size(name: str) -> nn.Module:
+    """A published model, without numbers."""
+    published = next(known for known in KNOWN_MODELS if known.name == name)
+    with torch.device("meta"):
+        return getattr(diffusers, published.class_name).from_config(published.config)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("published", KNOWN_MODELS, ids=lambda published: published.name)
 def test_each_published_model_is_told_by_its_tensors(published):
-    """In full size, without numbers: the names and shapes of its own single file fit it, and no model before it."""
-    with torch.device("meta"):
-        tensors = getattr(diffusers, published.class_name).from_config(published.config).state_dict()
-    file = {
-        f"{PREFIX}{name}": value
-        for name, value in original_names(published.class_name, tensors).from_diffusers(tensors).items()
-    }
+    """The names and shapes of its own single file fit it, and no other."""
+    tensors = in_full_size(published.name).state_dict()
+    originals = original_names(published.class_name, tensors).from_diffusers(tensors)
+    file = {f"{PREFIX}{name}": value for name, value in originals.items()}
     fitting = []
-    for candidate in KNOWN_MODELS:
-        with torch.device("meta"):
-            expected = getattr(diffusers, candidate.class_name).from_config(candidate.config).state_dict()
+    for candidate in (each for each in KNOWN_MODELS if each.class_name == published.class_name):
+        expected = in_full_size(candidate.name).state_dict()
         recognized = recognize(file, expected)
         try:
             single_files.check_layout(recognized, candidate.class_name)
-            part = recognized.part(file)
             names = original_names(candidate.class_name, expected)
-            check_fit(names.to_diffusers(part, expected, candidate.name), expected)
+            check_fit(names.to_diffusers(recognized.part(file), expected, candidate.name), expected)
         except WrongArchitecture:
             continue
         fitting.append(candidate.name)
     assert fitting == [published.name]
+    others = {each.class_name for each in KNOWN_MODELS} - {published.class_name}
+    for class_name in others:
+        with pytest.raises(WrongArchitecture, match="a single file of"):
+            single_files.check_layout(recognize(file, ()), class_name)
 
 
 PARAMETERS = {
@@ -260,12 +267,10 @@ PARAMETERS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_the_configurations_are_those_of_the_published_sizes(name):
-    published = next(known for known in KNOWN_MODELS if known.name == name)
-    with torch.device("meta"):
-        made = getattr(diffusers, published.class_name).from_config(published.config)
-    assert sum(value.numel() for value in made.parameters()) == PARAMETERS[name]
+    assert sum(value.numel() for value in in_full_size(name).parameters()) == PARAMETERS[name]
 
 
 def test_nothing_is_left_behind(tmp_path, known_models, monkeypatch):
