@@ -10,7 +10,7 @@ from torch import Tensor
 def rotate_outputs(weight: Tensor, blocks: Tensor, limit: float) -> Tensor:
     """Rotate the rows of ``weight`` (R, ...) by ``blocks`` (K, B, B) with K B = R, as LyCORIS and kohya's programs do.
 
-    ``limit`` bounds the norm of the skew-symmetric matrices; 0 is no bound.
+    ``limit`` bounds the norm of the skew-symmetric matrices, unless it is 0.
     """
     count, size, _ = blocks.shape
     rows = weight.reshape(count, size, -1)
