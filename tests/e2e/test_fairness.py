@@ -32,6 +32,7 @@ def flooded(tmp_path_factory) -> Iterator[System]:
         yield running
 
 
+@pytest.mark.slow
 def test_the_next_job_is_anothers_however_many_one_tenant_has_sent(flooded):
     with flooded.client("flood") as flood:
         first = flood.models.register(MODEL, name="first", options=LONG)

@@ -48,7 +48,7 @@ class Served(System):
         return [name for name, value in (self.secrets | OF_NO_USE).items() if value in environment]
 
 
-@pytest.fixture(scope="module", params=["variables", "files"])
+@pytest.fixture(scope="module", params=[pytest.param("variables", marks=pytest.mark.slow), "files"])
 def served(request, tmp_path_factory, bucket) -> Iterator[Served]:
     """API, reaper, courier and a worker on PostgreSQL, Redis and S3."""
     folder: Path = tmp_path_factory.mktemp(request.param)
