@@ -65,19 +65,20 @@ def _sd3(name: str, **config: Any) -> KnownModel:
     return KnownModel(name, "SD3Transformer2DModel", shared | config, _flow(3.0), "StableDiffusion3Pipeline")
 
 
+FLUX_BLOCKS: Config = {
+    "patch_size": 1,
+    "in_channels": 64,
+    "num_layers": 19,
+    "num_single_layers": 38,
+    "attention_head_dim": 128,
+    "num_attention_heads": 24,
+    "joint_attention_dim": 4096,
+    "axes_dims_rope": [16, 56, 56],
+}
+
+
 def _flux(name: str, scheduler: Config, *, guidance_embeds: bool) -> KnownModel:
-    config: Config = {
-        "patch_size": 1,
-        "in_channels": 64,
-        "num_layers": 19,
-        "num_single_layers": 38,
-        "attention_head_dim": 128,
-        "num_attention_heads": 24,
-        "joint_attention_dim": 4096,
-        "pooled_projection_dim": 768,
-        "guidance_embeds": guidance_embeds,
-        "axes_dims_rope": [16, 56, 56],
-    }
+    config = FLUX_BLOCKS | {"pooled_projection_dim": 768, "guidance_embeds": guidance_embeds}
     return KnownModel(name, "FluxTransformer2DModel", config, scheduler, "FluxPipeline")
 
 
@@ -159,19 +160,7 @@ KNOWN_MODELS = (
     KnownModel(
         "Chroma",
         "ChromaTransformer2DModel",
-        {
-            "patch_size": 1,
-            "in_channels": 64,
-            "num_layers": 19,
-            "num_single_layers": 38,
-            "attention_head_dim": 128,
-            "num_attention_heads": 24,
-            "joint_attention_dim": 4096,
-            "axes_dims_rope": [16, 56, 56],
-            "approximator_num_channels": 64,
-            "approximator_hidden_dim": 5120,
-            "approximator_layers": 5,
-        },
+        FLUX_BLOCKS | {"approximator_num_channels": 64, "approximator_hidden_dim": 5120, "approximator_layers": 5},
         _flow(1.0),
         "ChromaPipeline",
     ),

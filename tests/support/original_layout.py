@@ -10,13 +10,10 @@ import re
 
 import torch
 from diffusers import (
-    ChromaTransformer2DModel,
-    Flux2Transformer2DModel,
     FluxTransformer2DModel,
     SD3Transformer2DModel,
     UNet2DConditionModel,
     WanTransformer3DModel,
-    ZImageTransformer2DModel,
 )
 from torch import Tensor, nn
 
@@ -179,33 +176,6 @@ def tiny_flux(**config) -> nn.Module:
     )
 
 
-def tiny_chroma() -> nn.Module:
-    return ChromaTransformer2DModel(
-        in_channels=16,
-        num_layers=1,
-        num_single_layers=2,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=16,
-        axes_dims_rope=(4, 4, 8),
-        approximator_num_channels=8,
-        approximator_hidden_dim=16,
-        approximator_layers=2,
-    )
-
-
-def tiny_flux2() -> nn.Module:
-    return Flux2Transformer2DModel(
-        in_channels=16,
-        num_layers=1,
-        num_single_layers=2,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=16,
-        axes_dims_rope=(4, 4, 4, 4),
-    )
-
-
 def tiny_wan(**config) -> nn.Module:
     return WanTransformer3DModel(
         **{
@@ -221,20 +191,6 @@ def tiny_wan(**config) -> nn.Module:
             "cross_attn_norm": True,
         }
         | config
-    )
-
-
-def tiny_z_image() -> nn.Module:
-    return ZImageTransformer2DModel(
-        in_channels=4,
-        dim=32,
-        n_layers=2,
-        n_refiner_layers=1,
-        n_heads=2,
-        n_kv_heads=2,
-        cap_feat_dim=16,
-        axes_dims=[8, 4, 4],
-        axes_lens=[256, 32, 32],
     )
 
 

@@ -22,14 +22,11 @@ MODELS = {
     "SD 3": tiny.tiny_sd3,
     "SD 3.5": functools.partial(tiny.tiny_sd3, qk_norm="rms_norm", dual_attention_layers=(0, 1)),
     "FLUX": functools.partial(tiny.tiny_flux, guidance_embeds=True),
-    "Chroma": tiny.tiny_chroma,
-    "FLUX.2": tiny.tiny_flux2,
     "Wan": tiny.tiny_wan,
     "Wan for images": functools.partial(tiny.tiny_wan, image_dim=8, added_kv_proj_dim=24),
-    "Z-Image": tiny.tiny_z_image,
 } | {
     name: functools.partial(lambda name: more_families.make(name).denoiser, name)
-    for name in ("Lumina 2", "AuraFlow", "Sana", "LTX", "HunyuanVideo")
+    for name in ("Chroma", "FLUX.2", "Z-Image", "Lumina 2", "AuraFlow", "Sana", "LTX", "HunyuanVideo")
 }
 every_model = pytest.mark.parametrize("name", MODELS)
 
