@@ -18,10 +18,11 @@ from torch import nn
 
 from aiao_core.errors import AdapterWithoutBase, InvalidCheckpoint, WrongArchitecture
 from aiao_core.formats.archives import Limits, opened
+from aiao_core.formats.folders import files_in
 from aiao_core.formats.identify import identify_path
 from aiao_core.formats.known_models import KNOWN_MODELS, V_PREDICTION, ZERO_TERMINAL_SNR, KnownModel
 from aiao_core.formats.layouts import Rows
-from aiao_core.formats.names import COMPANION_PREFIXES
+from aiao_core.formats.names import COMPANION_PREFIXES, MARKERS
 from aiao_core.formats.original_layouts import check_layout, original_names, to_diffusers
 from aiao_core.formats.pipelines import build, check_fit, denoiser_folder, save_model, scheduler_config
 from aiao_core.formats.quantized import FP8, dequantize
@@ -89,7 +90,7 @@ def _single_file(path: Path) -> Path | None:
         return path
     if (path / "model_index.json").is_file():
         return None
-    files = [file for file in sorted(path.rglob("*")) if is_weights(file.name) and file.is_file()]
+    files = [file for file in files_in(path) if is_weights(file.name)]
     return files[0] if len(files) == 1 else None
 
 
@@ -204,6 +205,11 @@ def _described(folder: Path | None) -> KnownModel | None:
 
 def _scheduled(model: KnownModel, tensors: Weights) -> KnownModel:
     """Return the model with the noise schedule that the marker tensors of a file ask for."""
+    if edm := [name for name in tensors if name in MARKERS and name.startswith("edm_")]:
+        raise InvalidCheckpoint(
+            f"the tensor {edm[0]} says that this file was trained by EDM, as Playground 2.5 and CosXL were; its noise schedule "
+            "is not read, and a watermark that is trained under another would ruin the model"
+        )
     scheduler = dict(model.scheduler) if model.scheduler else None
     if "v_pred" in tensors or "ztsnr" in tensors:
         scheduler = (scheduler or KNOWN_MODELS[0].scheduler or {}) | V_PREDICTION

@@ -113,6 +113,7 @@ def test_a_file_beside_its_configurations_needs_no_known_model(tmp_path, packed)
     schedule = LATENT_DIFFUSION | {"prediction_type": "v_prediction"}
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(schedule))
     save_file(original("SD"), folder / "mine.safetensors")
+    (folder / "._mine.safetensors").write_bytes(b"a note of macOS")
     with registered_model(zipped(folder) if packed else folder) as registered:
         loaded = load_model(registered.folder)
         assert scheduler_config(registered.folder)["prediction_type"] == "v_prediction"
@@ -146,6 +147,16 @@ def test_marker_tensors_say_the_target(tmp_path, known_models, markers, expected
         registered.save(marked("SDXL"), tmp_path / "out")
     assert {name: scheduler.get(name) for name in expected} == expected
     assert set(markers) <= load_file(tmp_path / "out" / MARKED).keys()
+
+
+@pytest.mark.parametrize("marker", ["edm_mean", "edm_std", "edm_vpred.sigma_max", "edm_vpred.sigma_min"])
+def test_a_file_trained_by_edm_is_not_ruined_by_another_schedule(tmp_path, known_models, marker):
+    save_file(original("SDXL") | {marker: torch.zeros(4)}, tmp_path / "mine.safetensors")
+    with (
+        pytest.raises(InvalidCheckpoint, match=f"the tensor {marker} says that this file was trained by EDM"),
+        registered(tmp_path),
+    ):
+        pass
 
 
 def test_a_file_that_does_not_say_its_target_is_not_guessed(tmp_path, monkeypatch):
